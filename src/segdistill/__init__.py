@@ -1,0 +1,5 @@
+"""segdistill: knowledge distillation for semantic segmentation."""
+
+from segdistill._version import __version__
+
+__all__ = ["__version__"]

@@ -1,0 +1,121 @@
+"""What every loss is built from: precision, shape checks, labels on a map, a stable Kullback-Leibler divergence."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+IGNORE = 255
+"""The label of pixels that belong to no class."""
+
+
+def upcast(value: Any) -> Any:
+    """Bring a half-precision tensor to float32; leave everything else as it is (float64 stays float64)."""
+    if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16):
+        return value.float()
+    return value
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function in float32 at least: half-precision tensors are upcast and autocast is off inside."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
+        with torch.autocast(device, enabled=False):
+            return function(*map(upcast, args), **{k: upcast(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
+
+    return wrapper
+
+
+def check_maps(student: Tensor, teacher: Tensor, *, channels: bool = True) -> None:
+    """Raise unless both are (N,C,H,W) of one shape (of one N and H×W where `channels` is False).
+
+    Args:
+        student: map of the student.
+        teacher: map of the teacher.
+        channels: whether the channel counts must agree too.
+
+    Raises:
+        ValueError: if they would only broadcast, or not even that.
+    """
+    for name, tensor in (("student", student), ("teacher", teacher)):
+        if tensor.dim() != 4:
+            raise ValueError(f"{name}: expected (N,C,H,W), got {tuple(tensor.shape)}")
+    same = student.shape == teacher.shape if channels else student.shape[::2] == teacher.shape[::2]
+    if not same or student.shape[3] != teacher.shape[3]:
+        what = "shapes" if channels else "N and H×W"
+        raise ValueError(
+            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} need equal {what}; "
+            "project channels with segdistill.adapters.projection, resize maps with segdistill.taps.match_maps"
+        )
+
+
+def check_labels(features: Tensor, labels: Tensor) -> None:
+    """Raise unless `labels` is an integer (N,h,w) for the N images of `features`.
+
+    Args:
+        features: (N,A,H,W).
+        labels: (N,h,w), any resolution.
+
+    Raises:
+        ValueError: on another rank, another N, or a floating type.
+    """
+    if labels.dim() != 3 or labels.shape[0] != features.shape[0]:
+        raise ValueError(f"labels: expected ({features.shape[0]},h,w), got {tuple(labels.shape)}")
+    if labels.is_floating_point():
+        raise ValueError(f"labels: expected integers, got {labels.dtype}")
+
+
+def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring labels to a map's resolution by the nearest neighbour.
+
+    Args:
+        labels: (N,h,w) integers.
+        size: (H,W) of the map.
+
+    Returns:
+        (N,H,W) int64.
+    """
+    if labels.shape[-2:] == size:
+        return labels.long()
+    # float32 holds every label exactly (they are below 2**24); integer interpolation exists on some devices only.
+    return F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0].long()
+
+
+def kl_terms(log_teacher: Tensor, log_student: Tensor) -> Tensor:
+    """Terms whose sum is KL(teacher‖student), each of them non-negative.
+
+    Both arguments are log-probabilities along some dimension; summing the result over it gives the divergence.
+    With d = log s − log t the term is t·(exp(d) − 1 − d): it equals −t·d in the sum, since both sides add up to one,
+    but nothing cancels, so that two nearly equal distributions keep their relative accuracy in float32, and two equal
+    ones give exactly 0 with a gradient of exactly 0.
+
+    Args:
+        log_teacher: log-probabilities of the teacher.
+        log_student: log-probabilities of the student, same shape.
+
+    Returns:
+        A tensor of the same shape.
+
+    >>> t, s = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log()
+    >>> round(kl_terms(t, s).sum().item(), 4)
+    0.1438
+    """
+    teacher = log_teacher.exp()
+    d = log_student - log_teacher
+    near = d.abs() < 2**-5
+    small = torch.where(near, d, 0.0)  # a large d must not overflow in the branch that is not taken
+    series = teacher * small.square() * (0.5 + small * (1 / 6 + small * (1 / 24 + small / 120)))
+    return torch.where(near, series, log_student.exp() - teacher - teacher * d)
+
+
+def empty(student: Tensor) -> Tensor:
+    """A zero that is connected to the student's graph: the answer where there is nothing to compare."""
+    return student.sum() * 0

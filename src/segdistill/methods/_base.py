@@ -1,0 +1,160 @@
+"""The contract of a distillation method, and the composition of several."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from segdistill.taps import Taps
+
+
+class Method(nn.Module):
+    """One way of carrying knowledge from a teacher to a student.
+
+    A method is one file in this folder: its pure loss function(s), and one subclass of this class, named in the config
+    by the file's name. Its options are the keyword arguments of `__init__`, with annotations and defaults; the config
+    check, the command line's list and the contract tests read them from there.
+
+    It owns the layers that it trains (made in `adapt`, under the student's optimiser, never in the exported student)
+    and the buffers that it remembers (in the checkpoint). It sees tensors only, all of them in float32 at least.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Taps of both sides that the method reads in its standard form; `student_taps` and `teacher_taps` refine it."""
+
+    def student_taps(self) -> set[str]:
+        """Names of the student's taps that this instance reads; a term of weight 0 reads nothing."""
+        return set(self.reads)
+
+    def teacher_taps(self) -> set[str]:
+        """Names of the teacher's taps that this instance reads; if empty, the teacher does not run at all."""
+        return self.student_taps()
+
+    def adapt(self, student: Taps, teacher: Taps) -> None:
+        """Make the layers and buffers whose sizes depend on the networks. Called once, before training.
+
+        Args:
+            student: taps of one dry run, for their shapes only.
+            teacher: likewise.
+        """
+
+    def forward(self, student: Taps, teacher: Taps, target: Tensor, progress: float) -> dict[str, Tensor]:
+        """Weighted, named terms of one batch; they are added to the student's own loss.
+
+        Args:
+            student: its taps, with their graph; maps already have the teacher's H×W.
+            teacher: its taps, detached.
+            target: (N,h,w) int64 labels at the images' resolution, 255 = ignored.
+            progress: share of the training that is done, in [0,1).
+        """
+        raise NotImplementedError
+
+    def make_critic(self) -> nn.Module | None:
+        """A network that is trained against the student, or None. Called once, after `adapt`."""
+        return None
+
+    def make_critic_optimizer(self, critic: nn.Module) -> torch.optim.Optimizer:
+        """The critic's own optimiser; its learning rate is decayed with the student's schedule.
+
+        Args:
+            critic: what `make_critic` returned.
+        """
+        raise NotImplementedError
+
+    def adversarial_loss(self, critic: nn.Module, student: Taps, teacher: Taps) -> dict[str, Tensor]:
+        """Weighted, named terms that the critic gives to the student (the critic is frozen meanwhile).
+
+        Args:
+            critic: what `make_critic` returned.
+            student: its taps, with their graph.
+            teacher: its taps, detached.
+        """
+        return {}
+
+    def critic_loss(self, critic: nn.Module, student: Taps, teacher: Taps) -> dict[str, Tensor]:
+        """Named terms that the critic minimises in its own step.
+
+        Args:
+            critic: what `make_critic` returned.
+            student: its taps, detached.
+            teacher: its taps, detached.
+        """
+        return {}
+
+
+class Composite(Method):
+    """Several methods at once: their terms side by side, each named `<method>_<term>`.
+
+    Args:
+        methods: name → method. Even a single method is run through this class, so that terms are named in one place.
+    """
+
+    def __init__(self, methods: Mapping[str, Method]):
+        super().__init__()
+        self.methods = nn.ModuleDict(methods)
+
+    def _each(self) -> Iterable[tuple[str, Any]]:
+        return self.methods.items()
+
+    def student_taps(self) -> set[str]:
+        """All taps that one of the methods reads."""
+        return set().union(*(method.student_taps() for _, method in self._each()))
+
+    def teacher_taps(self) -> set[str]:
+        """All taps that one of the methods reads."""
+        return set().union(*(method.teacher_taps() for _, method in self._each()))
+
+    def adapt(self, student: Taps, teacher: Taps) -> None:
+        """Adapt each method."""
+        for _, method in self._each():
+            method.adapt(student, teacher)
+
+    def forward(self, student: Taps, teacher: Taps, target: Tensor, progress: float) -> dict[str, Tensor]:
+        """All terms of all methods."""
+        return {
+            f"{name}_{term}": value
+            for name, method in self._each()
+            for term, value in method(student, teacher, target, progress).items()
+        }
+
+    def make_critic(self) -> nn.Module | None:
+        """The critics of the adversarial methods by name, or None if there is none."""
+        critics = {name: method.make_critic() for name, method in self._each()}
+        critics = {name: critic for name, critic in critics.items() if critic is not None}
+        return nn.ModuleDict(critics) if critics else None
+
+    def make_critic_optimizer(self, critic: nn.Module) -> torch.optim.Optimizer:
+        """One optimiser over all critics, each with its own method's settings.
+
+        Raises:
+            ValueError: if two methods ask for optimisers of different types.
+        """
+        assert isinstance(critic, nn.ModuleDict)
+        optimizers = [self.methods[name].make_critic_optimizer(c) for name, c in critic.items()]  # type: ignore[operator]
+        first = optimizers[0]
+        for other in optimizers[1:]:
+            if type(other) is not type(first):
+                raise ValueError(
+                    f"critics of {' and '.join(critic)} want {type(first).__name__} and {type(other).__name__}; "
+                    "give them the same critic_optimizer"
+                )
+            for group in other.param_groups:
+                first.add_param_group(group)
+        return first  # type: ignore[no-any-return]
+
+    def adversarial_loss(self, critic: nn.Module, student: Taps, teacher: Taps) -> dict[str, Tensor]:
+        """All critics' terms for the student."""
+        return self._critic_terms("adversarial_loss", critic, student, teacher)
+
+    def critic_loss(self, critic: nn.Module, student: Taps, teacher: Taps) -> dict[str, Tensor]:
+        """All critics' own terms."""
+        return self._critic_terms("critic_loss", critic, student, teacher)
+
+    def _critic_terms(self, kind: str, critic: nn.Module, student: Taps, teacher: Taps) -> dict[str, Tensor]:
+        assert isinstance(critic, nn.ModuleDict)
+        return {
+            f"{name}_{term}": value
+            for name, one in critic.items()
+            for term, value in getattr(self.methods[name], kind)(one, student, teacher).items()
+        }

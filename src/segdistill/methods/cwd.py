@@ -1,0 +1,84 @@
+"""CWD: channel-wise distillation of where each channel looks (Shu et al., ICCV 2021)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segdistill.adapters import projection
+from segdistill.functional import check_maps, full_precision, kl_terms
+from segdistill.methods._base import Method
+from segdistill.taps import Taps
+
+
+@full_precision
+def channel_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Kullback-Leibler divergence of each channel's distribution over positions, KL(teacher‖student)·τ².
+
+    A channel becomes a distribution by a softmax over its H·W positions; summed over positions, mean over N and C.
+
+    Args:
+        student: map (N,C,H,W), logits or features.
+        teacher: map (N,C,H,W), detached here.
+        temperature: τ, divides both maps.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Source:
+        Shu et al., Channel-wise Knowledge Distillation for Dense Prediction, eq. 3-4.
+
+    >>> import torch
+    >>> student, teacher = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2), torch.zeros(1, 1, 1, 2)
+    >>> round(channel_kl(student, teacher).item(), 4)
+    0.1201
+    """
+    check_maps(student, teacher)
+    log_student = F.log_softmax(student.flatten(2) / temperature, dim=2)
+    log_teacher = F.log_softmax(teacher.detach().flatten(2) / temperature, dim=2)
+    return kl_terms(log_teacher, log_student).sum(2).mean() * temperature**2
+
+
+class ChannelWise(Method):
+    """Channel-wise KL divergence on logits, on features, or both.
+
+    Args:
+        weight: of the term on logits; 3 in the paper.
+        temperature: τ on logits; 4 in the paper.
+        features_weight: of the term on features (50 in the paper, which uses logits or features, not both); 0 = off.
+        features_temperature: τ on features; 4 in the paper.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: float = 3.0,
+        temperature: float = 4.0,
+        features_weight: float = 0.0,
+        features_temperature: float = 4.0,
+    ):
+        super().__init__()
+        self.weight = weight
+        self.temperature = temperature
+        self.features_weight = features_weight
+        self.features_temperature = features_temperature
+        self.adapter: nn.Module = nn.Identity()
+
+    def student_taps(self) -> set[str]:
+        """`logits` and `features`, each unless its weight is 0."""
+        return {name for name, weight in (("logits", self.weight), ("features", self.features_weight)) if weight}
+
+    def adapt(self, student: Taps, teacher: Taps) -> None:
+        """A 1×1 convolution from the student's to the teacher's channels, where they differ."""
+        if self.features_weight and student["features"].shape[1] != teacher["features"].shape[1]:
+            self.adapter = projection(student["features"].shape[1], teacher["features"].shape[1])
+
+    def forward(self, student: Taps, teacher: Taps, target: Tensor, progress: float) -> dict[str, Tensor]:
+        """The terms `logits` and `features`."""
+        terms = {}
+        if self.weight:
+            loss = channel_kl(student["logits"], teacher["logits"], temperature=self.temperature)
+            terms["logits"] = self.weight * loss
+        if self.features_weight:
+            features = self.adapter(student["features"])
+            loss = channel_kl(features, teacher["features"], temperature=self.features_temperature)
+            terms["features"] = self.features_weight * loss
+        return terms

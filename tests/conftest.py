@@ -1,0 +1,41 @@
+"""Fixtures that many tests share: golden numbers, real images, small taps."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+GOLDEN = Path(__file__).parent / "golden"
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, Tensor]:
+    """Inputs, losses and gradients (float64) that were computed with the papers' released code."""
+    return load_file(GOLDEN / "losses.safetensors")
+
+
+@pytest.fixture(scope="session")
+def camvid() -> Path:
+    """The root of the real CamVid data set, or a skip that says how to get one."""
+    candidates = [os.environ.get("SEGDISTILL_CAMVID"), REPOSITORY.parent / "shared/data/camvid"]
+    for candidate in candidates:
+        if candidate and (Path(candidate) / "train").is_dir():
+            return Path(candidate)
+    pytest.skip("CamVid is not here; set SEGDISTILL_CAMVID to SegNet's folder (train/ trainannot/ …)")
+
+
+def check_golden(golden: dict[str, Tensor], key: str, loss: Tensor, student: Tensor) -> None:
+    """Hold a loss and its gradient with respect to `student` against the golden numbers."""
+    torch.testing.assert_close(loss, golden[f"{key}.loss"][0], rtol=1e-5, atol=0)
+    if f"{key}.grad" in golden:
+        (gradient,) = torch.autograd.grad(loss, student)
+        torch.testing.assert_close(gradient, golden[f"{key}.grad"], rtol=1e-4, atol=1e-12)

@@ -1,0 +1,76 @@
+import math
+
+import pytest
+import torch
+from conftest import check_golden
+
+from segdistill.losses import channel_kl
+from segdistill.methods import build_method
+
+
+@pytest.mark.parametrize("temperature", [1, 4])
+def test_agrees_with_the_released_code(golden, temperature):
+    student = golden["zs"].clone().requires_grad_()
+    loss = channel_kl(student, golden["zt"], temperature=temperature)
+    check_golden(golden, f"channel_kl_T{temperature}", loss, student)
+
+
+def test_agrees_with_loops():
+    student, teacher = torch.randn(2, 3, 2, 4, dtype=torch.float64), torch.randn(2, 3, 2, 4, dtype=torch.float64)
+    expected = 0.0
+    for n in range(2):
+        for c in range(3):
+            s, t = (student[n, c] / 2).exp(), (teacher[n, c] / 2).exp()
+            s, t = (s / s.sum()).flatten(), (t / t.sum()).flatten()
+            expected += 4 * sum(float(t[i]) * math.log(t[i] / s[i]) for i in range(8)) / 6
+    assert channel_kl(student, teacher, temperature=2.0).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_gradcheck():
+    student, teacher = torch.randn(1, 2, 2, 3, dtype=torch.float64), torch.randn(1, 2, 2, 3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda s: channel_kl(s, teacher, temperature=2.0), student.requires_grad_())
+
+
+def test_near_equality_keeps_its_relative_accuracy():
+    teacher = torch.randn(2, 11, 32, 32)
+    student = teacher + 1e-4 * torch.randn_like(teacher)
+    exact = channel_kl(student.double(), teacher.double())
+    assert channel_kl(student, teacher).item() == pytest.approx(exact.item(), rel=1e-3)
+
+
+def test_a_constant_per_channel_does_not_matter():
+    student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    shifted = student + torch.randn(2, 3, 1, 1)
+    torch.testing.assert_close(channel_kl(student, teacher), channel_kl(shifted, teacher))
+
+
+def test_constant_maps_are_finite():
+    student = torch.zeros(2, 3, 4, 4, requires_grad=True)
+    loss = channel_kl(student, torch.ones(2, 3, 4, 4))
+    loss.backward()
+    assert loss.item() == 0
+    assert student.grad.isfinite().all()
+
+
+def test_half_precision_is_upcast_under_autocast():
+    student, teacher = torch.randn(2, 3, 4, 4).half(), torch.randn(2, 3, 4, 4).half()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert channel_kl(student, teacher).dtype == torch.float32
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="need equal shapes"):
+        channel_kl(torch.zeros(2, 1, 4, 4), torch.zeros(2, 3, 4, 4))
+
+
+def test_features_are_projected_and_zero_weights_read_nothing():
+    student = {"logits": torch.randn(2, 3, 4, 4), "features": torch.randn(2, 5, 4, 4)}
+    teacher = {"logits": torch.randn(2, 3, 4, 4), "features": torch.randn(2, 7, 4, 4)}
+    method = build_method({"name": "cwd", "weight": 0.0, "features_weight": 50.0})
+    assert method.teacher_taps() == {"features"}
+    method.adapt(student, teacher)
+    terms = method(student, teacher, torch.zeros(2, 8, 8, dtype=torch.long), 0.0)
+    assert set(terms) == {"cwd_features"}
+    terms["cwd_features"].backward()
+    assert all(p.grad is not None for p in method.parameters())
+    assert build_method({"name": "cwd", "weight": 0.0}).teacher_taps() == set()

@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from conftest import check_golden
 
+from conftest import check_golden
 from segdistill.losses import channel_kl
 from segdistill.methods import build_method
 

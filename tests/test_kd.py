@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from conftest import check_golden
 
+from conftest import check_golden
 from segdistill.losses import pixel_kl
 
 
@@ -58,9 +58,7 @@ def test_valid_pixels_only():
     student, teacher = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 3, 4, 4)
     valid = torch.zeros(2, 4, 4, dtype=torch.bool)
     valid[:, :2] = True
-    torch.testing.assert_close(
-        pixel_kl(student, teacher, valid=valid), pixel_kl(student[:, :, :2], teacher[:, :, :2])
-    )
+    torch.testing.assert_close(pixel_kl(student, teacher, valid=valid), pixel_kl(student[:, :, :2], teacher[:, :, :2]))
     nothing = pixel_kl(student, teacher, valid=torch.zeros_like(valid))
     nothing.backward()
     assert nothing.item() == 0

@@ -119,3 +119,25 @@ def kl_terms(log_teacher: Tensor, log_student: Tensor) -> Tensor:
 def empty(student: Tensor) -> Tensor:
     """A zero that is connected to the student's graph: the answer where there is nothing to compare."""
     return student.sum() * 0
+
+
+def class_sums(
+    features: Tensor, labels: Tensor, *, num_classes: int, ignore_index: int = IGNORE
+) -> tuple[Tensor, Tensor]:
+    """Sum of the features over each class's pixels, image by image, and how many pixels that are.
+
+    Args:
+        features: (N,A,H,W).
+        labels: (N,h,w) integers, brought to H×W by the nearest neighbour.
+        num_classes: C.
+        ignore_index: label of pixels that belong to no class; so do labels outside 0…C−1.
+
+    Returns:
+        Sums (N,C,A) with the features' graph, and counts (N,C) int64.
+    """
+    check_labels(features, labels)
+    labels = resize_labels(labels, (features.shape[2], features.shape[3])).flatten(1)
+    members = labels[:, None] == torch.arange(num_classes, device=labels.device)[:, None]  # (N,C,M)
+    if 0 <= ignore_index < num_classes:
+        members[:, ignore_index] = False
+    return members.to(features.dtype) @ features.flatten(2).transpose(1, 2), members.sum(2)

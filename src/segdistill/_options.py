@@ -3,13 +3,11 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import Any, get_type_hints
 
 import pydantic
 
 
-@cache
 def options_model(callable_: Callable[..., Any], skip: tuple[str, ...] = ()) -> type[pydantic.BaseModel]:
     """A pydantic model of a callable's keyword arguments, which refuses unknown ones.
 

@@ -73,7 +73,7 @@ class Tapped(nn.Module):
 
         Args:
             images: (N,3,H,W).
-            names: the taps that are wanted (default: all); `logits` and `output` always come.
+            names: the taps that are wanted (default: all that run); `logits` and `output` always come.
 
         Raises:
             ValueError: on a tap that does not exist, gives no tensor, or is overwritten in place.
@@ -92,6 +92,8 @@ class Tapped(nn.Module):
         taps: Taps = {"image": images, "output": output}
         for name in sorted(wanted & set(self.paths)):
             if name not in caught:
+                if names is None:
+                    continue
                 raise ValueError(f"tap {name}: {self.paths[name]!r} did not run in the forward pass")
             tensor, version = caught[name]
             if tensor._version != version:

@@ -1,0 +1,90 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from segdistill.taps import Tapped, as_logits, match_maps
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.act = nn.ReLU(inplace=True)
+        self.head = nn.Conv2d(4, 2, 1)
+        self.unused = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        return {"out": self.head(self.act(self.stem(x)))}
+
+
+def test_taps_are_the_outputs_and_inputs_of_submodules():
+    net, images = Net(), torch.rand(1, 3, 8, 8)
+    taps = Tapped(net, {"low1": "act", "features": "head:input"}, classifier="head")(images)
+    torch.testing.assert_close(taps["low1"], net.act(net.stem(images)))
+    torch.testing.assert_close(taps["features"], taps["low1"])
+    torch.testing.assert_close(taps["logits"], net.head(taps["features"]))
+    assert taps["weight"].shape == (2, 4)
+    assert taps["image"] is images
+
+
+def test_only_what_is_asked_for():
+    tapped = Tapped(Net(), {"low1": "act", "features": "head:input"})
+    assert set(tapped(torch.rand(1, 3, 8, 8), {"features"})) == {"image", "output", "logits", "features"}
+
+
+def test_hooks_do_not_outlive_the_call():
+    tapped = Tapped(Net(), {"low1": "act"})
+    tapped(torch.rand(1, 3, 8, 8))
+    copy.deepcopy(tapped)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in tapped.modules())
+    with pytest.raises(RuntimeError):
+        tapped(torch.rand(1, 5, 8, 8))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in tapped.modules())
+
+
+def test_tensors_overwritten_in_place_are_refused():
+    with pytest.raises(ValueError, match="'stem' is overwritten in place; tap its parent"):
+        Tapped(Net(), {"low1": "stem"})(torch.rand(1, 3, 8, 8))
+
+
+def test_gradients_flow_through_taps():
+    net = Net()
+    Tapped(net, {"low1": "act"})(torch.rand(1, 3, 8, 8))["low1"].sum().backward()
+    assert net.stem.weight.grad is not None
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="no submodule 'atc'"):
+        Tapped(Net(), {"low1": "atc"})
+    with pytest.raises(ValueError, match="no tap 'low2'"):
+        Tapped(Net(), {"low1": "act"})(torch.rand(1, 3, 8, 8), {"low2"})
+    with pytest.raises(ValueError, match="gives a dict, not a tensor"):
+        Tapped(Net(), {"low1": ""})(torch.rand(1, 3, 8, 8))
+
+
+def test_a_tap_that_does_not_run_is_an_error_only_if_asked_for():
+    tapped = Tapped(Net(), {"low1": "unused"})
+    assert "low1" not in tapped(torch.rand(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="did not run in the forward pass"):
+        tapped(torch.rand(1, 3, 8, 8), {"low1"})
+
+
+def test_logits_are_found_in_any_output():
+    logits = torch.zeros(1, 2, 4, 4)
+    for output in [logits, (logits, None), [logits], {"out": logits, "aux": 1}, {"logits": logits}]:
+        assert as_logits(output) is logits
+    for output in [None, {"a": logits}, torch.zeros(1, 2), ()]:
+        with pytest.raises(ValueError, match=r"tap the layer|expected logits"):
+            as_logits(output)
+
+
+def test_the_smaller_map_is_resized():
+    student = {"logits": torch.rand(1, 2, 4, 4).bfloat16(), "image": torch.rand(1, 3, 32, 32)}
+    teacher = {"logits": torch.rand(1, 2, 8, 6), "image": torch.rand(1, 3, 32, 32)}
+    s, t = match_maps(student, teacher)
+    assert s["logits"].shape == t["logits"].shape == (1, 2, 8, 6)
+    assert s["logits"].dtype == torch.float32
+    s, t = match_maps(teacher, student)
+    assert s["logits"].shape == t["logits"].shape == (1, 2, 8, 6)

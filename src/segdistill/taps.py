@@ -126,9 +126,10 @@ def match_maps(student: Taps, teacher: Taps) -> tuple[Taps, Taps]:
         teacher: taps of the teacher.
 
     Returns:
-        The same taps, upcast to float32 at least and matched; `image` and `weight` pass as they are.
+        The same taps, upcast to float32 at least and matched; `image` and `weight` are not resized, `output` is left
+        out (`logits` is what methods compare).
     """
-    student, teacher = ({name: upcast(t) for name, t in taps.items()} for taps in (student, teacher))
+    student, teacher = ({k: upcast(t) for k, t in taps.items() if k != "output"} for taps in (student, teacher))
     for name in (student.keys() & teacher.keys()) - set(GIVEN):
         a, b = student[name], teacher[name]
         if a.dim() == b.dim() == 4 and a.shape[-2:] != b.shape[-2:]:

@@ -1,0 +1,169 @@
+"""The command line: parse, call, print."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+
+from segdistill import show
+
+app = typer.Typer(
+    help="Knowledge distillation for semantic segmentation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+console = Console(quiet=os.environ.get("RANK", "0") != "0")
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, or a run folder.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Changes to the configuration.")
+]
+Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default=False)]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+
+
+def main() -> None:
+    """Entry point: a mistake is one line and exit code 2; `--debug` anywhere gives the traceback."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    try:
+        status = app([a for a in arguments if a != "--debug"], prog_name="segdistill", standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except (ValueError, OSError, ImportError) as error:
+        if debug:
+            raise
+        fail(str(error))
+    except RuntimeError as error:
+        if debug or "out of memory" not in str(error):
+            raise
+        fail("out of memory; lower data.batch_size or data.crop, or raise train.accumulate")
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        sys.exit(0)
+    except click.ClickException as error:
+        fail(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        fail("interrupted")
+
+
+def fail(message: str) -> None:
+    """Say what is wrong in one line, and exit with 2."""
+    print(f"segdistill: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _train(config: Path, overrides: list[str], out: Path | None, resume: bool, *, alone: bool) -> None:
+    from segdistill.engine import distill, load_config
+
+    loaded = load_config(config, [*overrides, "method=none"] if alone else overrides)
+    if not alone and not loaded.distils and loaded.teacher is None:
+        raise ValueError(
+            "nothing to distil: set method=NAME and teacher.checkpoint=RUN (`segdistill train` trains a student alone)"
+        )
+    if resume and out is None and config.is_dir():
+        out = config
+    show.summary(console, distill(loaded, out=out, resume=resume))
+
+
+@app.command(epilog="Example: `segdistill train configs/camvid/teacher_cpu.yaml train.steps=2000 --out runs/teacher`")
+def train(config: ConfigPath, overrides: Overrides = None, out: Out = None, resume: Resume = False) -> None:
+    """Train a network alone: a teacher, or the baseline of a student."""
+    _train(config, overrides or [], out, resume, alone=True)
+
+
+@app.command(
+    epilog="Example: `segdistill distill configs/camvid/student_cpu.yaml method=cwd teacher.checkpoint=runs/teacher`"
+)
+def distill(config: ConfigPath, overrides: Overrides = None, out: Out = None, resume: Resume = False) -> None:
+    """Train a student from a teacher."""
+    _train(config, overrides or [], out, resume, alone=False)
+
+
+@app.command("eval", epilog="Example: `segdistill eval runs/student --split test --json test.json`")
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder or student.safetensors.")],
+    overrides: Overrides = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration whose data is used (default: the run's own).", show_default=False)
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    json: Annotated[
+        Path | None, typer.Option(help="Where the figures go (default: beside the model).", show_default=False)
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Evaluate a trained student: mIoU, per-class IoU, accuracies."""
+    from segdistill.engine import evaluate_run, write_json
+
+    result = evaluate_run(model, config=config, overrides=overrides or [], split=split, device=device)
+    show.evaluation(console, result)
+    folder = model if model.is_dir() else model.parent
+    path = json or folder / f"eval_{split}.json"
+    write_json(path, result)
+    console.print(f"written to {path}")
+
+
+@app.command(epilog="Example: `segdistill predict runs/student street.jpg more_images/ --out predictions`")
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder or student.safetensors.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files or folders.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("predictions"),
+    device: Device = "auto",
+) -> None:
+    """Segment images: class numbers, colours, and colours over the image, as PNG files."""
+    from segdistill.engine import predict, runtime
+
+    with runtime(device) as run:
+        count = sum(1 for _ in predict(model, images, out, run=run))
+    console.print(f"{count} images → {out}/ids {out}/colour {out}/blend")
+
+
+@app.command("list", epilog="Example: `segdistill list methods`")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, models or data; all of them if left out.")] = "all",
+) -> None:
+    """List methods with their options, networks and data sets."""
+    show.catalogue(console, what)
+
+
+@app.command(epilog="Example: `segdistill layers pspnet_resnet18 --depth 2`")
+def layers(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a network, or a run folder.")],
+    size: Annotated[tuple[int, int], typer.Option(help="Height and width of the image.")] = (512, 1024),
+    depth: Annotated[int, typer.Option(help="Levels of nesting to show.")] = 2,
+) -> None:
+    """Print a network's submodules with their output shapes, and where its taps are."""
+    show.layers(console, model, size, depth)
+
+
+@data_app.command("check", epilog="Example: `segdistill data check configs/camvid/student_cpu.yaml`")
+def data_check(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Look at every image and mask of a configuration's data, and list all problems."""
+    if show.data_check(console, config, overrides or []):
+        sys.exit(2)
+
+
+@app.command(epilog="Example: `segdistill doctor`")
+def doctor() -> None:
+    """Print versions, devices and threads, and what is missing."""
+    show.doctor(console)
+
+
+@app.command(epilog="Example: `segdistill demo --out runs/demo`")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the runs; finished ones in it are kept.")] = Path("runs/demo"),
+    seeds: Annotated[int, typer.Option(help="Runs per student.", min=1)] = 2,
+) -> None:
+    """Teacher, baseline and two distilled students on built-in data, in one table (about five minutes on two cores)."""
+    from segdistill.compare.demo import run_demo
+
+    show.demo(console, run_demo(out, seeds, say=console.print))

@@ -1,0 +1,89 @@
+"""Look at every item of a data set before training does, and list all that is wrong."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from segdistill.data._base import IGNORE, SegmentationDataset
+
+
+@dataclass
+class DatasetReport:
+    """What a data set holds, and what is wrong with it.
+
+    Attributes:
+        images: how many there are.
+        sizes: (height, width) → how many images have it; unreadable ones are left out.
+        share: class → its share of the labelled pixels.
+        ignored: share of all pixels that are 255.
+        unseen: classes without a single pixel.
+        problems: one line each; empty: training can start.
+    """
+
+    images: int
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    share: dict[str, float] = field(default_factory=dict)
+    ignored: float = 0.0
+    unseen: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """The report as lines of text."""
+        sizes = [f"{count} of {width}×{height}" for (height, width), count in self.sizes.most_common(5)]
+        sizes += [f"{len(self.sizes) - 5} more sizes"] if len(self.sizes) > 5 else []
+        lines = [f"{self.images} images: {', '.join(sizes) or 'none readable'}"]
+        lines += [f"{share:8.3%}  {name}" for name, share in self.share.items()]
+        lines += [f"{self.ignored:8.3%}  ignored (of all pixels)"]
+        if self.unseen:
+            lines.append(f"never seen: {', '.join(self.unseen)}")
+        lines += [f"problem: {problem}" for problem in self.problems]
+        return [*lines, f"{len(self.problems)} problems" if self.problems else "no problems"]
+
+
+def check_dataset(
+    dataset: SegmentationDataset, *, progress: Callable[[int, int], None] | None = None
+) -> DatasetReport:
+    """Read every item and count; problems are collected instead of raised.
+
+    Args:
+        dataset: to be checked.
+        progress: called with (items done, items in all) after each item.
+    """
+    report = DatasetReport(len(dataset))
+    counts = np.zeros(256, np.int64)
+    empty = []
+    for index, name in enumerate(dataset.names):
+        try:
+            image, mask = dataset[index]
+        except ValueError:
+            report.problems += dataset.problems(index)
+        else:
+            report.sizes[(image.shape[1], image.shape[2])] += 1
+            here = np.bincount(mask.numpy().ravel(), minlength=256)
+            counts += here
+            if here[IGNORE] == mask.numel():
+                empty.append(name)
+        if progress is not None:
+            progress(index + 1, len(dataset))
+    labelled = counts[: len(dataset.classes)]
+    total = max(1, int(counts[:IGNORE].sum()))
+    report.share = {name: float(count / total) for name, count in zip(dataset.classes, labelled, strict=True)}
+    report.ignored = float(counts[IGNORE] / max(1, counts.sum()))
+    report.unseen = [name for name, count in zip(dataset.classes, labelled, strict=True) if not count]
+    report.problems += _conspicuous(dataset, counts, empty)
+    return report
+
+
+def _conspicuous(dataset: SegmentationDataset, counts: np.ndarray, empty: list[str]) -> list[str]:
+    """What no single item shows."""
+    if not dataset.classes or (len(dataset) and len(empty) == len(dataset)):
+        return []  # images without labels
+    problems = []
+    if empty:
+        shown = ", ".join(empty[:3]) + (", …" if len(empty) > 3 else "")
+        problems.append(f"{len(empty)} masks are 255 throughout ({shown}): nothing can be learned from them")
+    if len(dataset.classes) > 1 and counts[0] and counts[IGNORE] and not counts[1:IGNORE].any():
+        problems.append("masks hold nothing but 0 and 255; if 255 is a class, set values: {0: 0, 255: 1}")
+    return problems

@@ -1,0 +1,210 @@
+"""Batches that are addressed by step: the same ones for any number of workers, processes and accumulation chunks."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from segdistill.data._base import IGNORE, SegmentationDataset
+from segdistill.data.transforms import EvalTransform
+
+Batch = tuple[Tensor, Tensor]
+Transform = Callable[[Tensor, Tensor], Batch]
+
+LABELLED, UNLABELLED = 0, 1
+
+
+def train_loader(
+    dataset: SegmentationDataset,
+    transform: Transform,
+    *,
+    batch_size: int,
+    steps: int,
+    start: int = 0,
+    seed: int = 0,
+    workers: int = 0,
+    accumulate: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    unlabelled: SegmentationDataset | None = None,
+    unlabelled_batch: int = 0,
+) -> Iterable[Batch]:
+    """Batches of the steps `start` … `steps - 1`, each cut into `accumulate` micro-batches that come one after another.
+
+    Which image stands at a position of a step's batch, and how it is augmented, depends on (seed, step, position)
+    alone. An epoch is a permutation; a batch may straddle two. A process gets a contiguous share of the batch, and cuts
+    that into micro-batches; the images without labels stand behind the others in each micro-batch.
+
+    Args:
+        dataset: images with labels.
+        transform: (image, mask) → (image, target) of one size; its randomness comes from torch's CPU generator.
+        batch_size: images with labels per step, over all processes and micro-batches.
+        steps: of the whole training.
+        start: the first step, at no cost.
+        seed: of the order and the augmentation.
+        workers: processes that load ahead, with one thread each; 0: load in this one.
+        accumulate: micro-batches per step.
+        rank: of this process.
+        world: number of processes.
+        unlabelled: images for the losses that need no labels; masks they may have are replaced by 255.
+        unlabelled_batch: how many of them come with each step, over all processes and micro-batches.
+
+    Raises:
+        ValueError: if a batch cannot be divided evenly; when iterating, what data set and transform raise.
+    """
+    streams = [_Stream(dataset, batch_size, LABELLED)]
+    if unlabelled_batch:
+        if unlabelled is None:
+            raise ValueError(f"unlabelled_batch is {unlabelled_batch} but there are no unlabelled images; give them")
+        streams.append(_Stream(unlabelled, unlabelled_batch, UNLABELLED))
+    for name, stream in zip(("batch_size", "unlabelled_batch"), streams, strict=False):
+        if stream.size < 1 or stream.size % (world * accumulate):
+            raise ValueError(
+                f"{name} {stream.size} must be a multiple of {world} processes × {accumulate} micro-batches; "
+                f"take {max(1, round(stream.size / (world * accumulate))) * world * accumulate}"
+            )
+        if not len(stream.dataset):
+            raise ValueError(f"{name}: the data set has no images")
+    micro_batches = _MicroBatches(streams, transform, seed, accumulate, rank, world)
+    return _Loader(micro_batches, range(start * accumulate, steps * accumulate), workers)
+
+
+def eval_loader(
+    dataset: SegmentationDataset,
+    *,
+    workers: int = 0,
+    size: tuple[int, int] | None = None,
+    batch_size: int = 1,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterable[Batch]:
+    """Every image once, whole, in order; a process gets every `world`-th one, nothing is repeated to fill up.
+
+    Args:
+        dataset: images with labels.
+        workers: processes that load ahead; they live on between passes.
+        size: (H,W) to resize images and masks to.
+        batch_size: how many neighbours are stacked at most; those of different sizes come in separate batches.
+        rank: of this process.
+        world: number of processes.
+    """
+    groups = _Groups(dataset, EvalTransform(size=size), range(rank, len(dataset), world), batch_size)
+    return _Loader(groups, range(len(groups)), workers)
+
+
+class _Stream:
+    """An endless sequence of permutations of a data set, of which each step takes the next `size` images."""
+
+    def __init__(self, dataset: SegmentationDataset, size: int, number: int):
+        self.dataset = dataset
+        self.size = size
+        self.number = number
+
+    def sample(self, seed: int, step: int, position: int, transform: Transform) -> Batch:
+        epoch, place = divmod(step * self.size + position, len(self.dataset))
+        image, mask = self.dataset[int(_permutation(len(self.dataset), seed, self.number, epoch)[place])]
+        if self.number == UNLABELLED:
+            mask = torch.full_like(mask, IGNORE)
+        # torch.manual_seed would reset the generators of all devices as well; only the CPU's is put back afterwards.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(_sample_seed(seed, self.number, step, position))
+            return transform(image, mask)
+
+
+@lru_cache(maxsize=8)
+def _permutation(count: int, seed: int, stream: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.random.default_rng([seed, stream, epoch]).permutation(count)
+
+
+def _sample_seed(*key: int) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
+class _MicroBatches(Dataset[Batch | ValueError]):
+    def __init__(
+        self, streams: list[_Stream], transform: Transform, seed: int, accumulate: int, rank: int, world: int
+    ):
+        self.streams = streams
+        self.transform = transform
+        self.seed = seed
+        self.accumulate = accumulate
+        self.rank = rank
+        self.world = world
+
+    def __getitem__(self, index: int) -> Batch | ValueError:
+        step, chunk = divmod(index, self.accumulate)
+        samples = []
+        try:
+            for stream in self.streams:
+                share = stream.size // (self.world * self.accumulate)
+                first = (self.rank * self.accumulate + chunk) * share
+                for position in range(first, first + share):
+                    samples.append(stream.sample(self.seed, step, position, self.transform))
+            return _stack(samples)
+        except ValueError as error:
+            return _plain(error)
+
+
+class _Groups(Dataset[list[Batch] | ValueError]):
+    def __init__(self, dataset: SegmentationDataset, transform: Transform, indices: range, batch_size: int):
+        self.dataset = dataset
+        self.transform = transform
+        self.indices = indices
+        self.batch_size = max(1, batch_size)
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __getitem__(self, index: int) -> list[Batch] | ValueError:
+        try:
+            chosen = self.indices[index * self.batch_size : (index + 1) * self.batch_size]
+            samples = [self.transform(*self.dataset[i]) for i in chosen]
+            return [_stack(list(group)) for _, group in groupby(samples, key=lambda sample: sample[0].shape)]
+        except ValueError as error:
+            return _plain(error)
+
+
+def _stack(samples: list[Batch]) -> Batch:
+    sizes = sorted({(image.shape[1], image.shape[2]) for image, _ in samples})
+    if len(sizes) > 1:
+        shown = " and ".join(f"{width}×{height}" for height, width in sizes[:2])
+        raise ValueError(f"images of {shown} do not fit into one batch; set data.crop (or data.size)")
+    images, targets = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(targets)
+
+
+def _plain(error: ValueError) -> ValueError:
+    """The error without its traceback: in a worker it travels as a value, as torch would wrap its line in pages."""
+    return ValueError(str(error))
+
+
+def _same(item: Any) -> Any:
+    return item
+
+
+class _Loader:
+    """A DataLoader over ready-made batches, which raises the errors that its workers hand over."""
+
+    def __init__(self, batches: Dataset[Any], indices: range, workers: int):
+        self.indices = indices
+        self.loader = DataLoader(
+            batches,
+            batch_size=None,
+            sampler=indices,
+            num_workers=workers,
+            collate_fn=_same,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),  # else each pass draws from the global one, and a resumed run differs
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        for item in self.loader:
+            if isinstance(item, ValueError):
+                raise item
+            yield from item if isinstance(item, list) else [item]

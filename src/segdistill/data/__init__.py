@@ -76,7 +76,9 @@ def build_dataset(name: str, split: str, **options: Any) -> SegmentationDataset:
         checked = dataset_options(name).model_validate(options)
     except pydantic.ValidationError as error:
         raise ValueError(_one_line(name, error)) from None
-    return dataset_class(name)(split, **{key: getattr(checked, key) for key in type(checked).model_fields})
+    make: Any = dataset_class(name)
+    dataset: SegmentationDataset = make(split, **{key: getattr(checked, key) for key in type(checked).model_fields})
+    return dataset
 
 
 def check_data(

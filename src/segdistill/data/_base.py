@@ -107,7 +107,7 @@ def distinct_colours(count: int) -> list[Colour]:
         count: how many.
 
     >>> distinct_colours(3)
-    [(224, 57, 57), (133, 159, 241), (106, 224, 57)]
+    [(224, 56, 56), (132, 164, 241), (98, 143, 36)]
     """
     colours = []
     for index in range(count):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from segdistill.data._base import IGNORE, Colour, MissingMasks, SegmentationData
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm")
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
 
 
@@ -132,7 +133,8 @@ def colours_to_ids(colours: Bytes, ids: Mapping[Colour, int], path: Path, hint: 
         raise ValueError(
             f"{path}: {_some(found)} in {unknown.sum()} pixels, which is no class's colour{'; ' + hint if hint else ''}"
         )
-    return values[position]
+    mapped: Bytes = values[position]
+    return mapped
 
 
 def check_ids(ids: Array, num_classes: int, path: Path, hint: str = "") -> Bytes:
@@ -225,7 +227,8 @@ class FileDataset(SegmentationDataset):
     def _check_sizes(self, index: int, image: Array, mask: Array) -> None:
         if self.masks is not None and image.shape[:2] != mask.shape[:2]:
             (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape[:2]
-            turned = " (the image is shown turned, by its EXIF data)" if (height, width) == (mask_width, mask_height) else ""
+            swapped = (height, width) == (mask_width, mask_height)
+            turned = " (turned: does the image have EXIF orientation?)" if swapped else ""
             raise ValueError(
                 f"{self.images[index]} is {width}×{height} but its mask {self.masks[index]} is "
                 f"{mask_width}×{mask_height}{turned}; they must have one size"

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from segdistill.data._street import CAR, EARTH, GREEN, GREY, PERSON, POLE, TREE, VIVID, Street, stripes
+from segdistill.data._patterns import stripes
+from segdistill.data._street import CAR, EARTH, GREEN, GREY, PERSON, POLE, TREE, VIVID, Street
 
 Thing = Callable[[Street, float, float], None]
 
@@ -25,10 +26,10 @@ def tree(street: Street, x: float, z: float) -> None:
     leaves = street.leaves[rows, columns]
     crown = (across / radius) ** 2 + ((y - middle) / radius) ** 2 + 0.28 * leaves < 1
     light = 0.10 * (y - middle) / radius + 0.13 * leaves
-    colour = street.colour(GREEN, GREEN, EARTH) + light[..., None]
+    colour = street.colour(GREEN, GREEN, EARTH) + light
     if not bush:
         trunk_rows, trunk_columns, trunk, height = street.board(x, z, 0.16, 0.0, middle)
-        bark = street.colour(EARTH, GREY) * 0.6 + 0.05 * street.fine[trunk_rows, trunk_columns, None]
+        bark = street.colour(EARTH, GREY) * 0.6 + 0.05 * street.fine[trunk_rows, trunk_columns]
         street.paint((np.abs(trunk) < 0.08) & (height > 0), bark, TREE, z, trunk_rows, trunk_columns)
     street.paint(crown & (y > 0), colour, TREE, z, rows, columns)
 
@@ -42,18 +43,18 @@ def pole(street: Street, x: float, z: float) -> None:
         z: ahead.
     """
     rng = street.rng
-    height, half = rng.uniform(1.8, 4.0), rng.uniform(0.035, 0.06)
+    height, half = rng.uniform(1.8, 4.0), max(rng.uniform(0.035, 0.06), 0.5 * z / street.focal)  # a pixel at least
     rows, columns, across, y = street.board(x, z, 1.0, 0.0, height)
     shape = (np.abs(across) < half) & (y > 0)
-    colour = np.broadcast_to(street.colour(GREY, VIVID), (*shape.shape, 3))
+    colour = street.colour(GREY, VIVID)
     if rng.random() < 0.5:
         arm = (across * -np.sign(x) > 0) & (np.abs(across) < 0.45) & (y > height - 2 * half)
         shape = shape | arm
     else:
         sign = (np.abs(across) < 0.22) & (np.abs(y - height + 0.3) < 0.22)
         rim = np.maximum(np.abs(across), np.abs(y - height + 0.3)) > 0.16
-        board = np.where(rim[..., None], street.colour(VIVID), street.colour(VIVID, GREY))
-        colour = np.where(sign[..., None], board, colour)
+        board = np.where(rim, street.colour(VIVID), street.colour(VIVID, GREY))
+        colour = np.where(sign, board, colour)
         shape = shape | sign
     street.paint(shape, colour, POLE, z, rows, columns)
 
@@ -72,7 +73,7 @@ def car(street: Street, x: float, z: float) -> None:
     half = width / 2
     rows, columns, across, y = street.board(x, z, width, 0.0, height)
     below = slice(rows.stop - max(1, (rows.stop - rows.start) // 8), rows.stop + max(1, (rows.stop - rows.start) // 12))
-    street.image[below, columns] *= 0.55
+    street.image[:, below, columns] *= np.float32(0.55)
     waist = 0.55 * height
     roof = half * (0.62 if side else 0.85) - (y - waist) * (0.5 if side else 0.18)
     body = (y > 0.16) & (y < waist) & (np.abs(across) < half - 0.6 * (y < 0.22) * 0.1)
@@ -86,14 +87,13 @@ def car(street: Street, x: float, z: float) -> None:
     else:
         wheels = (tyres < 0.11) & (y < 0.25) & (y > 0)
         lamps = body & (np.abs(across) > half - 0.16) & (np.abs(y - 0.42) < 0.08)
-    paint = street.colour(VIVID, GREY, VIVID) + 0.12 * (y - waist)[..., None]
-    dark = np.float32(0.10)
-    colour = np.broadcast_to(paint, (*body.shape, 3)).copy()
-    colour[wheels] = dark
-    colour[window] = street.colour(GREY) * rng.choice([0.3, 0.6, 1.1])
-    colour[lamps] = (0.75, 0.12, 0.10) if rng.random() < 0.6 else (0.95, 0.93, 0.85)
+    paint = street.colour(VIVID, GREY, VIVID) + 0.12 * (y - waist)
+    colour = np.broadcast_to(paint, (3, *body.shape)).copy()
+    colour[:, wheels] = 0.1
+    colour[:, window] = street.colour(GREY)[:, 0] * rng.choice([0.3, 0.6, 1.1])
+    colour[:, lamps] = [[0.75], [0.12], [0.10]] if rng.random() < 0.6 else [[0.95], [0.93], [0.85]]
     plate = body & (np.abs(across) < 0.18) & (np.abs(y - 0.32) < 0.05)
-    colour[plate] = 0.85
+    colour[:, plate] = 0.85
     street.paint(body | cabin | wheels, colour, CAR, z, rows, columns)
 
 
@@ -113,12 +113,12 @@ def person(street: Street, x: float, z: float) -> None:
     head = across**2 + (y - 0.95) ** 2 < 0.085**2
     torso = (np.abs(across) < 0.17 - 0.3 * np.abs(y - 0.72)) & (y > 0.45) & (y < 0.88)
     legs = (np.abs(np.abs(across) - 0.05 - stride) < 0.055) & (y > 0) & (y <= 0.48)
-    skin = np.array((0.75, 0.56, 0.45), np.float32) * rng.uniform(0.45, 1.15)
+    skin = np.array([0.75, 0.56, 0.45], np.float32)[:, None, None] * np.float32(rng.uniform(0.45, 1.15))
     trousers = street.colour(VIVID, GREY)
     shirt = street.colour(VIVID, EARTH, GREEN)
     if rng.random() < 0.3:
-        shirt = np.where(stripes(y, 0.12, 0.5)[..., None], shirt, street.colour(VIVID))
-    colour = np.where(head[..., None], skin, np.where((y > 0.47)[..., None], shirt, trousers))
+        shirt = np.where(stripes(y, 0.12, 0.5), shirt, street.colour(VIVID))
+    colour = np.where(head, skin, np.where((y > 0.47), shirt, trousers))
     street.paint(head | torso | legs, colour, PERSON, z, rows, columns)
 
 

@@ -74,7 +74,7 @@ class CamVid(FileDataset):
     """CamVid in SegNet's folders, or as it was released.
 
     SegNet's: `train/ trainannot/ val/ valannot/ test/ testannot/`. The original: `701_StillsRaw_full/`, the masks
-    `LabeledApproved_full/*_L.png`, and the lists `train.txt val.txt test.txt`, one frame a line, which say how to split.
+    `LabeledApproved_full/*_L.png`, and lists `train.txt val.txt test.txt` that name the frames of each split.
     Masks hold ids (0 … 10, 11 is void) or the original colours; which of the two is seen file by file.
 
     Args:
@@ -128,7 +128,7 @@ def _released(root: Path, split: str) -> tuple[dict[str, Path], dict[str, Path]]
     masks = find_files(root / "LabeledApproved_full", MASK_SUFFIXES)
     # SegNet's lists name image and mask in a line, with paths of another machine; the frame's name is enough.
     lines = (root / f"{split}.txt").read_text().splitlines()
-    names = [Path(line.split()[0]).stem for line in lines if line.strip()]
+    names = [Path(line.split()[0]).stem.removesuffix("_L") for line in lines if line.strip()]
     absent = [name for name in names if name not in images]
     if absent:
         raise ValueError(f"{root / split}.txt: no frame {absent[0]!r} in {root / '701_StillsRaw_full'}")

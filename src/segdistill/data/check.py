@@ -42,9 +42,7 @@ class DatasetReport:
         return [*lines, f"{len(self.problems)} problems" if self.problems else "no problems"]
 
 
-def check_dataset(
-    dataset: SegmentationDataset, *, progress: Callable[[int, int], None] | None = None
-) -> DatasetReport:
+def check_dataset(dataset: SegmentationDataset, *, progress: Callable[[int, int], None] | None = None) -> DatasetReport:
     """Read every item and count; problems are collected instead of raised.
 
     Args:
@@ -83,7 +81,9 @@ def _conspicuous(dataset: SegmentationDataset, counts: np.ndarray, empty: list[s
     problems = []
     if empty:
         shown = ", ".join(empty[:3]) + (", …" if len(empty) > 3 else "")
-        problems.append(f"{len(empty)} masks are 255 throughout ({shown}): nothing can be learned from them")
+        problems.append(
+            f"{len(empty)} of {len(dataset)} masks are 255 throughout ({shown}): nothing can be learned from them"
+        )
     if len(dataset.classes) > 1 and counts[0] and counts[IGNORE] and not counts[1:IGNORE].any():
         problems.append("masks hold nothing but 0 and 255; if 255 is a class, set values: {0: 0, 255: 1}")
     return problems

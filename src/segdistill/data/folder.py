@@ -34,7 +34,7 @@ class Folder(FileDataset):
     (`masks: null`) are all in `train` unless there are folders or lists.
 
     A mask is a PNG (TIFF, BMP, GIF) of ids in one channel, or of colours if the classes have colours. A palette PNG has
-    both: it is read by its colours if the classes have colours, else its indices are the ids; `by_colour` decides otherwise.
+    both: it is read by its colours if the classes have some, else its indices are the ids, unless `by_colour` is given.
 
     Args:
         split: train, val or test.
@@ -105,7 +105,9 @@ class Folder(FileDataset):
                     f"{path}: a mask of colours, but the classes have none; give each a colour in data.classes "
                     "({road: [128, 64, 128], …}), or save class ids as an 8-bit PNG of one channel"
                 )
-            hint = "add it to data.classes or data.ignore, or, if the mask's palette indices are ids, set by_colour: false"
+            hint = (
+                "add it to data.classes or data.ignore, or, if the mask's palette indices are ids, set by_colour: false"
+            )
             return colours_to_ids(values.astype(np.uint8), self.ids, path, hint)
         mapped = values.astype(np.int64)
         for value, index in self.values.items():
@@ -119,7 +121,9 @@ class Folder(FileDataset):
             return f"if {count} means void, set ignore: [{count}]; if ids count from 1, set values: {{1: 0, 2: 1, …}}"
         if values <= {0, 127, 128, 255, 254, 1} and bad:
             return "grey levels rather than ids? map them, for instance values: {0: 0, 255: 1}"
-        return "map them with data.values, drop them with data.ignore, or give colours in data.classes for a palette mask"
+        return (
+            "map them with data.values, drop them with data.ignore, or give colours in data.classes for a palette mask"
+        )
 
 
 def _choose(
@@ -183,7 +187,8 @@ def _expected(folder: Path, name: str) -> str:
 
 def _read_classes(classes: str | Classes, root: Path) -> tuple[list[str], list[Colour]]:
     """Names, and one colour each or no colours at all."""
-    source, content = "data.classes", classes
+    source = "data.classes"
+    content: Any = classes
     if isinstance(classes, str):
         path = next((p for p in (Path(classes).expanduser(), root / classes) if p.is_file()), None)
         if path is None:

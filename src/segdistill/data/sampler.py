@@ -126,9 +126,7 @@ def _sample_seed(*key: int) -> int:
 
 
 class _MicroBatches(Dataset[Batch | ValueError]):
-    def __init__(
-        self, streams: list[_Stream], transform: Transform, seed: int, accumulate: int, rank: int, world: int
-    ):
+    def __init__(self, streams: list[_Stream], transform: Transform, seed: int, accumulate: int, rank: int, world: int):
         self.streams = streams
         self.transform = transform
         self.seed = seed

@@ -2,13 +2,18 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segdistill.data._base import SPLITS, SegmentationDataset, check_split
-from segdistill.data._street import NAMES, Bytes, Street, smooth_noise
+from segdistill.data._patterns import smooth_noise
+from segdistill.data._street import NAMES, Street
 from segdistill.data._things import things, tree
 
 IMAGES = {"train": 400, "val": 100, "test": 100}
+
+MEMORY = 100_000_000
+"""Bytes of images that a data set keeps instead of drawing them anew: a training sees each of them many times."""
 
 PALETTE = {
     "sky": (70, 130, 180),
@@ -73,31 +78,41 @@ class Synthetic(SegmentationDataset):
         self.seed = seed
         self.difficulty = difficulty
         self.label_noise = label_noise if split == "train" else 0.0
+        self._drawn: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         if not 0 <= index < len(self):
             raise IndexError(f"synthetic: item {index} of {len(self)}")
+        if index in self._drawn:
+            return self._drawn[index]
+        item = self._draw(index)
+        if (len(self._drawn) + 1) * item[0].numel() < MEMORY:
+            self._drawn[index] = item
+        return item
+
+    def _draw(self, index: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
         street = Street(rng, *self.size, self.difficulty)
         street.draw()
         # A generator of its own: the image is the same with and without noise in the labels.
         annotator = np.random.default_rng([self.seed, SPLITS.index(self.split), index, 1])
         for z, x, thing in things(street):
-            before = street.labels.copy()
+            forgotten = thing is not tree and annotator.random() < self.label_noise / 3
+            before = street.labels.copy() if forgotten else street.labels
             thing(street, x, z)
-            if thing is not tree and annotator.random() < self.label_noise / 3:
-                street.labels = before
+            street.labels = before
         street.light()
         labels = _ragged(street.labels, annotator, self.label_noise) if self.label_noise else street.labels
         image = (street.image * 255).clip(0, 255).astype(np.uint8)
-        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(labels)
+        return torch.from_numpy(image), torch.from_numpy(labels)
 
 
-def _ragged(labels: Bytes, rng: np.random.Generator, amount: float) -> Bytes:
+def _ragged(labels: NDArray[np.uint8], rng: np.random.Generator, amount: float) -> NDArray[np.uint8]:
     """Labels whose outlines wander: each pixel takes the label of one nearby, smoothly displaced."""
     height, width = labels.shape
     reach = 0.01 * amount * height
     down, right = (reach * smooth_noise(rng, height, width, max(2, height // 16), max(2, height // 16)) for _ in "yx")
     rows = (np.arange(height)[:, None] + np.round(down).astype(int)).clip(0, height - 1)
     columns = (np.arange(width)[None] + np.round(right).astype(int)).clip(0, width - 1)
-    return labels[rows, columns]
+    moved: NDArray[np.uint8] = labels[rows, columns]
+    return moved

@@ -42,6 +42,13 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object."""
+    value = json.loads(path.read_text())
+    assert isinstance(value, dict)
+    return value
+
+
 def save_checkpoint(folder: Path, parts: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Write `checkpoint.pt`: everything that a run needs to go on as if it had never stopped.
 
@@ -98,7 +105,9 @@ def save_student(path: Path, network: nn.Module, card: Mapping[str, Any]) -> Non
     write_atomically(path, lambda p: p.write_bytes(serialise(tensors, metadata)))
 
 
-def make_card(network: nn.Module, classes: list[str], palette: list[tuple[int, int, int]], **facts: Any) -> dict[str, Any]:
+def make_card(
+    network: nn.Module, classes: list[str], palette: list[tuple[int, int, int]], **facts: Any
+) -> dict[str, Any]:
     """What a student's file says about itself: enough to build the network, feed it and read its output.
 
     Args:

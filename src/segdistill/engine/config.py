@@ -108,7 +108,7 @@ class TrainConfig(Strict):
     clip: float | None = None
     accumulate: int = Field(1, gt=0)
     ema: float | None = Field(None, gt=0, lt=1)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
     compile: bool = False
     device: str = "auto"

@@ -57,9 +57,7 @@ def evaluate(
     network.to(run.device)
     counts = confusion_matrix(len(dataset.classes)).to(run.device)
     images_seen = torch.zeros(1, dtype=torch.long, device=run.device)
-    batches = eval_loader(
-        dataset, workers=workers, size=size, batch_size=batch_size, rank=run.rank, world=run.world
-    )
+    batches = eval_loader(dataset, workers=workers, size=size, batch_size=batch_size, rank=run.rank, world=run.world)
     with evaluating(network), torch.no_grad():
         for images, target in batches:
             images, target = images.to(run.device, non_blocking=True), target.to(run.device, non_blocking=True)

@@ -4,48 +4,23 @@ images → teacher taps, student taps → named loss terms → sum → optimiser
 """
 
 import math
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from segdistill.data import SegmentationDataset
-from segdistill.data.sampler import train_loader
-from segdistill.data.transforms import TrainTransform
-from segdistill.engine import build
-from segdistill.engine.checkpoint import (
-    CHECKPOINT,
-    CONFIG,
-    ENVIRONMENT,
-    STUDENT,
-    SUMMARY,
-    load_checkpoint,
-    load_student,
-    make_card,
-    save_checkpoint,
-    save_student,
-    write_atomically,
-    write_json,
-)
-from segdistill.engine.config import Config, dump_config, load_config
-from segdistill.engine.distiller import Distiller, frozen, observe
-from segdistill.engine.evaluate import evaluate, model_stats
-from segdistill.engine.record import Recorder
-from segdistill.engine.runtime import Runtime, environment, peak_memory, runtime
-from segdistill.methods import build_method
-
-FREE_TO_CHANGE = {"workers", "eval_every", "save_every", "log_every", "tensorboard", "device", "threads"}
-"""Settings that a resumed run may change, since they do not change what is computed."""
+from segdistill.engine.build import schedule, set_rate
+from segdistill.engine.checkpoint import CHECKPOINT, SUMMARY, read_json
+from segdistill.engine.config import Config, load_config
+from segdistill.engine.distiller import frozen, observe
+from segdistill.engine.runtime import runtime
+from segdistill.engine.training import Training, Waited
 
 
-class TrainingStopped(ValueError):
+class TrainingStopped(ValueError):  # noqa: N818 -- it is not always an error
     """Training ended early, with its last good checkpoint in the run folder."""
 
 
@@ -81,346 +56,125 @@ def distill(
         training = Training(config, run, folder, student=student, teacher=teacher)
         training.open(resume)
         try:
-            training.loop()
+            if training.done == config.train.steps and (folder / SUMMARY).is_file():
+                return read_json(folder / SUMMARY)
+            train(training)
             return training.finish()
         finally:
             training.recorder.close()
 
 
-class Training:
-    """Everything that a run holds: networks, optimisers, data, and its folder.
+def train(training: Training) -> None:
+    """Train from the step where the run stands to the last one.
 
     Args:
-        config: the loaded configuration.
-        run: device, precision, processes.
-        folder: of the run.
-        student: the user's own network, or None.
-        teacher: likewise.
+        training: networks, optimisers and data of the run.
+
+    Raises:
+        TrainingStopped: if a term or a gradient is not finite, or the process was asked to stop.
     """
+    cfg, run, teacher, critic = training.cfg, training.run, training.teacher, training.critic
+    batches = Waited(training.batches())
+    training.model.train()
+    for step in range(training.done, cfg.steps):
+        run.seed(cfg.seed, step)
+        set_rate((training.optimizer, training.critic_optimizer), schedule(step, cfg))
+        totals: dict[str, float] = {}
+        for images, target in islice(_unless_stopped(batches, training), cfg.accumulate):
+            images = images.to(run.device, memory_format=training.layout, non_blocking=True)
+            target = target.to(run.device, non_blocking=True)
 
-    recorder: Recorder
+            # 1. images → taps → named, weighted terms (networks in the run's precision, losses in float32)
+            with run.autocast(), frozen(critic):
+                seen = {} if teacher is None else observe(teacher, images, training.method.teacher_taps())
+                terms, student, seen = training.model(images, target, seen, step / cfg.steps, critic)
+                loss = torch.stack(list(terms.values())).sum() / cfg.accumulate
+            training.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            # 2. the adversarial methods' second loss: same taps, detached
+            if critic is not None:
+                student = {name: tap.detach() for name, tap in student.items()}
+                critic_terms = training.method.critic_loss(critic, student, seen)
+                critic_loss: Tensor = torch.stack(list(critic_terms.values())).sum() / cfg.accumulate
+                critic_loss.backward()  # type: ignore[no-untyped-call]
+                terms |= {f"critic_{name}": term for name, term in critic_terms.items()}
+            for name, value in _finite(terms, training).items():
+                totals[name] = totals.get(name, 0.0) + value / cfg.accumulate
 
-    def __init__(
-        self,
-        config: Config,
-        run: Runtime,
-        folder: Path,
-        *,
-        student: nn.Module | None = None,
-        teacher: nn.Module | None = None,
-    ):
-        cfg = config.train
-        self.config, self.cfg, self.run, self.folder = config, cfg, run, folder
-        self.train_set = build.build_split(config.data, "train")
-        self.val_set = build.build_split(config.data, "val")
-        classes = len(self.train_set.classes)
-        layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
-        self.layout = layout
+        # 3. one step of the student and its adapters, one of the critic
+        norm = _step(training.optimizer, training.distiller, training, scaler=training.scaler, clip=cfg.clip)
+        if critic is not None and training.critic_optimizer is not None:
+            run.average_gradients(critic)
+            _step(training.critic_optimizer, critic, training)
+        if training.average is not None:
+            training.average.update_parameters(training.network)
 
-        torch.manual_seed(cfg.seed)  # the same first weights whatever the method
-        tapped = build.build_student(config, classes, student)
-        self.teacher = build.build_teacher(config, classes, teacher)
-        if self.teacher is not None:
-            self.teacher.to(run.device, memory_format=layout)  # type: ignore[call-overload]
-        self.distiller = Distiller(tapped, build_method(config.method), aux_weight=cfg.aux_weight)
-        self.distiller.to(run.device)
-        torch.manual_seed(cfg.seed + 1)
-        self.distiller.adapt(self.teacher, torch.rand(1, 3, *self._dry_size(), device=run.device))
-        self.distiller.to(memory_format=layout)
-        self.method = self.distiller.method
-        self.network = tapped.network
-        self.critic = self.method.make_critic()
-        if self.critic is not None:
-            self.critic.to(run.device)
-
-        self.optimizer = build.build_optimizer(self.distiller.parameters(), cfg)
-        self.critic_optimizer = None if self.critic is None else self.method.make_critic_optimizer(self.critic)
-        self.scaler = torch.amp.GradScaler(run.device.type, enabled=cfg.precision == "fp16")
-        self.average = None
-        if cfg.ema is not None:
-            self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(cfg.ema), use_buffers=True)
-        if cfg.compile:
-            self.network.compile()
-            if self.teacher is not None:
-                self.teacher.network.compile()
-        self.model: nn.Module = self.distiller
-        if run.world > 1:
-            ids = [run.device.index] if run.device.type == "cuda" else None
-            self.model = DistributedDataParallel(self.distiller, device_ids=ids)
-        self.done, self.seconds, self.best, self.best_step = 0, 0.0, -1.0, 0
-
-    def loop(self) -> None:
-        """Train from the step where the run stands to the last one."""
-        cfg, run = self.cfg, self.run
-        batches = Waited(self._batches())
-        self.model.train()
-        since = time.monotonic()
-        for step in range(self.done, cfg.steps):
-            run.seed(cfg.seed, step)
-            build.set_rate((self.optimizer, self.critic_optimizer), build.schedule(step, cfg))
-            totals: dict[str, float] = {}
-            for images, target in islice(batches, cfg.accumulate):
-                images = images.to(run.device, memory_format=self.layout, non_blocking=True)
-                target = target.to(run.device, non_blocking=True)
-
-                # 1. images → taps → named, weighted terms (networks in the run's precision, losses in float32)
-                with run.autocast(), frozen(self.critic):
-                    seen = {} if self.teacher is None else observe(self.teacher, images, self.method.teacher_taps())
-                    terms, student, teacher = self.model(images, target, seen, step / cfg.steps, self.critic)
-                    loss = sum(terms.values()) / cfg.accumulate
-                    self.scaler.scale(loss).backward()
-                # 2. the adversarial methods' second loss: same taps, detached
-                if self.critic is not None:
-                    student = {name: tap.detach() for name, tap in student.items()}
-                    critic_terms = self.method.critic_loss(self.critic, student, teacher)
-                    (sum(critic_terms.values()) / cfg.accumulate).backward()  # type: ignore[union-attr]
-                    terms |= {f"critic_{name}": term for name, term in critic_terms.items()}
-                self._add_finite(totals, terms, step)
-
-            # 3. one step of the student and its adapters, one of the critic
-            norm = self._step(self.optimizer, self.scaler, self.distiller, step, cfg.clip)
-            if self.critic is not None and self.critic_optimizer is not None:
-                run.average_gradients(self.critic)
-                self._step(self.critic_optimizer, None, self.critic, step)
-            if self.average is not None:
-                self.average.update_parameters(self.network)
-
-            # 4. numbers → metrics.jsonl, progress, validation, checkpoint
-            self.done = step + 1
-            if self.done % cfg.log_every == 0 or self.done == cfg.steps:
-                spent, since = time.monotonic() - since, time.monotonic()
-                self.seconds += spent
-                self._record(totals, norm, spent, batches)
-            if self._due(cfg.eval_every):
-                self.seconds += time.monotonic() - since
-                self.validate()
-                since = time.monotonic()
-            if self._due(cfg.save_every) or self._asked_to_stop():
-                self.seconds, since = self.seconds + time.monotonic() - since, time.monotonic()
-                self.save()
-                if self._asked_to_stop():
-                    raise TrainingStopped(f"stopped after step {self.done}; go on with --resume --out {self.folder}")
-
-    def _due(self, every: int) -> bool:
-        return self.done == self.cfg.steps or (every > 0 and self.done % every == 0)
-
-    def _asked_to_stop(self) -> bool:
-        flag = torch.tensor(float(bool(self.run.stopped)), device=self.run.device)
-        return bool(self.run.sum(flag) > 0)
-
-    def _step(
-        self,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler | None,
-        module: nn.Module,
-        step: int,
-        clip: float | None = None,
-    ) -> float:
-        """One optimiser step, if the gradient is finite; returns the gradient's norm."""
-        scaling = scaler is not None and scaler.is_enabled()
-        if scaler is not None:
-            scaler.unscale_(optimizer)
-        parameters = [p for p in module.parameters() if p.grad is not None]
-        norm = float(nn.utils.clip_grad_norm_(parameters, clip or math.inf))
-        if not math.isfinite(norm) and not scaling:  # a loss scaler skips such steps by itself, and lowers its scale
-            self._stop_not_finite("the gradient" if module is self.distiller else "the critic's gradient", norm, step)
-        if scaler is not None:
-            scaler.step(optimizer)
-            scaler.update()
-        else:
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return norm
-
-    def _add_finite(self, totals: dict[str, float], terms: Mapping[str, Tensor], step: int) -> None:
-        values = torch.stack([term.detach().float() for term in terms.values()]).tolist()
-        for name, value in zip(terms, values, strict=True):
-            if not math.isfinite(value):
-                self._stop_not_finite(f"term {name}", value, step)
-            totals[name] = totals.get(name, 0.0) + value / self.cfg.accumulate
-
-    def _stop_not_finite(self, what: str, value: float, step: int) -> None:
-        kept = f"{self.folder / CHECKPOINT}" if (self.folder / CHECKPOINT).is_file() else "none yet"
-        raise TrainingStopped(
-            f"{what} is {value} at step {step}; last good checkpoint: {kept}. "
-            "Lower train.lr or that term's weight, set train.clip, or use train.precision=fp32"
-        )
-
-    def _batches(self) -> Iterable[tuple[Tensor, Tensor]]:
-        data, cfg, run = self.config.data, self.cfg, self.run
-        transform = TrainTransform(
-            crop=data.crop,
-            scale=data.scale,
-            flip=data.flip,
-            photometric=data.photometric,
-            size=data.size,
-            fill=getattr(self.network, "mean", (0.485, 0.456, 0.406)),
-        )
-        unlabelled = build.build_unlabelled(data)
-        return train_loader(
-            self.train_set,
-            transform,
-            batch_size=data.batch_size,
-            steps=cfg.steps,
-            start=self.done,
-            seed=cfg.seed,
-            workers=data.workers,
-            accumulate=cfg.accumulate,
-            rank=run.rank,
-            world=run.world,
-            unlabelled=unlabelled,
-            unlabelled_batch=data.unlabelled.batch_size if data.unlabelled is not None else 0,
-        )
-
-    def _dry_size(self) -> tuple[int, int]:
-        """The size of the dry run: that of training, since some methods fit layers or maps to it."""
-        data = self.config.data
-        size = data.crop or data.size
-        return size if size is not None else tuple(self.train_set[0][0].shape[-2:])  # type: ignore[return-value]
-
-    def _record(self, terms: Mapping[str, float], norm: float, spent: float, batches: "Waited") -> None:
-        every = self.done - max(self.recorder.last, 0)
-        self.recorder.step(
-            self.done,
-            {
-                "loss": sum(value for name, value in terms.items() if not name.startswith("critic_")),
-                **terms,
-                "lr": self.optimizer.param_groups[0]["lr"],
-                "grad_norm": norm,
-                "images_per_s": every * self.config.data.batch_size / max(spent, 1e-9),
-                "data_wait": batches.take() / max(spent, 1e-9),
-                "memory_mb": peak_memory(self.run.device) / 2**20,
-            },
-        )
-
-    @property
-    def deliverable(self) -> nn.Module:
-        """The network that is validated and saved: the running average where there is one."""
-        return self.network if self.average is None else self.average.module
-
-    def _evaluate(self, network: nn.Module, dataset: SegmentationDataset, run: Runtime) -> dict[str, Any]:
-        data = self.config.data
-        return evaluate(
-            network, dataset, size=data.size, batch_size=data.eval_batch_size, workers=data.workers, run=run
-        )
-
-    def validate(self) -> None:
-        """Evaluate on the validation split; the best student so far becomes `student.safetensors`."""
-        result = self._evaluate(self.deliverable, self.val_set, self.run)
-        score = -1.0 if result["miou"] is None else result["miou"]
-        better = score > self.best or not self.best_step
-        if better:
-            self.best, self.best_step = score, self.done
-        if self.run.main:
-            self.recorder.validation(self.done, result, better)
-            if better:
-                save_student(self.folder / STUDENT, self.deliverable, self._card(result))
-
-    def _card(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        return make_card(
-            self.deliverable,
-            self.train_set.classes,
-            self.train_set.palette,
-            miou=result["miou"],
-            step=self.done,
-            data=self.config.data.name,
-            method=self.config.method_names,
-        )
-
-    @property
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "distiller": self.distiller,
-            "optimizer": self.optimizer,
-            "scaler": self.scaler if self.scaler.is_enabled() else None,
-            "average": self.average,
-            "critic": self.critic,
-            "critic_optimizer": self.critic_optimizer,
-        }
-
-    def save(self) -> None:
-        """Write the checkpoint."""
-        if self.run.main:
-            facts = {"step": self.done, "seconds": self.seconds, "best": self.best, "best_step": self.best_step}
-            save_checkpoint(self.folder, self._parts, facts)
-        self.run.barrier()
-
-    def open(self, resume: bool) -> None:
-        """Start the run folder, or go on in it.
-
-        Args:
-            resume: whether to go on.
-
-        Raises:
-            ValueError: if the folder already holds a run and `resume` is False, or another run and it is True.
-        """
-        config_path = self.folder / CONFIG
-        if resume:
-            _check_same(load_config(config_path), self.config, self.folder)
-            facts = load_checkpoint(self.folder, self._parts)
-            self.done, self.seconds = int(facts["step"]), float(facts["seconds"])
-            self.best, self.best_step = float(facts["best"]), int(facts["best_step"])
-        elif (self.folder / CHECKPOINT).exists() or (self.folder / STUDENT).exists():
-            raise ValueError(f"{self.folder} already holds a run; --resume goes on with it, --out DIR starts another")
-        if self.run.main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not resume:
-                write_atomically(config_path, lambda p: p.write_text(dump_config(self.config)))
-                write_json(self.folder / ENVIRONMENT, environment())
-        folder = self.folder if self.run.main else None
-        self.recorder = Recorder(folder, self.cfg.steps, self.done, tensorboard=self.cfg.tensorboard)
-
-    def finish(self) -> dict[str, Any]:
-        """Evaluate the best student in float32 and write `summary.json`."""
-        run = self.run
-        if not self.best_step:
-            self.validate()
-        run.barrier()
-        best = load_student(self.folder / STUDENT, None if hasattr(self.network, "spec") else self.deliverable)
-        exact = Runtime(run.device, "fp32", run.rank, run.world)
-        result = self._evaluate(best.to(memory_format=self.layout), self.val_set, exact)  # type: ignore[call-overload]
-        result.pop("confusion")
-        summary = {
-            **result,
-            "split": "val",
-            **_stats(best),
-            "steps": self.done,
-            "best_step": self.best_step,
-            "seconds": round(self.seconds, 2),
-            "peak_memory": peak_memory(run.device),
-            "student": self.config.student.name or type(self.network).__name__,
-            "method": self.config.method_names,
-            "seed": self.cfg.seed,
-        }
-        if run.main:
-            write_json(self.folder / SUMMARY, summary)
-        return summary
+        # 4. numbers → metrics.jsonl, progress, validation, checkpoint
+        training.done = step + 1
+        if training.due(cfg.log_every):
+            training.record(totals, norm, batches)
+        if training.due(cfg.eval_every):
+            training.validate()
+        stop = run.any(bool(run.stopped))
+        if stop or training.due(cfg.save_every):
+            training.save()
+        if stop:
+            raise _stopped(training)
 
 
-class Waited:
-    """An iterator that knows how long its consumer waited for it.
+def _step(
+    optimizer: torch.optim.Optimizer,
+    module: nn.Module,
+    training: Training,
+    *,
+    scaler: torch.amp.GradScaler | None = None,
+    clip: float | None = None,
+) -> float:
+    """One optimiser step, if the gradient is finite; returns the gradient's norm before clipping."""
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    norm = float(nn.utils.clip_grad_norm_(module.parameters(), clip or math.inf))
+    scaling = scaler is not None and scaler.is_enabled()
+    if not math.isfinite(norm) and not scaling:  # a loss scaler skips such a step by itself, and lowers its scale
+        whose = "the student's gradient" if module is training.distiller else "the critic's gradient"
+        raise _not_finite(whose, norm, training)
+    if scaler is not None:
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
 
-    Args:
-        batches: what to iterate over.
-    """
 
-    def __init__(self, batches: Iterable[tuple[Tensor, Tensor]]):
-        self.batches = iter(batches)
-        self.seconds = 0.0
+def _finite(terms: Mapping[str, Tensor], training: Training) -> dict[str, float]:
+    values = torch.stack([term.detach().float() for term in terms.values()]).tolist()
+    for name, value in zip(terms, values, strict=True):
+        if not math.isfinite(value):
+            raise _not_finite(f"term {name}", value, training)
+    return dict(zip(terms, values, strict=True))
 
-    def __iter__(self) -> "Waited":
-        return self
 
-    def __next__(self) -> tuple[Tensor, Tensor]:
-        began = time.monotonic()
-        batch = next(self.batches)
-        self.seconds += time.monotonic() - began
-        return batch
+def _not_finite(what: str, value: float, training: Training) -> TrainingStopped:
+    path = training.folder / CHECKPOINT
+    return TrainingStopped(
+        f"{what} is {value} at step {training.done}; last good checkpoint: {path if path.is_file() else 'none yet'}. "
+        "Lower train.lr or that term's weight, set train.clip, or use train.precision=fp32"
+    )
 
-    def take(self) -> float:
-        """Seconds waited since the last call."""
-        seconds, self.seconds = self.seconds, 0.0
-        return seconds
+
+def _stopped(training: Training) -> TrainingStopped:
+    return TrainingStopped(f"stopped after step {training.done}; go on with --resume --out {training.folder}")
+
+
+def _unless_stopped(batches: Waited, training: Training) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches; a signal to the whole process group ends the loading processes too, which is no failure."""
+    try:
+        yield from batches
+    except RuntimeError:
+        if not training.run.stopped:
+            raise
+        training.save()
+        raise _stopped(training) from None
 
 
 def default_folder(config: Config, student: nn.Module | None = None) -> Path:
@@ -432,23 +186,3 @@ def default_folder(config: Config, student: nn.Module | None = None) -> Path:
     """
     name = config.student.name or Path(config.student.checkpoint or type(student).__name__.lower()).stem
     return Path("runs") / "_".join([config.data.name, name, *config.method_names, f"seed{config.train.seed}"])
-
-
-def _check_same(old: Config, new: Config, folder: Path) -> None:
-    a, b = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
-    for key in sorted(a.keys() | b.keys()):
-        if a.get(key) != b.get(key) and key.split(".")[-1] not in FREE_TO_CHANGE:
-            raise ValueError(f"{folder} was started with {key}={a.get(key)}, not {b.get(key)}; resume it unchanged")
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(tree, dict) and tree:
-        return {k: v for key, sub in tree.items() for k, v in _flat(sub, f"{prefix}{key}.").items()}
-    return {prefix.rstrip("."): tree}
-
-
-def _stats(network: nn.Module) -> dict[str, Any]:
-    params = sum(p.numel() for p in network.parameters())
-    with suppress(Exception):  # an operation of the user's own that has no shape function leaves the FLOPs unknown
-        return model_stats(network)
-    return {"params": params, "flops": None, "flops_size": None}

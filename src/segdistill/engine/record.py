@@ -66,7 +66,9 @@ class Recorder:
         if self.bar is not None:
             self.bar.update(self.task, completed=step, description=head)
         else:
-            print(f"step {step}/{self.steps}  {head}  left {timedelta(seconds=round(left))}", file=self.stream, flush=True)
+            print(
+                f"step {step}/{self.steps}  {head}  left {timedelta(seconds=round(left))}", file=self.stream, flush=True
+            )
 
     def validation(self, step: int, result: Mapping[str, Any], best: bool) -> None:
         """Record a validation.

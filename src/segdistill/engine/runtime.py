@@ -68,6 +68,10 @@ class Runtime:
         if self.world > 1:
             dist.barrier()
 
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is up in any process."""
+        return flag if self.world == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
+
     def sum(self, tensor: Tensor) -> Tensor:
         """A tensor summed over processes, in place."""
         if self.world > 1:
@@ -95,13 +99,31 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def pick_precision(name: str, device: torch.device) -> str:
+    """The networks' precision by name.
+
+    Args:
+        name: `fp32`, `bf16`, `fp16`, or `auto`: bf16 where the hardware computes in it, else fp32. On a CPU without
+            such instructions bf16 is several times slower than float32.
+        device: of the run.
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bf16" if native else "fp32"
+    return "fp32"
+
+
 @contextmanager
 def runtime(device: str = "auto", precision: str = "fp32", threads: int | None = None) -> Iterator[Runtime]:
     """Set up a run's circumstances, and take them down again; under torchrun this joins the other processes.
 
     Args:
         device: as for `pick_device`.
-        precision: of the networks.
+        precision: of the networks; as for `pick_precision`.
         threads: of the CPU; torch's own choice if None.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
@@ -115,7 +137,7 @@ def runtime(device: str = "auto", precision: str = "fp32", threads: int | None =
         torch.cuda.set_device(place)
     if started:
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
-    run = Runtime(place, precision, rank, world)
+    run = Runtime(place, pick_precision(precision, place), rank, world)
     handlers = _stop_politely(run)
     try:
         yield run

@@ -16,6 +16,7 @@ All that a method needs for its holistic term, besides a weight and the option d
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -65,13 +66,19 @@ class Critic(nn.Module):
         image_channels: of the image that the critic sees beside the map; 0 = the map alone.
         sees: "probabilities", the softmax over classes, as in the paper; or "logits", raw and through a BatchNorm, as
             in the released code.
+        width: channels of the first convolution; each of the next three has twice as many as the one before.
 
     Source:
         Liu et al., Structured Knowledge Distillation for Semantic Segmentation (CVPR 2019), section 3.2.
     """
 
     def __init__(
-        self, num_classes: int, image_channels: int = 3, *, sees: Literal["probabilities", "logits"] = "probabilities"
+        self,
+        num_classes: int,
+        image_channels: int = 3,
+        *,
+        sees: Literal["probabilities", "logits"] = "probabilities",
+        width: int = 64,
     ):
         super().__init__()
         self.image_channels = image_channels
@@ -80,12 +87,10 @@ class Critic(nn.Module):
         # the student's step would change.
         norm = nn.BatchNorm2d(num_classes, track_running_stats=False)
         self.norm: nn.Module = norm if sees == "logits" else nn.Identity()
-        widths = (num_classes + image_channels, 64, 128, 256, 512)
-        self.layers = nn.ModuleList(
-            spectral_norm(nn.Conv2d(a, b, 4, stride=2, padding=1)) for a, b in zip(widths, widths[1:], strict=False)
-        )
-        self.attention = nn.ModuleDict({"2": SelfAttention(256), "3": SelfAttention(512)})
-        self.last = nn.Conv2d(512, 1, 4)
+        widths = (num_classes + image_channels, width, 2 * width, 4 * width, 8 * width)
+        self.layers = nn.ModuleList(spectral_norm(nn.Conv2d(a, b, 4, stride=2, padding=1)) for a, b in pairwise(widths))
+        self.attention = nn.ModuleDict({"2": SelfAttention(4 * width), "3": SelfAttention(8 * width)})
+        self.last = nn.Conv2d(8 * width, 1, 4)
 
     def maps(self, logits: Tensor) -> Tensor:
         """What the critic sees of logits (N,C,H,W); real and fake ones are blended in this form."""
@@ -166,7 +171,8 @@ def holistic_loss(critic: Critic, student: Tensor, image: Tensor | None = None) 
         student: logits (N,C,H,W).
         image: (N,3,h,w), for a critic that sees it.
     """
-    return -critic.eval()(critic.maps(student), image).mean()
+    scores: Tensor = critic.eval()(critic.maps(student), image)
+    return -scores.mean()
 
 
 @full_precision

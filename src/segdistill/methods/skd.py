@@ -1,6 +1,7 @@
-"""SKD: structured knowledge distillation (Liu et al., CVPR 2019 and TPAMI 2020): pixels, pairs of pixels, whole maps."""
+"""SKD: structured knowledge distillation (Liu et al., CVPR 2019): single pixels, pairs of them, whole maps."""
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ from segdistill.methods._critic import Critic, critic_optimizer, critic_terms, h
 from segdistill.methods.kd import pixel_kl
 from segdistill.taps import Taps
 
+T = TypeVar("T")
+
 SHORTEST = 1e-8
 """A vector of less than this length has no direction: its similarity to all others is 0, without a gradient."""
 
@@ -20,22 +23,22 @@ BLOCK = 1024
 """Nodes that are in float64 at a time."""
 
 
+def lengths(x: Tensor) -> Tensor:
+    """Lengths of the vectors along dimension 1, which is kept, in float64; infinite where there is no direction."""
+    length: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float64)
+    return length.where(length > SHORTEST, torch.inf)
+
+
 def unit_vectors(x: Tensor) -> Tensor:
-    """Bring the vectors along dimension 1 to length 1; those without a direction become 0, without a gradient.
+    """Bring the vectors along dimension 1 to length 1, in float64; those without a direction become 0.
 
     Args:
         x: (N,A,...).
 
     >>> unit_vectors(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
-    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    [[0.6, 0.8], [0.0, 0.0]]
     """
     return x / lengths(x)
-
-
-def lengths(x: Tensor) -> Tensor:
-    """Lengths of the vectors along dimension 1, which is kept; infinite where they are too short for a direction."""
-    length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return length.where(length > SHORTEST, torch.inf)
 
 
 class GramDistance(torch.autograd.Function):
@@ -48,31 +51,40 @@ class GramDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
         """(N,A,n) and (N,B,n) → 0-dim float64."""
-        (n, a, _), b = student.shape, teacher.shape[1]
-        own, cross, other = (student.new_zeros(n, p, q, dtype=torch.float64) for p, q in ((a, a), (a, b), (b, b)))
-        for nodes, guides in zip(student.split(BLOCK, 2), teacher.split(BLOCK, 2), strict=True):
-            s, t = unit_vectors(nodes.double()), unit_vectors(guides.double())
+        (n, a, _), b, half = student.shape, teacher.shape[1], teacher.shape[1] // 2
+        own, cross, upper, lower = (
+            student.new_zeros(n, *size, dtype=torch.float64)
+            for size in ((a, a), (a, b), (half, b), (b - half, b - half))
+        )
+        for s, t in blocks(student, teacher):
+            s, t = unit_vectors(s), unit_vectors(t)
             own += s @ s.mT
             cross += s @ t.mT
-            other += t @ t.mT
+            upper += t[:, :half] @ t.mT  # TᵀT is symmetric, and the largest: its lower left quarter is left out
+            lower += t[:, half:] @ t[:, half:].mT
         ctx.save_for_backward(student, teacher, own, cross)
-        distance = own.square().sum() - 2 * cross.square().sum() + other.square().sum()
+        other = upper.square().sum() + upper[:, :, half:].square().sum() + lower.square().sum()
+        distance: Tensor = own.square().sum() - 2 * cross.square().sum() + other
         return distance.clamp_min(0)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """4·(SSᵀ−TTᵀ)S, through the normalisation of S."""
         student, teacher, own, cross = ctx.saved_tensors
         result = torch.empty_like(student)
-        blocks = (tensor.split(BLOCK, 2) for tensor in (student, teacher, result))
-        for nodes, guides, out in zip(*blocks, strict=True):
-            nodes = nodes.double()
-            length = lengths(nodes)
-            s, t = nodes / length, unit_vectors(guides.double())
-            slope = own @ s - cross @ t
-            out.copy_((slope - s * (s * slope).sum(1, keepdim=True)) / length * (4 * gradient))
+        for part, (s, t) in zip(torch.split(result, BLOCK, 2), blocks(student, teacher), strict=True):
+            length = lengths(s)
+            s = s / length
+            slope = own @ s - cross @ t / lengths(t)
+            part.copy_((slope - s * (s * slope).sum(1, keepdim=True)) / length * (4 * gradient))
         return result, None
+
+
+def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cut tensors (N,…,n) along their nodes, and bring one piece of each to float64 at a time."""
+    for pieces in zip(*(torch.split(tensor, BLOCK, 2) for tensor in tensors), strict=True):
+        yield tuple(piece.double() for piece in pieces)
 
 
 @full_precision
@@ -109,9 +121,9 @@ def pairwise_similarity(
     nodes, guides = (pooled(x, pool, pool_type).flatten(2) for x in (student, teacher.detach()))
     (images, a, n), b = nodes.shape, guides.shape[1]
     if n * (a + b) > a * a + a * b + b * b:
-        total: Tensor = GramDistance.apply(nodes, guides)  # type: ignore[no-untyped-call]
+        total: Tensor = GramDistance.apply(nodes, guides)
         return (total / (images * n * n)).to(student.dtype)
-    s, t = unit_vectors(nodes.double()), unit_vectors(guides.double())
+    s, t = unit_vectors(nodes), unit_vectors(guides)
     return (s.mT @ s - t.mT @ t).square().mean().to(student.dtype)
 
 
@@ -145,6 +157,11 @@ class Preset(NamedTuple):
     critic_input: Literal["probabilities", "logits"]
     critic_image: bool
     critic_optimizer: Literal["adam", "sgd"]
+
+
+def either(given: T | None, preset: T) -> T:
+    """An option that is given, or else the preset's."""
+    return preset if given is None else given
 
 
 PRESETS = {
@@ -196,12 +213,17 @@ class StructuredKD(Method):
         penalty_weight: float = 10.0,
     ):
         super().__init__()
-        given = Preset(  # type: ignore[arg-type]
-            pixel_weight, pair_weight, holistic_weight, pool, pool_type, critic_input, critic_image, critic_optimizer
-        )
-        self.settings = Preset(*(b if a is None else a for a, b in zip(given, PRESETS[preset], strict=True)))
-        if isinstance(self.settings.pool, float) and not 0 < self.settings.pool < 1:
-            raise ValueError(f"pool: expected pixels (an int) or a fraction below 1, got {self.settings.pool}")
+        base = PRESETS[preset]
+        self.pixel_weight = either(pixel_weight, base.pixel_weight)
+        self.pair_weight = either(pair_weight, base.pair_weight)
+        self.holistic_weight = either(holistic_weight, base.holistic_weight)
+        self.pool = either(pool, base.pool)
+        self.pool_type = either(pool_type, base.pool_type)
+        self.critic_input = either(critic_input, base.critic_input)
+        self.critic_image = either(critic_image, base.critic_image)
+        self.critic_optimizer = either(critic_optimizer, base.critic_optimizer)
+        if isinstance(self.pool, float) and not 0 < self.pool < 1:
+            raise ValueError(f"pool: expected pixels (an int) or a fraction below 1, got {self.pool}")
         self.temperature = temperature
         self.critic_lr = critic_lr
         self.penalty_weight = penalty_weight
@@ -209,46 +231,50 @@ class StructuredKD(Method):
 
     def student_taps(self) -> set[str]:
         """`logits` for pixels and the critic, `features` for pairs, `image` for a critic that sees it."""
-        settings = self.settings
-        taps = {"logits"} if settings.pixel_weight or settings.holistic_weight else set()
-        taps |= {"features"} if settings.pair_weight else set()
-        return taps | ({"image"} if settings.holistic_weight and settings.critic_image else set())
+        wanted = {
+            "logits": self.pixel_weight or self.holistic_weight,
+            "features": self.pair_weight,
+            "image": self.holistic_weight and self.critic_image,
+        }
+        return {name for name, weight in wanted.items() if weight}
 
     def adapt(self, student: Taps, teacher: Taps) -> None:
         """Remember how many classes and image channels a critic sees."""
-        if self.settings.holistic_weight:
-            image_channels = student["image"].shape[1] if self.settings.critic_image else 0
+        if self.holistic_weight:
+            image_channels = student["image"].shape[1] if self.critic_image else 0
             self.critic_channels = (student["logits"].shape[1], image_channels)
 
     def forward(self, student: Taps, teacher: Taps, target: Tensor, progress: float) -> dict[str, Tensor]:
         """The terms `pixel` and `pair`."""
         terms = {}
-        if self.settings.pixel_weight:
+        if self.pixel_weight:
             loss = pixel_kl(student["logits"], teacher["logits"], temperature=self.temperature)
-            terms["pixel"] = self.settings.pixel_weight * loss
-        if self.settings.pair_weight:
-            pool = self.settings.pool
-            if isinstance(pool, float):
-                height, width = student["features"].shape[2:]
-                pool = (max(1, int(height * pool)), max(1, int(width * pool)))
-            loss = pairwise_similarity(
-                student["features"], teacher["features"], pool=pool, pool_type=self.settings.pool_type
-            )
-            terms["pair"] = self.settings.pair_weight * loss
+            terms["pixel"] = self.pixel_weight * loss
+        if self.pair_weight:
+            own, other = student["features"], teacher["features"]
+            loss = pairwise_similarity(own, other, pool=self.window(own), pool_type=self.pool_type)
+            terms["pair"] = self.pair_weight * loss
         return terms
+
+    def window(self, features: Tensor) -> int | tuple[int, int]:
+        """A node's window on this map (N,A,H,W), in pixels."""
+        if not isinstance(self.pool, float):
+            return self.pool
+        height, width = features.shape[2:]
+        return max(1, int(height * self.pool)), max(1, int(width * self.pool))
 
     def make_critic(self) -> nn.Module | None:
         """The critic of the holistic term."""
-        return Critic(*self.critic_channels, sees=self.settings.critic_input) if self.settings.holistic_weight else None
+        return Critic(*self.critic_channels, sees=self.critic_input) if self.holistic_weight else None
 
     def make_critic_optimizer(self, critic: nn.Module) -> torch.optim.Optimizer:
         """SGD or Adam."""
-        return critic_optimizer(critic, self.settings.critic_optimizer, lr=self.critic_lr)
+        return critic_optimizer(critic, self.critic_optimizer, lr=self.critic_lr)
 
     def adversarial_loss(self, critic: nn.Module, student: Taps, teacher: Taps) -> dict[str, Tensor]:
         """The term `holistic`: a high score is a low loss."""
         assert isinstance(critic, Critic)
-        return {"holistic": self.settings.holistic_weight * holistic_loss(critic, student["logits"], student["image"])}
+        return {"holistic": self.holistic_weight * holistic_loss(critic, student["logits"], student["image"])}
 
     def critic_loss(self, critic: nn.Module, student: Taps, teacher: Taps) -> dict[str, Tensor]:
         """The terms `wasserstein` and `penalty`."""

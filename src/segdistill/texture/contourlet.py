@@ -1,12 +1,11 @@
 """The contourlet transform: a map split by scale, then by direction (Do and Vetterli, 2005).
 
 A Laplacian pyramid ('9-7' filters) takes the band-pass of each scale; a directional filter bank ('pkva' ladder filters)
-splits each band-pass into 4, 8 … wedges of the frequency plane. Everything is linear, periodic and channel-wise, so
-that one step of the bank is a permutation of the pixels, whose indices are computed once per size, and a few products
-with small banded matrices, for all channels, images and wedges together.
+splits each band-pass into 4, 8 … wedges of the frequency plane, by a tree of two-channel splits. All of it is linear,
+periodic and channel-wise. So one round of splits is a permutation of the pixels, whose indices are computed once per
+size, and a few products with small banded matrices, for all channels, images and wedges of one half of the tree.
 """
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +14,7 @@ import torch
 from torch import Tensor
 
 from segdistill.functional import full_precision
-
-ANALYSIS = (0.037828455506995, -0.023849465019380, -0.11062440441842, 0.37740285561265, 0.85269867900940)
-"""Low-pass '9-7' of the pyramid's way down, up to its middle tap."""
-SYNTHESIS = (-0.064538882628938, -0.040689417609558, 0.41809227322221, 0.78848561640566)
-"""Low-pass '9-7' of the pyramid's way up, up to its middle tap."""
-LADDER = (0.0144, 0.0272, 0.0526, 0.0972, 0.1930, 0.6300, -0.6300, -0.1930, -0.0972, -0.0526, -0.0272, -0.0144)
-"""'pkva' of length 12, modulated: (reversed half, half) with every other tap negated, from the first on."""
-ROOT = 2**0.5
+from segdistill.texture._bank import Bank, Round, make_bank
 
 
 @dataclass(frozen=True)
@@ -40,183 +32,221 @@ class Contourlet:
     size: tuple[int, int] | None = None
 
     def __iter__(self) -> Iterator[Any]:
+        """`low`, then `bands`."""
         return iter((self.low, self.bands))
 
 
-@full_precision
 def contourlet(x: Tensor, levels: Sequence[int] = (4, 3)) -> Contourlet:
+    """Contourlet coefficients of each channel, at most 4/3 as many as the map has pixels.
+
+    A scale with n directional levels gives 2ⁿ subbands. The first half of them holds the frequencies that are more
+    vertical than horizontal (stripes along the rows), the second half the others.
+
+    H and W are padded at the bottom and at the right, by reflection, to the next multiple of 8 for (4, 3), of the
+    largest 2^(s+n−1) over the scales s = 0, 1 … in general. The transform itself is periodic. Its cost grows with H+W
+    per pixel, which is made for feature maps: below some hundreds of pixels it is bound by memory, not by arithmetic.
+
+    Args:
+        x: (N,A,H,W), computed in float32 at least.
+        levels: directional levels n of each scale, the finest first: one to three numbers from 2 to 5.
+
+    Raises:
+        ValueError: on another rank or other levels.
+
+    Source:
+        Do and Vetterli, The Contourlet Transform, IEEE Transactions on Image Processing 14(12), 2005.
+
+    >>> coefficients = contourlet(torch.ones(1, 2, 16, 32), levels=(3, 2))
+    >>> [len(bands) for bands in coefficients.bands], tuple(coefficients.bands[0][0].shape)
+    ([8, 4], (1, 2, 4, 16))
+    """
+    low, halves = _coefficients(x, levels)
+    bands = [[band.permute(2, 3, 0, 1) for half in pair for band in half.unbind()] for pair in halves]
+    size = (x.shape[2], x.shape[3])
+    scale = 2 ** len(bands)
+    exact = (low.shape[0] * scale, low.shape[1] * scale) == size
+    return Contourlet(low.permute(2, 3, 0, 1), bands, None if exact else size)
+
+
+def inverse_contourlet(coefficients: Contourlet) -> Tensor:
+    """The map that has these coefficients, (N,A,H,W); undoes `contourlet` to rounding.
+
+    Args:
+        coefficients: as `contourlet` gives them.
+
+    Raises:
+        ValueError: if the subbands of a scale are not 4, 8, 16 or 32.
+
+    >>> x = torch.randn(1, 2, 20, 12, dtype=torch.float64)
+    >>> bool((inverse_contourlet(contourlet(x)) - x).abs().max() < 1e-12)
+    True
+    """
+    low = coefficients.low.permute(2, 3, 0, 1)
+    for bands in reversed(coefficients.bands):
+        if len(bands) not in (4, 8, 16, 32):
+            raise ValueError(f"bands: expected 4, 8, 16 or 32 of each scale, got {len(bands)}")
+        halves = [
+            torch.stack([b.permute(2, 3, 0, 1) for b in half])
+            for half in (bands[: len(bands) // 2], bands[len(bands) // 2 :])
+        ]
+        low = _synthesise(low, *halves, len(bands).bit_length() - 1, False)
+    height, width = coefficients.size or low.shape[:2]
+    return low.permute(2, 3, 0, 1)[:, :, :height, :width]
+
+
+def contourlet_energy(x: Tensor, levels: Sequence[int] = (4, 3)) -> Tensor:
+    """Mean square of the contourlet coefficients over each subband, mean over the subbands; the low-pass is left out.
+
+    Args:
+        x: (N,A,H,W), computed in float32 at least.
+        levels: as of `contourlet`.
+
+    Raises:
+        ValueError: on another rank or other levels.
+    """
+    _, halves = _coefficients(x, levels)
+    parts = [half for pair in halves for half in pair]
+    # All subbands of one half of a scale are of one size.
+    return torch.stack([half.square().mean() * len(half) for half in parts]).sum() / sum(len(half) for half in parts)
+
+
+@full_precision
+def _coefficients(x: Tensor, levels: Sequence[int]) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Low-pass (h,w,N,A), and for each scale the two halves of its subbands, (K,h,w,N,A)."""
     if x.dim() != 4 or x.numel() == 0:
         raise ValueError(f"x: expected a non-empty (N,A,H,W), got {tuple(x.shape)}")
     if not 1 <= len(levels) <= 3 or not all(2 <= n <= 5 for n in levels):
         raise ValueError(f"levels: expected one to three numbers from 2 to 5, got {tuple(levels)}")
-    size = (x.shape[2], x.shape[3])
     unit = max(2 ** len(levels), *(2 ** (scale + n - 1) for scale, n in enumerate(levels)))
-    height, width = (-(-length // unit) * unit for length in size)
-    padded = (height, width) != size
-    if padded:
-        x = x[:, :, _reflection(size[0], height, x.device)][..., _reflection(size[1], width, x.device)]
-    low = x
-    bands = []
-    for n in levels:
-        low, *halves = _Analysis.apply(low, _bank(low.shape[2], low.shape[3], n, low.dtype, low.device), False)
-        bands.append([band for half in halves for band in half.unbind()])
-    return Contourlet(low, bands, size if padded else None)
-
-
-class _Analysis(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, bank, dual):
-        ctx.bank, ctx.dual = bank, dual
-        n, c = x.shape[:2]
-        pos = x.permute(2, 3, 0, 1).flatten(2)
-        down, up = (bank.up_t, bank.down_t) if dual else (bank.down, bank.up)
-        low = _separable(down, pos)
-        state = _separable(up, low)
-        torch.sub(pos, state, out=state)
-        del pos
-        state = state.flatten(0, 1)
-        other = torch.empty_like(state)
-        state, other = _permute(state, other, bank.first)
-        lift(state, bank.first, dual, True)
-        outs = []
-        for half, spare, (steps, final, shape) in zip(state.chunk(2), other.chunk(2), bank.halves):
-            for step in steps:
-                half, spare = _permute(half, spare, step)
-                lift(half, step, dual, True)
-            torch.index_select(half, 0, final[0], out=spare)
-            spare = spare.view(*shape, n, c)
-            spare.mul_(final[2])
-            outs.append(spare.permute(0, 3, 4, 1, 2))
-        return low.unflatten(2, (n, c)).permute(2, 3, 0, 1), *outs
-
-
-def _permute(x, out, step):
-    return torch.index_select(x, 0, step.there, out=out), x
-
-def _separable(ms, x):
-    y = (ms[1] @ x).flatten(1)
-    return (ms[0] @ y).unflatten(1, (-1, x.shape[2]))
-
-def lift(x, step, dual, forward):
-    x = x.view(*step.shape, -1)
-    for target, alpha in ((0, -1), (1, .5)):
-        _add(step, target, x[target], x[1-target], alpha)
-
-def _add(step, target, t, source, alpha):
-    k, m, n, _ = source.shape
-    which = 1 - target
-    source = step.columns[which] @ source
-    t = t.flatten(2)
-    t.baddbmm_(step.rows[which].expand(k, m, m), source.flatten(2), alpha=alpha)
-    if step.wraps is not None:
-        t.baddbmm_(step.wraps[which].expand(k, m, m), source.roll(n // 2, 2).flatten(2), alpha=alpha)
-
-
-@dataclass
-class _Step:
-    there: Tensor
-    back: Tensor
-    shape: tuple
-    rows: tuple
-    columns: tuple
-    wraps: tuple | None = None
-
-
-@dataclass
-class _Bank:
-    down: tuple
-    up: tuple
-    first: _Step
-    halves: list
-
-
-def banded(size, taps, before, period, dtype, device):
-    rows = torch.arange(size)[:, None]
-    cols = (rows - before + torch.arange(len(taps))) % period
-    out = torch.zeros(size, period, dtype=torch.float64)
-    out.scatter_add_(1, cols, torch.tensor(taps, dtype=torch.float64).expand(size, -1))
-    return out.to(device, dtype)
-
-
-def shear_rows(x, s):
-    m, n = x.shape
-    i, j = torch.arange(m)[:, None], torch.arange(n)
-    return x[(i + s * j) % m, j]
-
-
-def shear_columns(x, s):
-    return shear_rows(x.T, s).T
-
-
-def polyphase(x, kind):
-    if kind == "1r":
-        u = shear_rows(x, -1)
-        return shear_columns(u[::2], 1), shear_columns(u[1::2].roll(-1, 1), 1)
-    if kind == "2c":
-        u = shear_columns(x, -1)
-        return shear_rows(u[:, ::2], 1), shear_rows(u[:, 1::2].roll(-1, 0), 1)
-    if kind == 0:
-        return shear_columns(x[::2], 1), shear_columns(x[1::2].roll(-1, 1), 1)
-    if kind == 1:
-        return shear_columns(x[::2], -1), shear_columns(x[1::2], -1)
-    if kind == 2:
-        return shear_rows(x[:, ::2], 1), shear_rows(x[:, 1::2].roll(-1, 0), 1)
-    return shear_rows(x[:, ::2], -1), shear_rows(x[:, 1::2], -1)
-
-
-@functools.lru_cache(64)
-def _bank(height, width, n, dtype, device):
-    def ladder(size):
-        return tuple(banded(size, LADDER, b, size, dtype, device) for b in (5, 6))
-
-    def perm(parts):
-        flat = torch.stack(parts).flatten()
-        return flat.to(device), flat.argsort().to(device)
-
-    def step(pairs):
-        parts = [p[0] for p in pairs] + [p[1] for p in pairs]
-        m, w = parts[0].shape
-        return _Step(*perm(parts), (2, len(pairs), m, w), ladder(m), ladder(w))
-
-    h = (*ANALYSIS, *ANALYSIS[-2::-1])
-    g = (*SYNTHESIS, *SYNTHESIS[-2::-1])
-    down = tuple(banded(s, h, 4, s, dtype, device)[::2].contiguous() for s in (height, width))
-    up = tuple(banded(s, g, 3, s, dtype, device)[:, ::2].contiguous() for s in (height, width))
-    first = step([polyphase(torch.arange(height * width).view(height, width), "1r")])
-    m = height // 2
-    both = [banded(m, LADDER, b, 2 * m, dtype, device) for b in (5, 6)]
-    first.rows = tuple(b[:, :m].contiguous() for b in both)
-    first.wraps = tuple(b[:, m:].contiguous() for b in both)
+    # Positions first: then a permutation of pixels moves whole rows of channels, and a filter is one matrix product.
+    low = _pad(_pad(x.permute(2, 3, 0, 1), 0, unit), 1, unit)
     halves = []
-    for half in range(2):
-        bands = [torch.arange(m * width).view(m, width)]
-        steps = []
-        for level in range(2, n + 1):
-            pairs = [polyphase(b, "2c" if level == 2 else 2 * half + k % 2) for k, b in enumerate(bands)]
-            steps.append(step(pairs))
-            idx = torch.arange(m * width).view(steps[-1].shape)
-            bands = [idx[1 - z, k] for k in range(len(pairs)) for z in range(2)]
-        if n > 2:
-            for k in range(1, 2 ** (n - 2) + 1):
-                s = 2 * k - (2 ** (n - 2) + 1)
-                for i in (2 * k - 2, 2 * k - 1):
-                    bands[i] = shear_rows(bands[i], s) if half else shear_columns(bands[i], s)
-        if half:
-            bands.reverse()
-        scale = []
-        for k in range(2 ** (n - 1)):
-            # the path of band k before reordering
-            f = (-ROOT) if half else 1 / ROOT
-            for l in range(n - 1):
-                f *= (-ROOT, 1 / ROOT)[(k >> l) & 1]
-            scale.append(f)
-        if half:
-            scale.reverse()
-        halves.append((steps, (*perm(bands), torch.tensor(scale, dtype=dtype, device=device).view(-1, 1, 1, 1, 1)), (len(bands), *bands[0].shape)))
-    return _Bank(down, up, first, halves)
+    for n in levels:
+        low, first, second = _analyse(low, n, False)
+        halves.append((first, second))
+    return low, halves
 
 
-def _reflection(size, padded, device):
-    period = max(2 * (size - 1), 1)
-    i = torch.arange(padded, device=device) % period
-    return torch.minimum(i, period - i)
+def _pad(x: Tensor, dim: int, unit: int) -> Tensor:
+    """Continue a dimension by reflection, as often as it takes, to a multiple of `unit`."""
+    size = x.shape[dim]
+    if size % unit == 0:
+        return x
+    index = torch.arange(-(-size // unit) * unit, device=x.device) % max(2 * size - 2, 1)
+    return x.index_select(dim, torch.minimum(index, 2 * size - 2 - index) if size > 1 else index)
+
+
+@torch.library.custom_op("segdistill::contourlet_analysis", mutates_args=())
+@full_precision
+def _analyse(x: Tensor, levels: int, dual: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(H,W,N,A) → low-pass (H/2,W/2,N,A) and both halves of the subbands, (K,h,w,N,A).
+
+    With `dual`, that of the dual bank, which is the transposed synthesis, as the dual synthesis is this transposed: so
+    each is the other's gradient. One operator each, since `torch.compile` would only unroll it.
+    """
+    bank, batch = make_bank(x.shape[0], x.shape[1], levels, x.dtype, x.device), x.shape[2:]
+    down, up = _pyramid(bank, dual)
+    x = x.flatten(2)
+    low = _separable(down, x)
+    detail = _separable(up, low)
+    torch.sub(x, detail, out=detail)
+    del x
+    parts = [detail.flatten(0, 1).index_select(0, gather) for gather in bank.first.gather.chunk(2)]
+    del detail
+    _lift(parts, bank.first, dual=dual, inverse=False)
+    for k, half in enumerate(bank.halves):
+        part, spare = parts[k], torch.empty_like(parts[k])
+        for round_ in half.rounds:
+            part, spare = torch.index_select(part, 0, round_.gather, out=spare), part
+            _lift(part.chunk(2), round_, dual=dual, inverse=False)
+        bands = torch.index_select(part, 0, half.gather, out=spare).view(len(half.scale), -1)
+        bands = bands.div_(half.scale) if dual else bands.mul_(half.scale)
+        parts[k] = bands.view(*half.shape, *batch)
+    return low.view(*low.shape[:2], *batch), parts[0], parts[1]
+
+
+@torch.library.custom_op("segdistill::contourlet_synthesis", mutates_args=())
+@full_precision
+def _synthesise(low: Tensor, first: Tensor, second: Tensor, levels: int, dual: bool) -> Tensor:
+    """Low-pass and both halves of the subbands → (H,W,N,A): undoes `_analyse`."""
+    height, width, batch = 2 * low.shape[0], 2 * low.shape[1], low.shape[2:]
+    bank = make_bank(height, width, levels, low.dtype, low.device)
+    parts = []
+    for bands, half in zip((first, second), bank.halves, strict=True):
+        bands = bands.reshape(len(half.scale), -1)
+        part = (bands * half.scale if dual else bands / half.scale).view(len(half.gather), -1)
+        part, spare = part.index_select(0, half.scatter), part
+        for round_ in reversed(half.rounds):
+            _lift(part.chunk(2), round_, dual=dual, inverse=True)
+            part, spare = torch.index_select(part, 0, round_.scatter, out=spare), part
+        parts.append(part)
+        del part, spare
+    _lift(parts, bank.first, dual=dual, inverse=True)
+    x = torch.cat(parts)
+    del parts
+    x = x.index_select(0, bank.first.scatter).view(height, width, -1)
+    down, up = _pyramid(bank, dual)
+    return x.add_(_separable(up, low.flatten(2) - _separable(down, x))).view(height, width, *batch)
+
+
+@_analyse.register_fake
+def _(x: Tensor, levels: int, dual: bool) -> tuple[Tensor, Tensor, Tensor]:
+    height, width, *batch = x.shape
+    many = 2 ** (levels - 1)
+    return (
+        x.new_empty(height // 2, width // 2, *batch),
+        x.new_empty(many, height // many, width // 2, *batch),
+        x.new_empty(many, height // 2, width // many, *batch),
+    )
+
+
+@_synthesise.register_fake
+def _(low: Tensor, first: Tensor, second: Tensor, levels: int, dual: bool) -> Tensor:
+    return low.new_empty(2 * low.shape[0], 2 * low.shape[1], *low.shape[2:])
+
+
+def _keep_options(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *_, ctx.levels, ctx.dual = inputs
+
+
+def _analyse_backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    return _synthesise(*gradients, ctx.levels, not ctx.dual), None, None
+
+
+def _synthesise_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    return *_analyse(gradient, ctx.levels, not ctx.dual), None, None
+
+
+_analyse.register_autograd(_analyse_backward, setup_context=_keep_options)
+_synthesise.register_autograd(_synthesise_backward, setup_context=_keep_options)
+
+
+def _pyramid(bank: Bank, dual: bool) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The pyramid's way down and its way up, as matrices of rows and columns; in the dual they change places."""
+    if not dual:
+        return bank.down, bank.up
+    return tuple(matrix.T for matrix in bank.up), tuple(matrix.T for matrix in bank.down)
+
+
+def _separable(matrices: tuple[Tensor, ...], x: Tensor) -> Tensor:
+    """Apply one matrix to the rows and one to the columns of (H,W,B)."""
+    rows, columns = matrices
+    return (rows @ (columns @ x).flatten(1)).view(rows.shape[0], columns.shape[0], -1)
+
+
+def _lift(components: Sequence[Tensor], round_: Round, *, dual: bool, inverse: bool) -> None:
+    """The two steps of a ladder, p0 −= B₁p1 and p1 += ½B₀p0, or their inverse; in place, without the factors."""
+    steps = [(0, -1.0), (1, 0.5)]
+    if dual:  # B₀ᵀ = B₁, so that the transposed ladder exchanges the two components
+        steps = [(1 - target, -factor) for target, factor in steps]
+    if inverse:
+        steps = [(target, -factor) for target, factor in reversed(steps)]
+    wedges, m, n = round_.shape
+    components = [component.view(wedges, m, n, -1) for component in components]
+    for target, factor in steps:
+        filtered = round_.columns[target] @ components[1 - target]
+        into = components[target].flatten(2)
+        into.baddbmm_(round_.rows[target].expand(wedges, m, m), filtered.flatten(2), alpha=factor)
+        if round_.wraps is not None:
+            shifted = filtered.roll(n // 2, 2).flatten(2)
+            into.baddbmm_(round_.wraps[target].expand(wedges, m, m), shifted, alpha=factor)

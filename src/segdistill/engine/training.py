@@ -1,0 +1,343 @@
+"""What a run holds, and what it does with its folder: networks, optimisers, data, checkpoints, validation."""
+
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from segdistill.data import SegmentationDataset
+from segdistill.data.sampler import train_loader
+from segdistill.data.transforms import TrainTransform
+from segdistill.engine import build
+from segdistill.engine.checkpoint import (
+    CHECKPOINT,
+    CONFIG,
+    ENVIRONMENT,
+    STUDENT,
+    SUMMARY,
+    load_checkpoint,
+    load_student,
+    make_card,
+    save_checkpoint,
+    save_student,
+    write_atomically,
+    write_json,
+)
+from segdistill.engine.config import Config, dump_config, load_config
+from segdistill.engine.distiller import Distiller
+from segdistill.engine.evaluate import evaluate, model_stats
+from segdistill.engine.record import Recorder
+from segdistill.engine.runtime import Runtime, environment, peak_memory
+from segdistill.methods import build_method
+
+FREE_TO_CHANGE = {"workers", "eval_every", "save_every", "log_every", "tensorboard", "device", "threads"}
+"""Settings that a resumed run may change, since they do not change what is computed."""
+
+
+class Training:
+    """Everything that a run holds: networks, optimisers, data, and its folder.
+
+    Args:
+        config: the loaded configuration.
+        run: device, precision, processes.
+        folder: of the run.
+        student: the user's own network, or None.
+        teacher: likewise.
+    """
+
+    recorder: Recorder
+
+    def __init__(
+        self,
+        config: Config,
+        run: Runtime,
+        folder: Path,
+        *,
+        student: nn.Module | None = None,
+        teacher: nn.Module | None = None,
+    ):
+        # What `auto` means is decided once, so that a resumed run computes as it began.
+        config = config.model_copy(update={"train": config.train.model_copy(update={"precision": run.precision})})
+        cfg = config.train
+        self.config, self.cfg, self.run, self.folder = config, cfg, run, folder
+        self.train_set = build.build_split(config.data, "train")
+        self.val_set = build.build_split(config.data, "val")
+        classes = len(self.train_set.classes)
+        layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
+        self.layout = layout
+
+        torch.manual_seed(cfg.seed)  # the same first weights whatever the method
+        tapped = build.build_student(config, classes, student)
+        self.teacher = build.build_teacher(config, classes, teacher)
+        if self.teacher is not None:
+            self.teacher.to(run.device, memory_format=layout)  # type: ignore[call-overload]
+        self.distiller = Distiller(tapped, build_method(config.method), aux_weight=cfg.aux_weight)
+        self.distiller.to(run.device)
+        torch.manual_seed(cfg.seed + 1)
+        self.distiller.adapt(self.teacher, torch.rand(1, 3, *self._dry_size(), device=run.device))
+        self.distiller.to(memory_format=layout)
+        self.method = self.distiller.method
+        self.network = tapped.network
+        self.critic = self.method.make_critic()
+        if self.critic is not None:
+            self.critic.to(run.device)
+
+        self.optimizer = build.build_optimizer(self.distiller.parameters(), cfg)
+        self.critic_optimizer = None if self.critic is None else self.method.make_critic_optimizer(self.critic)
+        self.scaler = torch.amp.GradScaler(run.device.type, enabled=cfg.precision == "fp16")
+        self.average = None
+        if cfg.ema is not None:
+            mean = get_ema_multi_avg_fn(cfg.ema)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(self.network, multi_avg_fn=mean, use_buffers=True)
+        if cfg.compile:
+            self.network.compile()
+            if self.teacher is not None:
+                self.teacher.network.compile()
+        self.model: nn.Module = self.distiller
+        if run.world > 1:
+            ids = [run.device.index] if run.device.type == "cuda" else None
+            self.model = DistributedDataParallel(self.distiller, device_ids=ids)
+        self.done, self.best, self.best_step = 0, -1.0, 0
+        self.clock = Clock()
+
+    def due(self, every: int) -> bool:
+        """Whether something that happens every so many steps (0: never) happens now; the last step always counts."""
+        return self.done == self.cfg.steps or (every > 0 and self.done % every == 0)
+
+    def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """Micro-batches from the step where the run stands."""
+        data, cfg, run = self.config.data, self.cfg, self.run
+        transform = TrainTransform(
+            crop=data.crop,
+            scale=data.scale,
+            flip=data.flip,
+            photometric=data.photometric,
+            size=data.size,
+            fill=getattr(self.network, "mean", (0.485, 0.456, 0.406)),
+        )
+        unlabelled = build.build_unlabelled(data)
+        return train_loader(
+            self.train_set,
+            transform,
+            batch_size=data.batch_size,
+            steps=cfg.steps,
+            start=self.done,
+            seed=cfg.seed,
+            workers=data.workers,
+            accumulate=cfg.accumulate,
+            rank=run.rank,
+            world=run.world,
+            unlabelled=unlabelled,
+            unlabelled_batch=data.unlabelled.batch_size if data.unlabelled is not None else 0,
+        )
+
+    def _dry_size(self) -> tuple[int, int]:
+        """The size of the dry run: that of training, since some methods fit layers or maps to it."""
+        data = self.config.data
+        size = data.crop or data.size
+        return size if size is not None else tuple(self.train_set[0][0].shape[-2:])  # type: ignore[return-value]
+
+    def record(self, terms: Mapping[str, float], norm: float, batches: "Waited") -> None:
+        """Record this step's terms, and the speed since the last record.
+
+        Args:
+            terms: of this step.
+            norm: of the gradient.
+            batches: knows how long it was waited for.
+        """
+        steps, seconds = self.done - self.recorder.last, max(self.clock.lap(), 1e-9)
+        self.recorder.step(
+            self.done,
+            {
+                "loss": sum(value for name, value in terms.items() if not name.startswith("critic_")),
+                **terms,
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "grad_norm": norm,
+                "images_per_s": steps * self.config.data.batch_size / seconds,
+                "data_wait": batches.take() / seconds,
+                "memory_mb": peak_memory(self.run.device) / 2**20,
+            },
+        )
+
+    @property
+    def deliverable(self) -> nn.Module:
+        """The network that is validated and saved: the running average where there is one."""
+        return self.network if self.average is None else self.average.module
+
+    def _evaluate(self, network: nn.Module, dataset: SegmentationDataset, run: Runtime) -> dict[str, Any]:
+        data = self.config.data
+        return evaluate(
+            network, dataset, size=data.size, batch_size=data.eval_batch_size, workers=data.workers, run=run
+        )
+
+    def validate(self) -> None:
+        """Evaluate on the validation split; the best student so far becomes `student.safetensors`."""
+        began = time.monotonic()
+        result = self._evaluate(self.deliverable, self.val_set, self.run)
+        score = -1.0 if result["miou"] is None else result["miou"]
+        better = score > self.best or not self.best_step
+        if better:
+            self.best, self.best_step = score, self.done
+        if self.run.main:
+            self.recorder.validation(self.done, result, better)
+            if better:
+                save_student(self.folder / STUDENT, self.deliverable, self._card(result))
+        self.clock.pause(time.monotonic() - began)
+
+    def _card(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        return make_card(
+            self.deliverable,
+            self.train_set.classes,
+            self.train_set.palette,
+            miou=result["miou"],
+            step=self.done,
+            data=self.config.data.name,
+            method=self.config.method_names,
+        )
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "distiller": self.distiller,
+            "optimizer": self.optimizer,
+            "scaler": self.scaler if self.scaler.is_enabled() else None,
+            "average": self.average,
+            "critic": self.critic,
+            "critic_optimizer": self.critic_optimizer,
+        }
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        if self.run.main:
+            facts = {"step": self.done, "seconds": self.clock.total(), "best": self.best, "best_step": self.best_step}
+            save_checkpoint(self.folder, self._parts, facts)
+        self.run.barrier()
+
+    def open(self, resume: bool) -> None:
+        """Start the run folder, or go on in it.
+
+        Args:
+            resume: whether to go on.
+
+        Raises:
+            ValueError: if the folder already holds a run and `resume` is False, or another run and it is True.
+        """
+        config_path = self.folder / CONFIG
+        if resume:
+            _check_same(load_config(config_path), self.config, self.folder)
+            facts = load_checkpoint(self.folder, self._parts)
+            self.done, self.clock = int(facts["step"]), Clock(float(facts["seconds"]))
+            self.best, self.best_step = float(facts["best"]), int(facts["best_step"])
+        elif (self.folder / CHECKPOINT).exists() or (self.folder / STUDENT).exists():
+            raise ValueError(f"{self.folder} already holds a run; --resume goes on with it, --out DIR starts another")
+        if self.run.main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not resume:
+                write_atomically(config_path, lambda p: p.write_text(dump_config(self.config)))
+                write_json(self.folder / ENVIRONMENT, environment())
+        folder = self.folder if self.run.main else None
+        self.recorder = Recorder(folder, self.cfg.steps, self.done, tensorboard=self.cfg.tensorboard)
+
+    def finish(self) -> dict[str, Any]:
+        """Evaluate the best student in float32 and write `summary.json`."""
+        run = self.run
+        if not self.best_step:
+            self.validate()
+        run.barrier()
+        best = load_student(self.folder / STUDENT, None if hasattr(self.network, "spec") else self.deliverable)
+        exact = Runtime(run.device, "fp32", run.rank, run.world)
+        result = self._evaluate(best.to(memory_format=self.layout), self.val_set, exact)
+        result.pop("confusion")
+        summary = {
+            **result,
+            "split": "val",
+            **_stats(best),
+            "steps": self.done,
+            "best_step": self.best_step,
+            "seconds": round(self.clock.total(), 2),
+            "peak_memory": peak_memory(run.device),
+            "student": self.config.student.name or type(self.network).__name__,
+            "method": self.config.method_names,
+            "seed": self.cfg.seed,
+        }
+        if run.main:
+            write_json(self.folder / SUMMARY, summary)
+        return summary
+
+
+class Clock:
+    """Seconds of a run over its interruptions, and of its laps without validation.
+
+    Args:
+        before: seconds that the run has taken before.
+    """
+
+    def __init__(self, before: float = 0.0):
+        self.before = before
+        self.began = self.since = time.monotonic()
+
+    def total(self) -> float:
+        """Seconds of the whole run so far."""
+        return self.before + time.monotonic() - self.began
+
+    def lap(self) -> float:
+        """Seconds since the last call, without pauses."""
+        now = time.monotonic()
+        seconds, self.since = now - self.since, now
+        return seconds
+
+    def pause(self, seconds: float) -> None:
+        """Keep some seconds out of the present lap."""
+        self.since += seconds
+
+
+class Waited:
+    """An iterator that knows how long its consumer waited for it.
+
+    Args:
+        batches: what to iterate over.
+    """
+
+    def __init__(self, batches: Iterable[tuple[Tensor, Tensor]]):
+        self.batches = iter(batches)
+        self.seconds = 0.0
+
+    def __iter__(self) -> "Waited":
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        began = time.monotonic()
+        batch = next(self.batches)
+        self.seconds += time.monotonic() - began
+        return batch
+
+    def take(self) -> float:
+        """Seconds waited since the last call."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
+
+
+def _check_same(old: Config, new: Config, folder: Path) -> None:
+    a, b = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    for key in sorted(a.keys() | b.keys()):
+        if a.get(key) != b.get(key) and key.split(".")[-1] not in FREE_TO_CHANGE:
+            raise ValueError(f"{folder} was started with {key}={a.get(key)}, not {b.get(key)}; resume it unchanged")
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict) and tree:
+        return {k: v for key, sub in tree.items() for k, v in _flat(sub, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): tree}
+
+
+def _stats(network: nn.Module) -> dict[str, Any]:
+    params = sum(p.numel() for p in network.parameters())
+    with suppress(Exception):  # an operation of the user's own that has no shape function leaves the FLOPs unknown
+        return model_stats(network)
+    return {"params": params, "flops": None, "flops_size": None}

@@ -1,0 +1,147 @@
+"""Statistics of features by class, exact over all batches and processes: what FAKD augments with."""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segdistill.functional import IGNORE, check_labels, resize_labels, upcast
+
+BLOCK = 128
+"""Pixels of one class that share a matrix product."""
+
+
+def class_blocks(index: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows sorted into blocks of equal size that hold one group each, so that one batched product serves all groups.
+
+    Args:
+        index: (R,) int64, the group of each row, in 0…num_groups−1.
+        num_groups: how many groups there are.
+
+    Returns:
+        For B blocks of `BLOCK` places: the row at each place (B,BLOCK), whether the place is taken (B,BLOCK; at those
+        that are not stands just some row), and the group of each block (B,).
+
+    >>> rows, taken, groups = class_blocks(torch.tensor([1, 0, 1]), 2)
+    >>> groups, taken.sum(1), rows[taken]
+    (tensor([0, 1]), tensor([1, 2]), tensor([1, 0, 2]))
+    """
+    counts = torch.bincount(index, minlength=num_groups)
+    blocks = (counts + BLOCK - 1) // BLOCK
+    groups = torch.arange(num_groups, device=index.device).repeat_interleave(blocks)
+    number = torch.arange(len(groups), device=index.device) - (blocks.cumsum(0) - blocks)[groups]  # within its group
+    place = (number * BLOCK)[:, None] + torch.arange(BLOCK, device=index.device)
+    ranks = (counts.cumsum(0) - counts)[groups][:, None] + place
+    rows = index.argsort(stable=True)[ranks.clamp(max=len(index) - 1)]
+    return rows, place < counts[groups][:, None], groups
+
+
+class ClassCovariance(nn.Module):
+    """Running mean and covariance of the features of each class, exact over all batches and all processes.
+
+    Buffers, all in the checkpoint: `count` (C,) int64, `mean` (C,A), `covariance` (C,A) or (C,A,A); the last two in
+    float64, because small differences of large means enter the covariance.
+
+    Args:
+        num_classes: C.
+        channels: A.
+        full: keep whole matrices (C,A,A) instead of their diagonals (C,A).
+        ignore_index: label of pixels that belong to no class; so do labels outside 0…C−1.
+
+    Source:
+        The running update of ISDA (Wang et al., NeurIPS 2019, eq. 8-10), which FAKD takes over. Biased, as there.
+    """
+
+    count: Tensor
+    mean: Tensor
+    covariance: Tensor
+
+    def __init__(self, num_classes: int, channels: int, full: bool = False, *, ignore_index: int = IGNORE):
+        super().__init__()
+        self.full = full
+        self.ignore_index = ignore_index
+        shape = (num_classes, channels, channels) if full else (num_classes, channels)
+        self.register_buffer("count", torch.zeros(num_classes, dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros(num_classes, channels, dtype=torch.float64))
+        self.register_buffer("covariance", torch.zeros(shape, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Take in one batch, in every process at once where there are several.
+
+        With n pixels so far and m new ones, w = m/(m+n): Σ ← (1−w)Σ + wΣ′ + w(1−w)(μ−μ′)(μ−μ′)ᵀ, written with
+        n·Σ so that images, processes and the past are joined by one and the same sum.
+
+        Args:
+            features: (N,A,H,W).
+            labels: (N,h,w) integers, brought to H×W by the nearest neighbour.
+
+        Raises:
+            ValueError: if the channels are not A, or the labels do not fit.
+        """
+        if features.dim() != 4 or features.shape[1] != self.mean.shape[1]:
+            raise ValueError(f"features: expected (N,{self.mean.shape[1]},H,W), got {tuple(features.shape)}")
+        check_labels(features, labels)
+        none = len(self.count)
+        labels = resize_labels(labels, (features.shape[2], features.shape[3])).flatten(1)
+        labels = torch.where((labels < 0) | (labels >= none) | (labels == self.ignore_index), none, labels)
+        scatter = torch.zeros_like(self.covariance)
+        # Image by image: a centred copy of one image stays in the cache, one of the batch costs twice the time.
+        pairs = zip(upcast(features).flatten(2), labels, strict=True)
+        counts, means, errors = map(torch.stack, zip(*[self._add_image(*pair, scatter) for pair in pairs], strict=True))
+        scatter -= self._spread(counts, errors)
+        count, mean, scatter = self._join(counts, means, scatter)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(scatter)
+            count, mean, scatter = self._join(_gather(count), _gather(mean), scatter)
+        self.count, self.mean, scatter = self._join(
+            torch.stack([self.count, count]),
+            torch.stack([self.mean, mean]),
+            scatter + self.covariance * _column(self.count, self.covariance),
+        )
+        self.covariance = scatter / _column(self.count.clamp(min=1), scatter)
+
+    def _add_image(self, image: Tensor, labels: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Add an image's scatter about its class means to `scatter`; return counts, means and the centres' errors."""
+        classes = len(self.count)
+        rows = image.t().contiguous()
+        order = labels.argsort(stable=True)
+        counts = torch.bincount(labels, minlength=classes + 1)
+        first, counts = counts.cumsum(0) - counts, counts[:classes]
+
+        def class_mean(x: Tensor) -> Tensor:
+            return F.embedding_bag(order, x, first, mode="sum")[:classes].double() / counts.clamp(min=1)[:, None]
+
+        centres = class_mean(rows).to(rows.dtype)
+        # The last row is for pixels of no class: what is gathered there is never read.
+        centred = F.embedding(labels, F.pad(centres, (0, 0, 0, 1))).sub_(rows)
+        errors = class_mean(centred)  # a rounded mean of large features is off by more than a small covariance bears
+        if self.full:
+            rows_of, taken, owners = class_blocks(labels, classes + 1)
+            known = owners < classes
+            own = F.embedding(rows_of[known], centred) * taken[known][..., None]
+            scatter.index_add_(0, owners[known], (own.mT @ own).double())
+        else:
+            scatter += class_mean(centred.square_()) * counts[:, None]
+        return counts, centres.double() - errors, errors
+
+    def _join(self, counts: Tensor, means: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Count, mean and scatter of the union of P parts: counts (P,C), means (P,C,A), `scatter` their sum."""
+        count = counts.sum(0)
+        mean = (means * counts[..., None]).sum(0) / count.clamp(min=1)[:, None]
+        return count, mean, scatter + self._spread(counts, means - mean)
+
+    def _spread(self, counts: Tensor, offsets: Tensor) -> Tensor:
+        """Σ over the parts of count · offset offsetᵀ, or of its diagonal."""
+        weighted = offsets * counts[..., None]
+        return torch.einsum("pca,pcb->cab" if self.full else "pca,pca->ca", weighted, offsets)
+
+
+def _column(count: Tensor, like: Tensor) -> Tensor:
+    return count.view(-1, *[1] * (like.dim() - 1))
+
+
+def _gather(x: Tensor) -> Tensor:
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.stack(parts)

@@ -1,0 +1,202 @@
+"""Quantise and count: the statistical texture of a region as levels of similarity and how often each occurs.
+
+Here R counts regions, P their positions, N the quantisation levels.
+"""
+
+import torch
+from torch import Tensor
+
+from segdistill.functional import full_precision
+
+SHORTEST = 1e-8
+"""Two vectors whose lengths multiply to less have no angle: their similarity is 0, without a gradient."""
+NARROW = 1e-6
+"""Smallest window of a level: all positions of a constant region belong to all levels alike."""
+
+
+@full_precision
+def mean_similarity(features: Tensor) -> Tensor:
+    """Cosine of each position's feature with the region's mean feature, (R,P).
+
+    Args:
+        features: (R,A,P).
+
+    Source:
+        Zhu et al., Learning Statistical Texture for Semantic Segmentation (STLNet, CVPR 2021).
+
+    >>> mean_similarity(torch.tensor([[[1.0, 1.0], [1.0, -1.0]]]))
+    tensor([[0.7071, 0.7071]])
+    """
+    if features.dim() != 3:
+        raise ValueError(f"features: expected (R,A,P), got {tuple(features.shape)}")
+    mean = features.mean(2)
+    product = (mean[:, None] @ features)[:, 0]
+    lengths = torch.linalg.vector_norm(features, dim=1) * torch.linalg.vector_norm(mean, dim=1, keepdim=True)
+    return product / lengths.where(lengths > SHORTEST, torch.inf)
+
+
+@full_precision
+def uniform_levels(similarity: Tensor, num_levels: int) -> Tensor:
+    """N levels in the middle of N equal cells between each region's least and largest similarity, (R,N).
+
+    Args:
+        similarity: (R,P).
+        num_levels: N, two at least.
+
+    Raises:
+        ValueError: on another rank, or fewer than two levels.
+
+    Source:
+        STLNet.
+
+    >>> uniform_levels(torch.tensor([[0.0, 0.4, 1.0]]), 4).tolist()
+    [[0.125, 0.375, 0.625, 0.875]]
+    """
+    _check(similarity, num_levels)
+    centres = torch.arange(num_levels, dtype=similarity.dtype, device=similarity.device) + 0.5
+    return _at(similarity, centres / num_levels)
+
+
+def _check(similarity: Tensor, num_levels: int) -> None:
+    if similarity.dim() != 2 or similarity.numel() == 0:
+        raise ValueError(f"similarity: expected a non-empty (R,P), got {tuple(similarity.shape)}")
+    if num_levels < 2:
+        raise ValueError(f"expected two levels at least, got {num_levels}")
+
+
+def _at(similarity: Tensor, share: Tensor) -> Tensor:
+    """Where a share 0…1 of the way from each region's least similarity to its largest lies."""
+    low, high = similarity.aminmax(dim=1, keepdim=True)
+    return low + (high - low) * share
+
+
+@full_precision
+def encode(similarity: Tensor, levels: Tensor) -> Tensor:
+    """How strongly each position belongs to each level, E = (1 − |L − S|)·[|L − S| < δ], (R,P,N).
+
+    δ is the level's distance to its farther neighbour. Uniform levels have one δ, their spacing, as in STLNet's
+    released code. The region's ends count as mirrors, beyond which the outermost levels see themselves, so that with
+    any levels each position belongs to one of them at least.
+
+    Args:
+        similarity: (R,P).
+        levels: (R,N), ascending.
+
+    Raises:
+        ValueError: on other shapes, or fewer than two levels.
+
+    Source:
+        STLNet.
+
+    >>> encode(torch.tensor([[0.0, 0.5, 1.0]]), torch.tensor([[0.25, 0.75]])).tolist()
+    [[[0.75, 0.0], [0.75, 0.75], [0.0, 0.75]]]
+    """
+    # Differs from the paper: SSTKD writes an absolute window 0.5/N, which loses positions wherever the similarities of
+    # a region span more than 1.
+    if levels.dim() != 2 or levels.shape[0] != similarity.shape[0]:
+        raise ValueError(f"levels: expected ({similarity.shape[0]},N), got {tuple(levels.shape)}")
+    _check(similarity, levels.shape[1])
+    with torch.no_grad():
+        low, high = similarity.aminmax(dim=1, keepdim=True)
+        before, after = levels[:, :1] - low, high - levels[:, -1:]
+        gaps = torch.cat([2 * before, levels.diff(dim=1), 2 * after], dim=1)
+        windows = torch.maximum(gaps[:, :-1], gaps[:, 1:]).clamp_min(NARROW)
+    distance = (levels[:, None] - similarity[:, :, None]).abs()
+    return torch.where(distance < windows[:, None], 1 - distance, 0.0).clamp_min(0.0)
+
+
+def count(encoding: Tensor) -> Tensor:
+    """Share of each level, C_n = Σ_i E_in / ΣΣ E, (R,N).
+
+    Args:
+        encoding: (R,P,N), as `encode` gives it.
+
+    >>> similarity = torch.tensor([[0.0, 0.1, 0.25, 0.4, 0.75, 1.0]])
+    >>> count(encode(similarity, uniform_levels(similarity, 4)))
+    tensor([[0.3417, 0.2320, 0.2069, 0.2194]])
+    """
+    totals = encoding.sum(1)
+    return totals / totals.sum(1, keepdim=True)
+
+
+@full_precision
+def clip_counts(counts: Tensor, ratio: float) -> Tensor:
+    """Denoised counts: what exceeds a share of the largest is cut off and given to all levels alike; the sum stays.
+
+    Args:
+        counts: (R,N).
+        ratio: θ, the threshold as a share of each region's largest count; 1 changes nothing.
+
+    Raises:
+        ValueError: on another rank, or a ratio outside 0…1.
+
+    Source:
+        Ji et al., Structural and Statistical Texture Knowledge Distillation for Semantic Segmentation (CVPR 2022).
+
+    >>> clip_counts(torch.tensor([[0.6, 0.3, 0.1]]), 0.5)
+    tensor([[0.4000, 0.4000, 0.2000]])
+    """
+    if counts.dim() != 2:
+        raise ValueError(f"counts: expected (R,N), got {tuple(counts.shape)}")
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"ratio: expected 0 to 1, got {ratio}")
+    threshold = ratio * counts.amax(1, keepdim=True)
+    return torch.minimum(counts, threshold) + (counts - threshold).clamp_min(0.0).mean(1, keepdim=True)
+
+
+@full_precision
+@torch.no_grad()
+def heuristic_levels(similarity: Tensor, num_levels: int, *, density: float = 0.5) -> Tensor:
+    """N levels that lie closer where similarities are frequent, (R,N), ascending, detached.
+
+    2N uniform levels are counted first. Their cells form two groups, the dense ones (a count of at least `density`
+    times the largest) and the sparse ones. The dense group gets as large a share of the N levels as of the counts, one
+    at least and N − 1 at most; each group's levels lie uniformly on its cells, put end to end. A region whose counts
+    this does not flatten, as where all similarities are equally frequent already, keeps its uniform levels.
+
+    Args:
+        similarity: (R,P).
+        num_levels: N, two at least.
+        density: ρ.
+
+    Raises:
+        ValueError: on another rank, fewer than two levels, or a density outside 0…1.
+
+    Source:
+        Ji et al., with one division into groups.
+
+    >>> heuristic_levels(torch.tensor([[0.0, 0.7, 0.7, 0.7, 0.7, 0.8, 0.8, 0.8, 1.0]]), 4)
+    tensor([[0.3750, 0.6667, 0.7500, 0.8333]])
+    """
+    if not 0 <= density <= 1:
+        raise ValueError(f"density: expected 0 to 1, got {density}")
+    counts = count(encode(similarity, uniform_levels(similarity, 2 * num_levels)))
+    dense = counts >= density * counts.amax(1, keepdim=True)
+    mass = (counts * dense).sum(1, keepdim=True)
+    first = (num_levels * mass).round().clamp(1, num_levels - 1)
+    first = first.where(~dense.all(1, keepdim=True), num_levels)  # no sparse cell, no sparse level
+    slot = torch.arange(num_levels, dtype=similarity.dtype, device=similarity.device)
+    in_dense = slot < first
+    place = torch.where(
+        in_dense, _spread(dense, (slot + 0.5) / first), _spread(~dense, (slot - first + 0.5) / (num_levels - first))
+    )
+    levels, plain = _at(similarity, place / (2 * num_levels)).sort(1).values, uniform_levels(similarity, num_levels)
+    flatter = _entropy(count(encode(similarity, levels))) > _entropy(count(encode(similarity, plain)))
+    return levels.where(flatter, plain)
+
+
+def _entropy(counts: Tensor) -> Tensor:
+    return -torch.xlogy(counts, counts).sum(1, keepdim=True)
+
+
+def _spread(cells: Tensor, share: Tensor) -> Tensor:
+    """Where a share 0…1 of the way along the chosen cells, put end to end, lies among all cells (of length 1).
+
+    Args:
+        cells: (R,M) bool, at least one of them chosen in each row that counts.
+        share: (R,N).
+    """
+    before = cells.cumsum(1)  # chosen cells up to and with this one
+    way = share * before[:, -1:]
+    cell = torch.searchsorted(before.to(way.dtype), way, right=True).clamp_max(cells.shape[1] - 1)
+    return cell + way - (before.gather(1, cell) - 1)

@@ -1,0 +1,167 @@
+"""Where texture is worth comparing: regions drawn by how much a map varies inside them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from segdistill.functional import full_precision
+
+SCALES = (8.0, 16.0, 32.0)
+"""Square roots of the anchors' areas, in cells."""
+RATIOS = (0.5, 1.0, 2.0)
+"""Heights of the anchors over their widths."""
+
+
+def candidate_boxes(
+    images: int,
+    size: tuple[int, int],
+    points: int,
+    *,
+    scales: Sequence[float] = SCALES,
+    ratios: Sequence[float] = RATIOS,
+    device: torch.device | str = "cpu",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Anchors of all scales and ratios around uniformly drawn points, (images, points·scales·ratios, 4) int64.
+
+    A box is (x1, y1, x2, y2) in whole cells, the last ones exclusive. Near the border it is moved inside; on a map that
+    is smaller than the anchor it is as large as the map.
+
+    Args:
+        images: N.
+        size: (H,W) of the map in cells.
+        points: how many for each image.
+        scales: square roots of the areas, in cells.
+        ratios: heights over widths.
+        device: of the result.
+        generator: for the points; default: torch's own, of that device.
+
+    >>> candidate_boxes(1, (4, 9), 1, scales=[2], ratios=[1, 4], generator=torch.Generator().manual_seed(0)).tolist()
+    [[[3, 2, 5, 4], [4, 0, 5, 4]]]
+    """
+    limits = torch.tensor((size[1], size[0]), device=device)
+    root = torch.tensor([[ratio**-0.5, ratio**0.5] for ratio in ratios], device=device)
+    extents = torch.tensor(scales, device=device)[:, None, None] * root
+    extents = torch.minimum(extents.round().long().clamp_min(1), limits).view(-1, 2)  # (anchors, 2)
+    centres = torch.rand(images, points, 1, 2, generator=generator, device=device) * limits
+    corners = (centres - extents / 2).round().long().clamp_min(0)
+    corners = torch.minimum(corners, limits - extents)
+    return torch.cat([corners, corners + extents], dim=-1).flatten(1, 2)
+
+
+def box_variance(x: Tensor, boxes: Tensor) -> Tensor:
+    """Variance of a one-channel map inside each box, (N,R), float64, through integral images.
+
+    Args:
+        x: (N,H,W).
+        boxes: (N,R,4) int64, as `candidate_boxes` gives them.
+
+    Raises:
+        ValueError: on other shapes.
+
+    >>> x = torch.tensor([[[0.0, 2.0], [0.0, 6.0]]])
+    >>> box_variance(x, torch.tensor([[[0, 0, 2, 1], [0, 0, 2, 2]]])).tolist()
+    [[1.0, 6.0]]
+    """
+    if x.dim() != 3 or boxes.dim() != 3 or boxes.shape[0] != x.shape[0] or boxes.shape[2] != 4:
+        raise ValueError(f"expected (N,H,W) and boxes (N,R,4), got {tuple(x.shape)} and {tuple(boxes.shape)}")
+    n, h, w = x.shape
+    x = x.double()
+    x = x - x.mean((1, 2), keepdim=True)  # the difference of squares below is of the size of what it subtracts
+    integral = x.new_zeros(2, n, h + 1, w + 1)
+    integral[:, :, 1:, 1:] = torch.stack([x, x.square()]).cumsum(2).cumsum(3)
+    x1, y1, x2, y2 = boxes.unbind(2)
+
+    def corner(y: Tensor, x: Tensor) -> Tensor:
+        return integral.flatten(2).gather(2, (y * (w + 1) + x).expand(2, -1, -1))
+
+    mean, square = (corner(y2, x2) - corner(y1, x2) - corner(y2, x1) + corner(y1, x1)) / ((y2 - y1) * (x2 - x1))
+    variance: Tensor = square - mean.square()
+    return variance.clamp_min(0.0)
+
+
+@full_precision
+@torch.no_grad()
+def sample_regions(
+    importance: Tensor,
+    regions: int = 64,
+    *,
+    oversample: int = 3,
+    important: float = 0.75,
+    scales: Sequence[float] = SCALES,
+    ratios: Sequence[float] = RATIOS,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Regions of each image, most of them where a map varies, (N,regions,4) int64 boxes in cells.
+
+    Of the anchors around `oversample`·`regions` points, a share `important` is drawn with a probability in proportion
+    to the map's variance inside, the rest uniformly; none twice.
+
+    Args:
+        importance: (N,H,W), in SSTKD the mean over channels of the teacher's features.
+        regions: how many for each image.
+        oversample: k; 3 in the paper.
+        important: β; 0.75 in the paper.
+        scales: square roots of the anchors' areas, in cells.
+        ratios: heights of the anchors over their widths.
+        generator: default: torch's own, of the map's device.
+
+    Raises:
+        ValueError: on another rank, fewer than one region or point for each, or a share outside 0…1.
+
+    Source:
+        Ji et al., Structural and Statistical Texture Knowledge Distillation for Semantic Segmentation (CVPR 2022); the
+        scheme is PointRend's (Kirillov et al., 2020). The paper does not give scales and ratios.
+
+    >>> sample_regions(torch.randn(2, 20, 30), 5).shape
+    torch.Size([2, 5, 4])
+    """
+    if importance.dim() != 3:
+        raise ValueError(f"importance: expected (N,H,W), got {tuple(importance.shape)}")
+    if regions < 1 or oversample < 1 or not 0 <= important <= 1:
+        raise ValueError(
+            f"expected regions and oversample of at least 1, and important from 0 to 1, got {regions}, {oversample}, "
+            f"{important}"
+        )
+    n, h, w = importance.shape
+    boxes = candidate_boxes(
+        n,
+        (h, w),
+        oversample * regions,
+        scales=scales,
+        ratios=ratios,
+        device=importance.device,
+        generator=generator,
+    )
+    weight = box_variance(importance, boxes)
+    # A share of uniform chance, too small to matter, lets a draw succeed where fewer boxes than asked for vary.
+    weight = weight / weight.amax(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny) + 1e-6
+    many = round(important * regions)
+    drawn = [torch.multinomial(weight, many, generator=generator)] if many else []
+    if many < regions:
+        rest = torch.ones_like(weight)
+        rest = rest.scatter(1, drawn[0], 0.0) if drawn else rest
+        drawn.append(torch.multinomial(rest, regions - many, generator=generator))
+    return boxes.gather(1, torch.cat(drawn, dim=1)[:, :, None].expand(-1, -1, 4))
+
+
+@full_precision
+def crop_regions(x: Tensor, boxes: Tensor, size: int = 16) -> Tensor:
+    """Regions of a map at one size by RoIAlign, (N·R,A,size,size), in the order of the images.
+
+    Args:
+        x: (N,A,H,W).
+        boxes: (N,R,4) in cells.
+        size: positions of a region along each side.
+
+    Raises:
+        ValueError: on other shapes.
+    """
+    if x.dim() != 4 or boxes.dim() != 3 or boxes.shape[0] != x.shape[0] or boxes.shape[2] != 4:
+        raise ValueError(f"expected (N,A,H,W) and boxes (N,R,4), got {tuple(x.shape)} and {tuple(boxes.shape)}")
+    image = torch.arange(len(x), device=x.device).repeat_interleave(boxes.shape[1])[:, None]
+    rois = torch.cat([image, boxes.flatten(0, 1)], dim=1).to(x.dtype)
+    regions: Tensor = roi_align(x, rois, size, aligned=True)
+    return regions

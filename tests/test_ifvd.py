@@ -52,7 +52,9 @@ def test_near_equality_keeps_its_relative_accuracy():
     teacher, labels = torch.randn(2, 11, 32, 32), torch.randint(0, 5, (2, 32, 32))
     student = teacher + 1e-4 * torch.randn_like(teacher)
     exact = intra_class_variation(student.double(), teacher.double(), labels, num_classes=5)
-    assert intra_class_variation(student, teacher, labels, num_classes=5).item() == pytest.approx(exact.item(), rel=1e-3)
+    assert intra_class_variation(student, teacher, labels, num_classes=5).item() == pytest.approx(
+        exact.item(), rel=1e-3
+    )
 
 
 def test_lengths_do_not_matter():

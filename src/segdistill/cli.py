@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 
@@ -46,13 +45,14 @@ def main() -> None:
         if debug or "out of memory" not in str(error):
             raise
         fail("out of memory; lower data.batch_size or data.crop, or raise train.accumulate")
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        sys.exit(0)
-    except click.ClickException as error:
-        fail(error.format_message())
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         fail("interrupted")
+    except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.exit(0)  # the help is on the screen
+        if debug or not hasattr(error, "format_message"):
+            raise
+        fail(error.format_message())  # a mistake in the arguments
 
 
 def fail(message: str) -> None:
@@ -167,3 +167,7 @@ def demo(
     from segdistill.compare.demo import run_demo
 
     show.demo(console, run_demo(out, seeds, say=console.print))
+
+
+if __name__ == "__main__":
+    main()

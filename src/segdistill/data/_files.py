@@ -173,12 +173,12 @@ class FileDataset(SegmentationDataset):
         expected: for an image without a mask, where its mask was looked for.
 
     Raises:
-        ValueError: if there is no image, or an image without a mask.
+        ValueError: if an image has no mask.
     """
 
     def __init__(self, images: Mapping[str, Path], masks: Mapping[str, Path] | None, expected: Callable[[str], str]):
         missing = [name for name in images if masks is not None and name not in masks]
-        self.names = [name for name in images if name not in set(missing)]
+        self.names = [name for name in images if masks is None or name in masks]
         self.images = [images[name] for name in self.names]
         self.masks = None if masks is None else [masks[name] for name in self.names]
         if missing:
@@ -208,18 +208,24 @@ class FileDataset(SegmentationDataset):
     def problems(self, index: int) -> list[str]:
         """What is wrong with the image, with its mask, and with the two together."""
         found: list[str] = []
-        pair: list[Array] = []
-        readers: list[tuple[Callable[[Path], Array], Path]] = [(read_image, self.images[index])]
-        if self.masks is not None:
-            readers += [(read_mask, self.masks[index]), (self.read_ids, self.masks[index])]
-        for reader, path in readers:
+
+        def attempt(read: Callable[[Path], Array], path: Path) -> Array | None:
             try:
-                pair.append(reader(path))
+                return read(path)
             except ValueError as error:
-                found += [str(error)] if str(error) not in found else []
-        if self.masks is not None and len(pair) >= 2:
+                found.append(str(error))
+                return None
+
+        image = attempt(read_image, self.images[index])
+        if self.masks is None:
+            return found
+        path = self.masks[index]
+        values = attempt(read_mask, path)
+        if values is not None:
+            attempt(self.read_ids, path)
+        if image is not None and values is not None:
             try:
-                self._check_sizes(index, pair[0], pair[1])
+                self._check_sizes(index, image, values)
             except ValueError as error:
                 found.append(str(error))
         return found

@@ -1,5 +1,6 @@
 """Batches that are addressed by step: the same ones for any number of workers, processes and accumulation chunks."""
 
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import groupby
@@ -185,6 +186,12 @@ def _same(item: Any) -> Any:
     return item
 
 
+def _ignore_signals(_worker: int) -> None:
+    """A signal to the whole process group is for the main process, which finishes its step and ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class _Loader:
     """A DataLoader over ready-made batches, which raises the errors that its workers hand over."""
 
@@ -196,6 +203,7 @@ class _Loader:
             sampler=indices,
             num_workers=workers,
             collate_fn=_same,
+            worker_init_fn=_ignore_signals,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # else each pass draws from the global one, and a resumed run differs

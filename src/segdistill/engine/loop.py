@@ -4,7 +4,7 @@ images → teacher taps, student taps → named loss terms → sum → optimiser
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def train(training: Training) -> None:
         run.seed(cfg.seed, step)
         set_rate((training.optimizer, training.critic_optimizer), schedule(step, cfg))
         totals: dict[str, float] = {}
-        for images, target in islice(_unless_stopped(batches, training), cfg.accumulate):
+        for images, target in islice(batches, cfg.accumulate):
             images = images.to(run.device, memory_format=training.layout, non_blocking=True)
             target = target.to(run.device, non_blocking=True)
 
@@ -118,7 +118,7 @@ def train(training: Training) -> None:
         if stop or training.due(cfg.save_every):
             training.save()
         if stop:
-            raise _stopped(training)
+            raise TrainingStopped(f"stopped after step {training.done}; go on with --resume --out {training.folder}")
 
 
 def _step(
@@ -160,21 +160,6 @@ def _not_finite(what: str, value: float, training: Training) -> TrainingStopped:
         f"{what} is {value} at step {training.done}; last good checkpoint: {path if path.is_file() else 'none yet'}. "
         "Lower train.lr or that term's weight, set train.clip, or use train.precision=fp32"
     )
-
-
-def _stopped(training: Training) -> TrainingStopped:
-    return TrainingStopped(f"stopped after step {training.done}; go on with --resume --out {training.folder}")
-
-
-def _unless_stopped(batches: Waited, training: Training) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches; a signal to the whole process group ends the loading processes too, which is no failure."""
-    try:
-        yield from batches
-    except RuntimeError:
-        if not training.run.stopped:
-            raise
-        training.save()
-        raise _stopped(training) from None
 
 
 def default_folder(config: Config, student: nn.Module | None = None) -> Path:

@@ -5,7 +5,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segdistill.functional import IGNORE, check_labels, resize_labels, upcast
+from segdistill.functional import IGNORE, check_labels, full_precision, resize_labels
 
 BLOCK = 128
 """Pixels of one class that share a matrix product."""
@@ -66,6 +66,7 @@ class ClassCovariance(nn.Module):
         self.register_buffer("covariance", torch.zeros(shape, dtype=torch.float64))
 
     @torch.no_grad()
+    @full_precision
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Take in one batch, in every process at once where there are several.
 
@@ -82,24 +83,26 @@ class ClassCovariance(nn.Module):
         if features.dim() != 4 or features.shape[1] != self.mean.shape[1]:
             raise ValueError(f"features: expected (N,{self.mean.shape[1]},H,W), got {tuple(features.shape)}")
         check_labels(features, labels)
-        none = len(self.count)
+        classes = len(self.count)
         labels = resize_labels(labels, (features.shape[2], features.shape[3])).flatten(1)
-        labels = torch.where((labels < 0) | (labels >= none) | (labels == self.ignore_index), none, labels)
+        labels = torch.where((labels < 0) | (labels >= classes) | (labels == self.ignore_index), classes, labels)
         scatter = torch.zeros_like(self.covariance)
         # Image by image: a centred copy of one image stays in the cache, one of the batch costs twice the time.
-        pairs = zip(upcast(features).flatten(2), labels, strict=True)
+        pairs = zip(features.flatten(2), labels, strict=True)
         counts, means, errors = map(torch.stack, zip(*[self._add_image(*pair, scatter) for pair in pairs], strict=True))
         scatter -= self._spread(counts, errors)
         count, mean, scatter = self._join(counts, means, scatter)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(scatter)
             count, mean, scatter = self._join(_gather(count), _gather(mean), scatter)
-        self.count, self.mean, scatter = self._join(
+        count, mean, scatter = self._join(
             torch.stack([self.count, count]),
             torch.stack([self.mean, mean]),
-            scatter + self.covariance * _column(self.count, self.covariance),
+            scatter + self.covariance * _column(self.count, scatter),
         )
-        self.covariance = scatter / _column(self.count.clamp(min=1), scatter)
+        self.count.copy_(count)
+        self.mean.copy_(mean)
+        self.covariance.copy_(scatter / _column(count.clamp(min=1), scatter))
 
     def _add_image(self, image: Tensor, labels: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Add an image's scatter about its class means to `scatter`; return counts, means and the centres' errors."""
@@ -113,14 +116,14 @@ class ClassCovariance(nn.Module):
             return F.embedding_bag(order, x, first, mode="sum")[:classes].double() / counts.clamp(min=1)[:, None]
 
         centres = class_mean(rows).to(rows.dtype)
-        # The last row is for pixels of no class: what is gathered there is never read.
+        # The row of zeros stands for no class; what comes of it is never read.
         centred = F.embedding(labels, F.pad(centres, (0, 0, 0, 1))).sub_(rows)
         errors = class_mean(centred)  # a rounded mean of large features is off by more than a small covariance bears
         if self.full:
-            rows_of, taken, owners = class_blocks(labels, classes + 1)
+            pixels, taken, owners = class_blocks(labels, classes + 1)
             known = owners < classes
-            own = F.embedding(rows_of[known], centred) * taken[known][..., None]
-            scatter.index_add_(0, owners[known], (own.mT @ own).double())
+            block = F.embedding(pixels[known], centred).masked_fill_(~taken[known][..., None], 0)
+            scatter.index_add_(0, owners[known], (block.mT @ block).double())
         else:
             scatter += class_mean(centred.square_()) * counts[:, None]
         return counts, centres.double() - errors, errors
@@ -134,7 +137,7 @@ class ClassCovariance(nn.Module):
     def _spread(self, counts: Tensor, offsets: Tensor) -> Tensor:
         """Σ over the parts of count · offset offsetᵀ, or of its diagonal."""
         weighted = offsets * counts[..., None]
-        return torch.einsum("pca,pcb->cab" if self.full else "pca,pca->ca", weighted, offsets)
+        return torch.einsum("pca,pcb->cab", weighted, offsets) if self.full else (weighted * offsets).sum(0)
 
 
 def _column(count: Tensor, like: Tensor) -> Tensor:

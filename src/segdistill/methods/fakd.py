@@ -81,7 +81,8 @@ def augmented_channel_kl(student: Tensor, teacher: Tensor, variance: Tensor, *, 
     augmented = torch.add(student.flatten(2), variance, alpha=0.5 / temperature) / temperature
     log_teacher = F.log_softmax(teacher.detach().flatten(2) / temperature, dim=2)
     divergence = kl_terms(log_teacher, F.log_softmax(augmented, dim=2)).sum(2) * temperature**2
-    return (divergence + torch.linalg.vecdot(log_teacher.exp(), variance)).mean()
+    mean_variance: Tensor = torch.linalg.vecdot(log_teacher.exp(), variance)
+    return (divergence + mean_variance).mean()
 
 
 @full_precision
@@ -138,7 +139,7 @@ def augmented_pixel_kl(
     growth = _growth(weight, scale * _with_none(weight, covariance)[present])
     pixels, taken, owners = class_blocks((present.cumsum(0) - 1)[index], len(growth))
     probability, knowledge = (F.embedding(pixels, _pixels(x).exp()) for x in (log_student, log_teacher))
-    excess = torch.linalg.vecdot(knowledge, (probability @ growth[owners]).log1p()) * taken
+    excess: Tensor = torch.linalg.vecdot(knowledge, (probability @ growth[owners]).log1p()) * taken
     return plain.mean() + excess.sum() / plain.numel()
 
 

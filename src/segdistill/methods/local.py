@@ -7,7 +7,7 @@ from torch import Tensor
 
 from segdistill.functional import check_maps, empty, full_precision
 from segdistill.methods._base import Method
-from segdistill.methods.skd import lengths
+from segdistill.methods.skd import inverse_lengths
 from segdistill.taps import Taps
 
 DIRECTIONS = ((0, 1), (1, -1), (1, 0), (1, 1))
@@ -56,16 +56,16 @@ def neighbours(x: Tensor, kind: Literal["cosine", "l2"]) -> Tensor:
         (N,8,H−2,W−2), opposite neighbours one after the other.
     """
     h, w = x.shape[2:]
-    length = lengths(x) if kind == "cosine" else None
+    scale = inverse_lengths(x) if kind == "cosine" else None
     maps = []
     for down, right in DIRECTIONS:
         left, right = max(0, -right), max(0, right)  # columns without a partner, on either side
         here = (..., slice(0, h - down), slice(left, w - right))
         there = (..., slice(down, h), slice(right, w - left))
-        if length is None:
+        if scale is None:
             pairs = (x[here] - x[there]).square().sum(1, dtype=torch.float64)
         else:
-            pairs = (x[here] * x[there]).sum(1, dtype=torch.float64) / length[here][:, 0] / length[there][:, 0]
+            pairs = (x[here] * x[there]).sum(1, dtype=torch.float64) * (scale[here] * scale[there])[:, 0]
         # Each pair serves twice: as the neighbour ahead of its first pixel, and behind its second.
         maps.append(pairs[:, 1 : h - 1, 1 - left : w - 1 - left])
         maps.append(pairs[:, 1 - down : h - 1 - down, 1 - right : w - 1 - right])

@@ -1,6 +1,5 @@
 """SKD: structured knowledge distillation (Liu et al., CVPR 2019): single pixels, pairs of them, whole maps."""
 
-from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -20,51 +19,72 @@ SHORTEST = 1e-8
 """A vector of less than this length has no direction: its similarity to all others is 0, without a gradient."""
 
 BLOCK = 1024
-"""Nodes that are in float64 at a time."""
+"""Nodes that are normalised at a time."""
+
+CANCELS = 1e-3
+"""What share of its terms a distance must keep for float32 to be enough; it is then good to 1e-4."""
 
 
-def lengths(x: Tensor) -> Tensor:
-    """Lengths of the vectors along dimension 1, which is kept, in float64; infinite where there is no direction."""
-    length: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float64)
-    return length.where(length > SHORTEST, torch.inf)
-
-
-def unit_vectors(x: Tensor) -> Tensor:
-    """Bring the vectors along dimension 1 to length 1, in float64; those without a direction become 0.
+def inverse_lengths(x: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    """1/length of the vectors along dimension 1, which is kept; 0 for those without a direction.
 
     Args:
         x: (N,A,...).
-
-    >>> unit_vectors(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
-    [[0.6, 0.8], [0.0, 0.0]]
+        dtype: of the result.
     """
-    return x / lengths(x)
+    square = x.square().sum(1, keepdim=True, dtype=dtype)
+    return square.where(square > SHORTEST**2, torch.inf).rsqrt()
+
+
+def unit_vectors(x: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Bring the vectors along dimension 1 to length 1; those without a direction become 0, without a gradient.
+
+    Args:
+        x: (N,A,...).
+        dtype: of the result.
+
+    >>> unit_vectors(torch.tensor([[0.0, -2.0], [0.0, 0.0]])).tolist()
+    [[0.0, -1.0], [0.0, 0.0]]
+    """
+    x = x.to(dtype)
+    return x * inverse_lengths(x, dtype)
+
+
+def moments(student: Tensor, teacher: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """SᵀS (N,A,A), SᵀT (N,A,B), ‖TᵀT‖² and ‖SSᵀ−TTᵀ‖² of the unit vectors S and T of all nodes.
+
+    Args:
+        student: nodes (N,A,n).
+        teacher: nodes (N,B,n).
+        dtype: of the products; they are summed in float64.
+    """
+    (n, a, _), b, half = student.shape, teacher.shape[1], teacher.shape[1] // 2
+    shapes = (a, a), (a, b), (half, b), (b - half, b - half)
+    own, cross, upper, lower = (student.new_zeros(n, *shape, dtype=torch.float64) for shape in shapes)
+    for nodes, guides in zip(torch.split(student, BLOCK, 2), torch.split(teacher, BLOCK, 2), strict=True):
+        s, t = unit_vectors(nodes, dtype), unit_vectors(guides, dtype)
+        own += s @ s.mT
+        cross += s @ t.mT
+        upper += t[:, :half] @ t.mT  # TᵀT is symmetric, and the largest: its lower left quarter is left out
+        lower += t[:, half:] @ t[:, half:].mT
+    other = upper.square().sum() + upper[:, :, half:].square().sum() + lower.square().sum()
+    return own.to(dtype), cross.to(dtype), other, own.square().sum() - 2 * cross.square().sum() + other
 
 
 class GramDistance(torch.autograd.Function):
     """‖SSᵀ−TTᵀ‖² = ‖SᵀS‖² − 2‖SᵀT‖² + ‖TᵀT‖² (Frobenius), S and T the nodes' unit vectors; sum over images.
 
-    The n×n Gram matrices are never formed: time is linear in the nodes n, memory does not depend on them. What is left
-    of the three terms for nearly equal sides is 1e-10 of each, so they are summed in float64.
+    The n×n Gram matrices are never formed: time is linear in the nodes n, memory does not depend on them. For nearly
+    equal sides 1e-10 of the three terms is left, more than float32 resolves: they are then computed in float64.
     """
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
         """(N,A,n) and (N,B,n) → 0-dim float64."""
-        (n, a, _), b, half = student.shape, teacher.shape[1], teacher.shape[1] // 2
-        own, cross, upper, lower = (
-            student.new_zeros(n, *size, dtype=torch.float64)
-            for size in ((a, a), (a, b), (half, b), (b - half, b - half))
-        )
-        for s, t in blocks(student, teacher):
-            s, t = unit_vectors(s), unit_vectors(t)
-            own += s @ s.mT
-            cross += s @ t.mT
-            upper += t[:, :half] @ t.mT  # TᵀT is symmetric, and the largest: its lower left quarter is left out
-            lower += t[:, half:] @ t[:, half:].mT
+        own, cross, other, distance = moments(student, teacher, student.dtype)
+        if distance < CANCELS * other:
+            own, cross, _, distance = moments(student, teacher, torch.float64)
         ctx.save_for_backward(student, teacher, own, cross)
-        other = upper.square().sum() + upper[:, :, half:].square().sum() + lower.square().sum()
-        distance: Tensor = own.square().sum() - 2 * cross.square().sum() + other
         return distance.clamp_min(0)
 
     @staticmethod
@@ -73,18 +93,14 @@ class GramDistance(torch.autograd.Function):
         """4·(SSᵀ−TTᵀ)S, through the normalisation of S."""
         student, teacher, own, cross = ctx.saved_tensors
         result = torch.empty_like(student)
-        for part, (s, t) in zip(torch.split(result, BLOCK, 2), blocks(student, teacher), strict=True):
-            length = lengths(s)
-            s = s / length
-            slope = own @ s - cross @ t / lengths(t)
-            part.copy_((slope - s * (s * slope).sum(1, keepdim=True)) / length * (4 * gradient))
+        parts = (torch.split(tensor, BLOCK, 2) for tensor in (student, teacher, result))
+        for nodes, guides, part in zip(*parts, strict=True):
+            nodes, guides = nodes.to(own.dtype), guides.to(own.dtype)
+            scale = inverse_lengths(nodes, own.dtype)
+            s = nodes * scale
+            slope = own @ s - cross @ guides * inverse_lengths(guides, own.dtype)
+            part.copy_((slope - s * (s * slope).sum(1, keepdim=True)) * scale * (4 * gradient))
         return result, None
-
-
-def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Cut tensors (N,…,n) along their nodes, and bring one piece of each to float64 at a time."""
-    for pieces in zip(*(torch.split(tensor, BLOCK, 2) for tensor in tensors), strict=True):
-        yield tuple(piece.double() for piece in pieces)
 
 
 @full_precision
@@ -274,10 +290,10 @@ class StructuredKD(Method):
     def adversarial_loss(self, critic: nn.Module, student: Taps, teacher: Taps) -> dict[str, Tensor]:
         """The term `holistic`: a high score is a low loss."""
         assert isinstance(critic, Critic)
-        return {"holistic": self.holistic_weight * holistic_loss(critic, student["logits"], student["image"])}
+        return {"holistic": self.holistic_weight * holistic_loss(critic, student["logits"], student.get("image"))}
 
     def critic_loss(self, critic: nn.Module, student: Taps, teacher: Taps) -> dict[str, Tensor]:
         """The terms `wasserstein` and `penalty`."""
         assert isinstance(critic, Critic)
         logits = student["logits"], teacher["logits"]
-        return critic_terms(critic, *logits, student["image"], weight=self.penalty_weight)
+        return critic_terms(critic, *logits, student.get("image"), weight=self.penalty_weight)

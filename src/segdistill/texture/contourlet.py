@@ -40,7 +40,7 @@ def contourlet(x: Tensor, levels: Sequence[int] = (4, 3)) -> Contourlet:
     """Contourlet coefficients of each channel, at most 4/3 as many as the map has pixels.
 
     A scale with n directional levels gives 2ⁿ subbands. The first half of them holds the frequencies that are more
-    vertical than horizontal (stripes along the rows), the second half the others.
+    horizontal than vertical (stripes along the columns), the second half the others.
 
     H and W are padded at the bottom and at the right, by reflection, to the next multiple of 8 for (4, 3), of the
     largest 2^(s+n−1) over the scales s = 0, 1 … in general. The transform itself is periodic. Its cost grows with H+W

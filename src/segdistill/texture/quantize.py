@@ -32,7 +32,8 @@ def mean_similarity(features: Tensor) -> Tensor:
     mean = features.mean(2)
     product = (mean[:, None] @ features)[:, 0]
     lengths = torch.linalg.vector_norm(features, dim=1) * torch.linalg.vector_norm(mean, dim=1, keepdim=True)
-    return product / lengths.where(lengths > SHORTEST, torch.inf)
+    similarity: Tensor = product / lengths.where(lengths > SHORTEST, torch.inf)
+    return similarity
 
 
 @full_precision

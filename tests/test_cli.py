@@ -1,0 +1,182 @@
+"""The commands as a user types them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from segdistill import cli
+
+TINY = """
+data: {name: synthetic, size: [32, 32], images: 4, crop: [32, 32], batch_size: 4, workers: 0}
+student: {name: pspnet_resnet18_quarter, output_stride: 16}
+train: {steps: 2, precision: fp32, log_every: 1}
+"""
+
+
+@pytest.fixture
+def segdistill(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["segdistill", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory):
+    from segdistill import distill
+
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    distill(yaml.safe_load(TINY), out=folder)
+    return folder
+
+
+def test_train_distil_evaluate_predict(tmp_path, segdistill):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(TINY)
+    status, out, _ = segdistill("train", config, "--out", tmp_path / "teacher")
+    assert (status, "val mIoU" in out) == (0, True)
+    teacher = f"teacher.checkpoint={tmp_path / 'teacher'}"
+    status, out, _ = segdistill(
+        "distill", config, "method=cwd", teacher, "train.steps=1", "--out", tmp_path / "student"
+    )
+    assert (status, "cwd" in out) == (0, True)
+    status, out, _ = segdistill("eval", tmp_path / "student", "--split", "test", "--json", tmp_path / "test.json")
+    assert (status, "pixel accuracy" in out) == (0, True)
+    assert json.loads((tmp_path / "test.json").read_text())["split"] == "test"
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    status, _, _ = segdistill("predict", tmp_path / "student", tmp_path / "a.png", "--out", tmp_path / "predictions")
+    assert status == 0
+    assert Image.open(tmp_path / "predictions/ids/a.png").size == (40, 30)
+    status, _, _ = segdistill("train", tmp_path / "teacher", "--resume")
+    assert status == 0
+
+
+def test_a_folder_of_ones_own_images(tmp_path, segdistill):
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (tmp_path / "mine" / kind).mkdir(parents=True)
+    for i in range(6):
+        mask = rng.integers(0, 3, (40, 48), dtype=np.uint8)
+        Image.fromarray(mask).save(tmp_path / f"mine/masks/{i}.png")
+        Image.fromarray(np.stack([60 * mask] * 3, -1)).save(tmp_path / f"mine/images/{i}.jpg")
+    config = tmp_path / "mine.yaml"
+    lines = [
+        "data:",
+        "  name: folder",
+        f"  root: {tmp_path / 'mine'}",
+        "  classes: [wall, floor, door]",
+        "  val_fraction: 0.34",
+        "  crop: [32, 32]",
+        "  batch_size: 2",
+        "  workers: 0",
+        "student: {name: pspnet_resnet18_quarter}",
+        "method: kd",
+        "train: {steps: 2, precision: fp32}",
+    ]
+    assert len(lines) <= 15
+    config.write_text("\n".join(lines))
+    assert segdistill("data", "check", config)[0] == 0
+    assert segdistill("train", config, "--out", tmp_path / "teacher")[0] == 0
+    teacher = f"teacher.checkpoint={tmp_path / 'teacher'}"
+    status, out, err = segdistill("distill", config, teacher, "--out", tmp_path / "student")
+    assert status == 0, err
+    assert "kd" in out
+
+
+def test_lists_layers_doctor(segdistill, run_folder):
+    status, out, _ = segdistill("list", "methods")
+    assert status == 0
+    assert all(name in out for name in ("none", "kd", "cwd"))
+    assert segdistill("list", "models")[1].count("pspnet_") > 3
+    assert "synthetic" in segdistill("list", "data")[1]
+    for model in ("pspnet_resnet18", run_folder):
+        status, out, _ = segdistill("layers", model)
+        assert status == 0
+        assert "low1" in out
+    status, out, _ = segdistill("doctor")
+    assert status == 0
+    assert "torch" in out
+
+
+@pytest.mark.parametrize("command", [[], ["data"], ["demo"], ["train"], ["distill"], ["eval"], ["predict"], ["list"],
+                                     ["layers"], ["data", "check"], ["doctor"]])  # fmt: skip
+def test_help_has_an_example(segdistill, command):
+    status, out, _ = segdistill(*command, "--help")
+    assert status == 0
+    if command and command != ["data"]:
+        assert "Example: " in out
+        assert f"segdistill {' '.join(command)}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "missing.yaml"], "no configuration at missing.yaml"),
+        (["eval", "missing"], "no student at missing"),
+        (["predict", "missing", "a.png"], "no student at missing"),
+        (["list", "colours"], "expected methods, models or data"),
+        (["layers", "pspent_resnet18"], "did you mean pspnet_resnet18"),
+        (["trian"], "No such command"),
+        (["train"], "Missing argument"),
+        (["train", "x.yaml", "--oot", "y"], "No such option"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(segdistill, arguments, message):
+    status, _, err = segdistill(*arguments)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_debug_gives_the_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["segdistill", "--debug", "train", "missing.yaml"])
+    with pytest.raises(ValueError, match="no configuration"):
+        cli.main()
+
+
+def test_data_check_lists_problems_and_fails(tmp_path, segdistill):
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for i in range(4):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"images/{i}.png")
+        Image.new("L", (16, 16), 9 if i == 2 else 1).save(tmp_path / f"masks/{i}.png")
+    config = {
+        "data": {"name": "folder", "root": str(tmp_path), "classes": ["a", "b"], "val_fraction": 0.25},
+        "student": {"name": "pspnet_resnet18"},
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    status, out, _ = segdistill("data", "check", tmp_path / "c.yaml")
+    assert status == 2
+    assert "9" in out
+
+
+def test_a_terminated_run_goes_on_where_it_stopped(tmp_path):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(TINY.replace("steps: 2", "steps: 100000, threads: 1").replace("workers: 0", "workers: 1"))
+    command = [sys.executable, "-m", "segdistill.cli", "train", str(config), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    metrics = tmp_path / "run/metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (metrics.is_file() and metrics.read_text().count("\n") > 2) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGTERM)  # the loading process too, as a scheduler does it
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    last = err.splitlines()[-1]
+    assert "stopped after step" in last
+    assert "--resume" in last
+    import torch
+
+    assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["facts"]["step"] >= 2

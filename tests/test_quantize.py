@@ -1,0 +1,166 @@
+import pytest
+import torch
+
+from segdistill.texture import clip_counts, count, encode, heuristic_levels, mean_similarity, uniform_levels
+
+SIMILARITY = torch.tensor([[0.0, 0.1, 0.25, 0.4, 0.75, 1.0]], dtype=torch.float64)
+COUNTS = torch.tensor([[0.341693, 0.231975, 0.206897, 0.219436]], dtype=torch.float64)
+
+
+def skewed(kind: str, regions: int = 40, positions: int = 256) -> torch.Tensor:
+    """Similarities of several distributions, in (−1,1)."""
+    noise = torch.randn(regions, positions, dtype=torch.float64)
+    return {
+        "normal": 0.2 * noise,
+        "skewed": torch.rand_like(noise).pow(4),
+        "two peaks": torch.where(torch.rand_like(noise) < 0.8, 0.9 + 0.02 * noise, 0.2 + 0.1 * noise),
+        "uniform": torch.rand_like(noise),
+        "few": torch.rand(regions, 5, dtype=torch.float64),
+        "opposite": torch.where(torch.rand_like(noise) < 0.9, 1.0, -1.0),
+    }[kind].clamp(-1, 1)
+
+
+KINDS = ["normal", "skewed", "two peaks", "uniform", "few", "opposite"]
+
+
+def entropy(counts):
+    return -torch.xlogy(counts, counts).sum(1)
+
+
+def test_uniform_levels_and_counts_have_the_worked_values():
+    levels = uniform_levels(SIMILARITY, 4)
+    torch.testing.assert_close(levels, torch.tensor([[0.125, 0.375, 0.625, 0.875]], dtype=torch.float64))
+    counts = count(encode(SIMILARITY, levels))
+    torch.testing.assert_close(counts, COUNTS, rtol=0, atol=1e-6)
+    clipped = torch.tensor([[0.316066, 0.240517, 0.215439, 0.227978]], dtype=torch.float64)
+    torch.testing.assert_close(clip_counts(counts, 0.9), clipped, rtol=0, atol=1e-6)
+
+
+def test_similarity_and_encoding_agree_with_loops():
+    features = torch.randn(2, 5, 7, dtype=torch.float64)
+    similarity = mean_similarity(features)
+    encoding = encode(similarity, uniform_levels(similarity, 3))
+    for r in range(2):
+        mean = features[r].mean(1)
+        s = [float(features[r, :, i] @ mean / features[r, :, i].norm() / mean.norm()) for i in range(7)]
+        spacing = (max(s) - min(s)) / 3
+        for i in range(7):
+            assert similarity[r, i].item() == pytest.approx(s[i], rel=1e-12)
+            for n in range(3):
+                distance = abs(min(s) + (n + 0.5) * spacing - s[i])
+                expected = 1 - distance if distance < spacing else 0
+                assert encoding[r, i, n].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_heuristic_levels_agree_with_a_worked_example():
+    # Cells of 1/8; the two that hold 0.7 and 0.8 are dense, with 0.875 of the counts: three levels of four.
+    similarity = torch.tensor([[0.0, 0.7, 0.7, 0.7, 0.7, 0.8, 0.8, 0.8, 1.0]], dtype=torch.float64)
+    expected = torch.tensor([[3.0, 5 + 1 / 3, 6.0, 6 + 2 / 3]], dtype=torch.float64) / 8
+    torch.testing.assert_close(heuristic_levels(similarity, 4), expected)
+
+
+def test_gradcheck():
+    features = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
+
+    def counts(features):
+        similarity = mean_similarity(features)
+        return clip_counts(count(encode(similarity, uniform_levels(similarity, 4))), 0.8)
+
+    def heuristic(similarity):
+        # Levels are constants to the gradient, so gradcheck must not see them move.
+        return count(encode(similarity, levels))
+
+    similarity = torch.rand(2, 9, dtype=torch.float64, requires_grad=True)
+    levels = heuristic_levels(similarity, 4)
+    assert torch.autograd.gradcheck(counts, features)
+    assert torch.autograd.gradcheck(heuristic, similarity)
+    assert not levels.requires_grad
+
+
+@pytest.mark.parametrize("num_levels", [2, 4, 16, 32])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_position_is_lost_and_counts_are_shares(kind, num_levels):
+    similarity = skewed(kind)
+    for levels in (uniform_levels(similarity, num_levels), heuristic_levels(similarity, num_levels)):
+        assert levels.shape == (len(similarity), num_levels)
+        assert (levels.diff(dim=1) >= 0).all()
+        assert (levels >= similarity.amin(1, keepdim=True)).all()
+        assert (levels <= similarity.amax(1, keepdim=True)).all()
+        encoding = encode(similarity, levels)
+        assert (encoding.amax(2) > 0).all()
+        assert (encoding >= 0).all()
+        torch.testing.assert_close(count(encoding).sum(1), torch.ones(len(similarity), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("num_levels", [4, 16, 32])
+@pytest.mark.parametrize("kind", KINDS)
+def test_heuristic_levels_flatten_the_counts(kind, num_levels):
+    similarity = skewed(kind)
+    plain = entropy(count(encode(similarity, uniform_levels(similarity, num_levels))))
+    flattened = entropy(count(encode(similarity, heuristic_levels(similarity, num_levels))))
+    assert (flattened >= plain - 1e-12).all()
+    if kind in ("normal", "two peaks"):
+        assert (flattened - plain).mean() > 0.05
+
+
+def test_an_interior_position_belongs_to_two_uniform_levels():
+    similarity = torch.linspace(0, 1, 101, dtype=torch.float64)[None]
+    encoding = encode(similarity, uniform_levels(similarity, 5))
+    inside = (similarity[0] > 0.105) & (similarity[0] < 0.895)
+    assert ((encoding[0] > 0).sum(1)[inside] >= 2).all()
+
+
+def test_denoising_keeps_the_sum_and_flattens():
+    counts = torch.rand(30, 8).softmax(1).pow(3)
+    clipped = clip_counts(counts, 0.5)
+    torch.testing.assert_close(clipped.sum(1), counts.sum(1))
+    assert (clipped.std(1) <= counts.std(1)).all()
+    torch.testing.assert_close(clip_counts(counts, 1.0), counts)
+    torch.testing.assert_close(clip_counts(counts, 0.0), counts.mean(1, keepdim=True).expand_as(counts))
+
+
+@pytest.mark.parametrize("make_levels", [uniform_levels, heuristic_levels])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_constant_regions_are_finite_and_equally_counted(make_levels, value):
+    features = torch.full((2, 3, 9), value, requires_grad=True)
+    similarity = mean_similarity(features)
+    counts = count(encode(similarity, make_levels(similarity, 4)))
+    torch.testing.assert_close(counts, torch.full((2, 4), 0.25))
+    counts.square().sum().backward()
+    assert features.grad.isfinite().all()
+
+
+def test_a_zero_vector_in_a_region_has_no_slope():
+    features = torch.randn(1, 3, 5)
+    features[:, :, 0] = 0
+    features.requires_grad_()
+    similarity = mean_similarity(features)
+    assert similarity[0, 0] == 0
+    similarity.sum().backward()
+    assert features.grad.abs().max() < 100
+
+
+def test_half_precision_is_upcast_under_autocast():
+    features = torch.randn(2, 8, 16).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        similarity = mean_similarity(features)
+        levels = heuristic_levels(similarity, 4)
+        assert similarity.dtype == levels.dtype == encode(similarity, levels).dtype == torch.float32
+    torch.testing.assert_close(similarity, mean_similarity(features.float()))
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"expected \(R,A,P\)"):
+        mean_similarity(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"expected a non-empty \(R,P\)"):
+        uniform_levels(torch.zeros(2, 3, 4), 4)
+    with pytest.raises(ValueError, match="two levels at least"):
+        uniform_levels(torch.zeros(2, 3), 1)
+    with pytest.raises(ValueError, match=r"levels: expected \(2,N\)"):
+        encode(torch.zeros(2, 3), torch.zeros(1, 4))
+    with pytest.raises(ValueError, match="density: expected 0 to 1"):
+        heuristic_levels(torch.zeros(2, 3), 4, density=1.5)
+    with pytest.raises(ValueError, match=r"counts: expected \(R,N\)"):
+        clip_counts(torch.zeros(3), 0.5)
+    with pytest.raises(ValueError, match="ratio: expected 0 to 1"):
+        clip_counts(torch.zeros(2, 3), 2.0)

@@ -1,0 +1,246 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segdistill.methods import build_method
+from segdistill.methods._level_graph import LevelGraph, constant, texture_knowledge
+from segdistill.methods.sstkd import UnitChannels, both_stages, statistical_texture, structural_texture
+from segdistill.texture import contourlet
+
+ABLATION = {
+    "response": {"structural_weight": 0.0, "statistical_weight": 0.0, "holistic_weight": 0.0},
+    "structural": {"statistical_weight": 0.0, "holistic_weight": 0.0},
+    "global": {
+        "structural_weight": 0.0,
+        "holistic_weight": 0.0,
+        "sampler": False,
+        "heuristic": False,
+        "denoise": False,
+    },
+    "sampler": {"structural_weight": 0.0, "holistic_weight": 0.0, "heuristic": False, "denoise": False},
+    "heuristic": {"structural_weight": 0.0, "holistic_weight": 0.0, "denoise": False},
+    "denoise": {"structural_weight": 0.0, "holistic_weight": 0.0},
+    "both": {"holistic_weight": 0.0},
+    "one scale": {"statistical_weight": 0.0, "holistic_weight": 0.0, "levels": [4]},
+    "three scales": {"statistical_weight": 0.0, "holistic_weight": 0.0, "levels": [4, 3, 2]},
+    "no graph": {"holistic_weight": 0.0, "graph": "none"},
+    "trained graph": {"holistic_weight": 0.0, "graph": "trained"},
+}
+
+
+def make_taps(channels: int, size: tuple[int, int] = (12, 16)) -> dict[str, torch.Tensor]:
+    h, w = size
+    return {
+        "low1": torch.randn(2, channels // 2, 2 * h, 2 * w).relu(),
+        "low2": torch.randn(2, channels, h, w).relu(),
+        "logits": torch.randn(2, 5, h, w),
+        "image": torch.rand(2, 3, 8 * h, 8 * w),
+    }
+
+
+def make(size: tuple[int, int] = (12, 16), **options):
+    method = build_method({"name": "sstkd", **options}).methods["sstkd"]
+    student, teacher = make_taps(4, size), make_taps(8, size)
+    method.adapt(student, teacher)
+    return method.train(), student, teacher
+
+
+def test_structural_texture_agrees_with_a_loop_over_the_subbands_of_both_sides():
+    student, teacher = torch.randn(2, 3, 16, 24), torch.randn(2, 3, 16, 24)
+    own, other = contourlet(student), contourlet(teacher)
+    pairs = [pair for scales in zip(own.bands, other.bands, strict=True) for pair in zip(*scales, strict=True)]
+    expected = sum((a - b).square().mean() for a, b in pairs) / 24
+    torch.testing.assert_close(structural_texture(student, teacher), expected)
+
+
+def test_the_graph_agrees_with_loops():
+    regions, channels, positions, levels = 2, 3, 5, 4
+    graph = LevelGraph(channels, levels).double()
+    features = torch.randn(regions, channels, positions, dtype=torch.float64)
+    level, count = torch.rand(2, regions, levels, dtype=torch.float64)
+    encoding = torch.rand(regions, positions, levels, dtype=torch.float64)
+    knowledge = graph(features, level, count, encoding)
+    for r in range(regions):
+        nodes = []
+        for n in range(levels):
+            hidden = (graph.second @ (graph.first @ torch.stack([level[r, n], count[r, n]])).relu()).relu()
+            nodes.append(graph.merge @ torch.cat([hidden, graph.mean @ features[r].mean(1)]))
+        reasoned = []
+        for n in range(levels):
+            scores = torch.stack([(graph.key @ nodes[n]) @ (graph.query @ other) for other in nodes]) / 128**0.5
+            reasoned.append(sum(w * (graph.value @ other) for w, other in zip(scores.softmax(0), nodes, strict=True)))
+        for p in range(positions):
+            expected = sum(encoding[r, p, n] * reasoned[n] for n in range(levels))
+            torch.testing.assert_close(knowledge[r, :, p], expected)
+
+
+def test_gradcheck():
+    student, teacher = torch.randn(2, 1, 3, 4, 6, dtype=torch.float64)
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: structural_texture(s, teacher, levels=(2,)), student)
+    graph = LevelGraph(3, 4).double()
+    options = {"num_levels": 4, "heuristic": False, "graph": graph}
+    regions = torch.randn(1, 3, 7, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda s: statistical_texture(s.flatten(2), teacher.flatten(2), **options), student)
+    assert statistical_texture(regions, regions, **options) == 0
+
+
+def test_near_equality_keeps_its_relative_accuracy():
+    teacher = torch.randn(1, 4, 16, 16)
+    student = teacher + 1e-4 * torch.randn_like(teacher)
+    exact = structural_texture(student.double(), teacher.double())
+    assert structural_texture(student, teacher).item() == pytest.approx(exact.item(), rel=1e-3)
+    # Counting has thresholds, so that two equal distances compare as they round; the draw above has none so close.
+    exact = statistical_texture(student.double().flatten(2), teacher.double().flatten(2), heuristic=False, num_levels=4)
+    actual = statistical_texture(student.flatten(2), teacher.flatten(2), heuristic=False, num_levels=4)
+    assert actual.item() == pytest.approx(exact.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("loss", [structural_texture, lambda s, t: statistical_texture(s.flatten(2), t.flatten(2))])
+def test_equal_and_constant_maps_are_finite(loss):
+    for teacher in (torch.zeros(1, 2, 8, 8), torch.ones(1, 2, 8, 8), torch.randn(1, 2, 8, 8)):
+        student = teacher.clone().requires_grad_()
+        value = loss(student, teacher)
+        value.backward()
+        assert value.item() == pytest.approx(0, abs=1e-12)
+        assert student.grad.isfinite().all()
+
+
+def test_half_precision_is_upcast_under_autocast():
+    student, teacher = torch.randn(2, 1, 4, 8, 8).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert structural_texture(student, teacher).dtype == torch.float32
+        actual = statistical_texture(student.flatten(2), teacher.flatten(2), graph=LevelGraph(4, 32))
+    expected = statistical_texture(student.float().flatten(2), teacher.float().flatten(2), graph=LevelGraph(4, 32))
+    torch.testing.assert_close(actual, expected)
+
+
+def test_the_teacher_gets_no_gradient():
+    teacher = torch.randn(1, 4, 8, 8, requires_grad=True)
+    student = torch.randn(1, 4, 8, 8, requires_grad=True)
+    loss = structural_texture(student, teacher) + statistical_texture(student.flatten(2), teacher.flatten(2))
+    loss.backward()
+    assert teacher.grad is None
+
+
+def test_the_teacher_is_scaled_by_the_mean_over_all_batches():
+    scale = UnitChannels(2)
+    batches = [torch.randn(2, 2, 3, 4) * torch.tensor([5.0, 0.2]).view(2, 1, 1) for _ in range(3)]
+    outputs = [scale(batch) for batch in batches]
+    energy = torch.cat(batches).square().mean((0, 2, 3))
+    torch.testing.assert_close(scale.energy, energy)
+    energy = energy + 1e-4 * energy.mean()
+    torch.testing.assert_close(outputs[-1], batches[-1] / energy.sqrt()[:, None, None])
+    before = scale.energy.clone()
+    torch.testing.assert_close(scale.eval()(batches[0]), batches[0] / energy.sqrt()[:, None, None])
+    assert torch.equal(scale.energy, before)
+    assert UnitChannels(2)(torch.zeros(1, 2, 3, 3)).isfinite().all()
+
+
+def test_a_dead_channel_is_not_blown_up():
+    x = torch.randn(1, 2, 8, 8)
+    x[:, 1] *= 1e-6
+    assert UnitChannels(2)(x)[:, 1].abs().max() < 1e-3
+
+
+def test_both_stages_are_at_the_size_of_the_second():
+    taps = {"low1": torch.rand(1, 2, 9, 13), "low2": torch.rand(1, 3, 5, 7)}
+    joined = both_stages(taps)
+    assert joined.shape == (1, 5, 5, 7)
+    assert torch.equal(joined[:, 2:], taps["low2"])
+    torch.testing.assert_close(
+        joined[:, :2], F.interpolate(taps["low1"], size=(5, 7), mode="bilinear", align_corners=False)
+    )
+
+
+@pytest.mark.parametrize("row", ABLATION)
+@pytest.mark.parametrize("size", [(12, 16), (5, 7)])
+def test_each_row_of_the_ablation_runs_and_reaches_what_it_trains(row, size):
+    method, student, teacher = make(size, **ABLATION[row])
+    for tap in student.values():
+        tap.requires_grad_()
+    terms = method(student, teacher, torch.full((2, 8, 8), 255), 0.0)
+    expected = {"response"}
+    if method.structural_weight:
+        expected.add("structural")
+    if method.statistical_weight:
+        expected |= {"statistical"} | ({"reconstruction"} if method.graph == "trained" else set())
+    assert set(terms) == expected
+    sum(terms.values()).backward()
+    assert all(value.isfinite() and value > 0 for value in terms.values())
+    assert {name for name, tap in student.items() if tap.grad is not None} == method.student_taps()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.parameters())
+    assert method.make_critic() is None
+
+
+def test_zero_weights_read_nothing():
+    method = build_method({"name": "sstkd"})
+    assert method.student_taps() == {"low1", "low2", "logits", "image"}
+    nothing = {f"{term}_weight": 0.0 for term in ("structural", "statistical", "response", "holistic")}
+    assert build_method({"name": "sstkd", **nothing}).teacher_taps() == set()
+    assert build_method({"name": "sstkd", **nothing, "structural_weight": 1.0}).student_taps() == {"low1", "low2"}
+    assert build_method({"name": "sstkd", **nothing, "holistic_weight": 1.0}).student_taps() == {"logits", "image"}
+
+
+def test_frozen_layers_are_the_same_in_every_run_and_no_parameters():
+    first, second = LevelGraph(6, 8), LevelGraph(6, 8)
+    assert list(first.parameters()) == []
+    for one, other in zip(first.buffers(), second.buffers(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_trained_graph_learns_from_the_teacher_alone():
+    method, student, teacher = make(graph="trained", structural_weight=0.0, response_weight=0.0, holistic_weight=0.0)
+    terms = method(student, teacher, torch.zeros(2, 8, 8, dtype=torch.long), 0.0)
+    layers = list(method.reason.parameters())
+    gradients = torch.autograd.grad(terms["statistical"], layers, allow_unused=True, retain_graph=True)
+    assert all(gradient is None for gradient in gradients)
+    gradients = torch.autograd.grad(terms["reconstruction"], [*layers, method.project.weight], allow_unused=True)
+    assert all(gradient.abs().sum() > 0 for gradient in gradients[:-1])
+    assert gradients[-1] is None
+
+
+@pytest.mark.parametrize("graph", ["frozen", "none", "trained"])
+def test_neither_side_collapses(graph):
+    method, *_ = make(graph=graph, response_weight=0.0, holistic_weight=0.0, regions=4, region_size=6, num_levels=8)
+    optimizer = torch.optim.Adam(method.parameters(), lr=1e-2)
+    variances = []
+    for step in range(201):
+        student, teacher = make_taps(4, (8, 8)), make_taps(8, (8, 8))
+        # The student's features hold part of the teacher's, so that there is something to be learnt.
+        student["low1"] = teacher["low1"][:, :2]
+        student["low2"] = teacher["low2"][:, :4]
+        if step % 100 == 0:
+            variances.append(spread(method, student, teacher))
+        terms = method(student, teacher, torch.zeros(2, 8, 8, dtype=torch.long), 0.0)
+        optimizer.zero_grad()
+        sum(terms.values()).backward()
+        optimizer.step()
+    for before, after in zip(variances[0], variances[-1], strict=True):
+        assert after > 0.2 * before
+        assert after > 1e-5
+
+
+@torch.no_grad()
+def spread(method, student, teacher):
+    """Variance over positions and regions of both sides' statistical and structural knowledge."""
+    own, other = method.project(both_stages(student)), method.eval().scale(both_stages(teacher))
+    method.train()
+    found = []
+    for x in (own, other):
+        reason = None if method.reason is None else constant(method.reason)
+        knowledge = texture_knowledge(x.flatten(2), num_levels=method.num_levels, graph=reason)
+        found.append(knowledge.var(2).mean().item())
+        found.append(contourlet(x).bands[0][0].var().item())
+    return found
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="need equal shapes"):
+        structural_texture(torch.zeros(2, 1, 8, 8), torch.zeros(2, 3, 8, 8))
+    with pytest.raises(ValueError, match="one to three numbers"):
+        structural_texture(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8), levels=(1,))
+    with pytest.raises(ValueError, match=r"one shape \(R,A,P\)"):
+        statistical_texture(torch.zeros(2, 3, 4), torch.zeros(2, 1, 4))
+    with pytest.raises(ValueError, match="graph"):
+        build_method({"name": "sstkd", "graph": "learned"})

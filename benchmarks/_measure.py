@@ -36,6 +36,7 @@ class Row:
         memory_ratio: ours over reference.
         time_target: the ratio that `time_ratio` must not exceed, if there is one.
         memory_target: likewise for `memory_ratio`.
+        ms_target: the milliseconds that `ours_ms` must not exceed, if there is such a limit.
         rounds: how often each ran.
         note: sizes, and what the reference is.
     """
@@ -49,15 +50,19 @@ class Row:
     memory_ratio: float
     time_target: float | None
     memory_target: float | None
+    ms_target: float | None
     rounds: int
     note: str
 
     @property
     def met(self) -> bool:
-        """Whether both targets are met."""
-        slow = self.time_target is not None and not self.time_ratio <= self.time_target
-        hungry = self.memory_target is not None and not self.memory_ratio <= self.memory_target
-        return not slow and not hungry
+        """Whether all targets are met."""
+        limits = (
+            (self.time_ratio, self.time_target),
+            (self.memory_ratio, self.memory_target),
+            (self.ours_ms, self.ms_target),
+        )
+        return all(limit is None or value <= limit for value, limit in limits)
 
 
 def forward_backward(loss: Callable[..., Tensor], *inputs: Tensor, **options: Any) -> Work:
@@ -129,6 +134,7 @@ def compare(
     repeats: int = 7,
     time_target: float | None = None,
     memory_target: float | None = None,
+    ms_target: float | None = None,
     note: str = "",
 ) -> Row:
     """Time and peak memory of ours and of a reference, run in turns so that a busy machine hits both alike.
@@ -140,6 +146,7 @@ def compare(
         repeats: rounds; each runs both once, in alternating order. The first, a warm-up, is not counted.
         time_target: largest ratio of times (ours / reference) that is acceptable.
         memory_target: largest ratio of peak memories that is acceptable.
+        ms_target: largest time of ours that is acceptable, in milliseconds.
         note: sizes, and what the reference is.
     """
     works = [ours] if reference is None else [ours, reference]
@@ -161,6 +168,7 @@ def compare(
         memory_ratio=nothing if reference is None else memory[0] / max(memory[1], 2**-20),
         time_target=time_target,
         memory_target=memory_target,
+        ms_target=ms_target,
         rounds=repeats,
         note=note,
     )
@@ -186,30 +194,38 @@ def machine() -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as text."""
-    lines = [f"{'':34}{'ours':>11}{'reference':>11}{'time':>8}{'ours':>11}{'reference':>11}{'memory':>8}"]
+    """The rows as text: ratios with the targets that they must not exceed, notes below."""
+
+    def ratio(value: float, target: float | None) -> str:
+        return f"{value:8.3f}" + (f" ≤ {target:<6.3g}" if target is not None else 9 * " ")
+
+    head = f"{'':30}{'ours':>12}{'reference':>12}{'  time ratio':17}{'ours':>12}{'reference':>12}{'  memory ratio':17}"
+    lines = [head]
     for row in rows:
-        lines.append(
-            f"{row.name:34}{row.ours_ms:8.1f} ms{row.reference_ms:8.1f} ms{row.time_ratio:7.3f}×"
-            f"{row.ours_mib:7.0f} MiB{row.reference_mib:7.0f} MiB{row.memory_ratio:7.3f}×"
-            f"  {'' if row.met else 'MISSED '}{row.note}"
+        numbers = (
+            f"{row.ours_ms:9.1f} ms{row.reference_ms:9.1f} ms{ratio(row.time_ratio, row.time_target)}"
+            f"{row.ours_mib:8.1f} MiB{row.reference_mib:8.1f} MiB{ratio(row.memory_ratio, row.memory_target)}"
         )
-    return "\n".join(lines)
+        limit = "" if row.ms_target is None else f" ≤ {row.ms_target:g} ms"
+        lines.append(f"{row.name:30}{numbers}{limit}{'' if row.met else '  MISSED'}")
+    return "\n".join([*lines, *(f"  {row.name}: {row.note}" for row in rows if row.note)])
 
 
-def report(name: str, rows: Sequence[Row], *, command: str) -> Path:
+def report(name: str, rows: Sequence[Row], *, command: str, write: bool = True) -> None:
     """Print the table and write it with the machine's facts to `results/<name>.json`.
 
     Args:
         name: of the file.
         rows: what was measured.
         command: the command that was run.
+        write: whether to write at all (a trial run must not replace a real one's numbers).
     """
     print(table(rows))
+    if not write:
+        return
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     # JSON has no nan; a reference that was not run is null.
     rows_json = [{k: None if v != v else v for k, v in (asdict(row) | {"met": row.met}).items()} for row in rows]
     path.write_text(json.dumps({"command": command, "machine": machine(), "rows": rows_json}, indent=1) + "\n")
     print(f"-> {path}")
-    return path

@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).parent.parent
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # small tensors: more threads only wait for each other, all the more on a busy machine
 
 
 @pytest.fixture(scope="session")

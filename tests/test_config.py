@@ -32,6 +32,13 @@ def test_a_checkpoint_replaces_a_name_and_a_name_a_checkpoint():
     assert load_config(checkpoint, ["teacher.name=pspnet_resnet50"]).teacher.checkpoint is None
 
 
+def test_the_size_goes_to_a_data_set_that_draws_it():
+    config = load_config(BASE, ["data.size=[64, 96]"])
+    assert config.data.options["size"] == (64, 96)
+    assert config.data.resize is None
+    assert load_config(yaml.safe_load(dump_config(config))).data.size == (64, 96)
+
+
 def test_lists_of_methods():
     config = load_config({**BASE, "method": ["kd", {"name": "cwd", "weight": 5}]})
     assert config.method_names == ["kd", "cwd"]

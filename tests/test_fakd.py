@@ -440,6 +440,8 @@ def test_errors():
         augmented_pixel_kl(x, x, labels, weight=torch.zeros(C + 1, A), covariance=torch.zeros(C + 1, A))
     with pytest.raises(ValueError, match="labels: expected"):
         augmented_pixel_kl(x, x, labels.float(), weight=torch.zeros(C, A), covariance=torch.zeros(C, A))
+    with pytest.raises(ValueError, match="labels: expected"):
+        logit_variance(labels[0], weight=torch.zeros(C, A), covariance=torch.zeros(C, A))
     with pytest.raises(ValueError, match="features: expected"):
         ClassCovariance(C, A).update(torch.zeros(1, A + 1, 2, 2), labels)
 

@@ -17,7 +17,7 @@ DATA = {
     "eval_batch_size": 4,
 }  # fmt: skip
 STUDENT = {"name": "pspnet_resnet18_quarter", "output_stride": 16, "aux": True}
-TRAIN = {"steps": 4, "precision": "fp32", "log_every": 1, "save_every": 2, "threads": 2}
+TRAIN = {"steps": 4, "precision": "fp32", "log_every": 1, "save_every": 2, "threads": 1}
 
 
 def config(**changes):

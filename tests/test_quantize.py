@@ -16,7 +16,7 @@ def skewed(kind: str, regions: int = 40, positions: int = 256) -> torch.Tensor:
         "two peaks": torch.where(torch.rand_like(noise) < 0.8, 0.9 + 0.02 * noise, 0.2 + 0.1 * noise),
         "uniform": torch.rand_like(noise),
         "few": torch.rand(regions, 5, dtype=torch.float64),
-        "opposite": torch.where(torch.rand_like(noise) < 0.9, 1.0, -1.0),
+        "opposite": 1 - 2 * (torch.rand_like(noise) < 0.1).double(),
     }[kind].clamp(-1, 1)
 
 

@@ -1,6 +1,29 @@
 """Every pure loss function, for people with their own training loop."""
 
+from segdistill.methods._critic import gradient_penalty
+from segdistill.methods.at import attention_transfer
+from segdistill.methods.cirkd import cross_image_similarity
 from segdistill.methods.cwd import channel_kl
+from segdistill.methods.fakd import augmented_channel_kl, augmented_pixel_kl
+from segdistill.methods.i2ckd import class_prototypes, prototype_triplet
+from segdistill.methods.ifvd import intra_class_variation
 from segdistill.methods.kd import pixel_kl
+from segdistill.methods.local import local_similarity
+from segdistill.methods.mimic import feature_mse
+from segdistill.methods.skd import pairwise_similarity
 
-__all__ = ["channel_kl", "pixel_kl"]
+__all__ = [
+    "attention_transfer",
+    "augmented_channel_kl",
+    "augmented_pixel_kl",
+    "channel_kl",
+    "class_prototypes",
+    "cross_image_similarity",
+    "feature_mse",
+    "gradient_penalty",
+    "intra_class_variation",
+    "local_similarity",
+    "pairwise_similarity",
+    "pixel_kl",
+    "prototype_triplet",
+]

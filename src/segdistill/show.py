@@ -11,10 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from segdistill.data import dataset_class, dataset_options, list_datasets
-from segdistill.data.check import check_dataset
+from segdistill.data import check_data, dataset_class, dataset_options, list_datasets
 from segdistill.engine import environment, load_config, load_student
-from segdistill.engine.build import build_split
 from segdistill.engine.runtime import pick_device, pick_precision
 from segdistill.methods import list_methods, method_class, method_options
 from segdistill.models import build_model, list_models
@@ -127,12 +125,11 @@ def data_check(console: Console, config: Path, overrides: Sequence[str]) -> bool
     bad = False
     for split in ("train", "val", "test"):
         try:
-            dataset = build_split(data, split)
+            report = check_data(data.name, split, **data.options)
         except ValueError as error:
             console.print(f"{split}: {error}", style="yellow" if split == "test" else "red", markup=False)
             bad |= split != "test"
             continue
-        report = check_dataset(dataset)
         console.print(f"[bold]{split}[/bold]")
         for line in report.lines():
             console.print(line, markup=False)

@@ -13,22 +13,23 @@ from segdistill.engine import TrainingStopped, distill, load_student
 
 DATA: dict[str, Any] = {
     "name": "synthetic",
-    "images": 200,
-    "crop": [96, 96],
-    "scale": [0.75, 1.5],
+    "size": [64, 64],
+    "crop": [64, 64],
+    "scale": [0.8, 1.4],
     "batch_size": 8,
-    "workers": 2,
+    "workers": 1,
     "eval_batch_size": 10,
 }
+ADAMW: dict[str, Any] = {"optimizer": "adamw", "lr": 0.002, "weight_decay": 0.01, "warmup": 20, "log_every": 100}
 TEACHER: dict[str, Any] = {
     "data": DATA,
-    "student": {"name": "pspnet_resnet18_half"},
-    "train": {"steps": 300, "lr": 0.05, "warmup": 20, "log_every": 50},
+    "student": {"name": "deeplabv3plus_resnet18_half", "width": 128},
+    "train": {**ADAMW, "steps": 500},
 }
 STUDENT: dict[str, Any] = {
     "data": DATA,
-    "student": {"name": "pspnet_resnet18_quarter"},
-    "train": {"steps": 150, "lr": 0.05, "warmup": 20, "log_every": 50},
+    "student": {"name": "deeplabv3plus_resnet18_quarter", "width": 32},
+    "train": {**ADAMW, "steps": 250},
 }
 METHODS: dict[str, Any] = {"none": "none", "kd": {"name": "kd"}, "cwd": {"name": "cwd"}}
 
@@ -90,7 +91,7 @@ def _row(name: str, folders: list[Path], summaries: list[dict[str, Any]]) -> dic
     }
 
 
-def milliseconds(network: nn.Module, size: tuple[int, int] = (128, 128), repeats: int = 10) -> float:
+def milliseconds(network: nn.Module, size: tuple[int, int] = (64, 64), repeats: int = 10) -> float:
     """Median time of one forward pass on one image on this machine's CPU.
 
     Args:

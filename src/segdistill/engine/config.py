@@ -52,14 +52,27 @@ class DataConfig(BaseModel):
     @property
     def options(self) -> dict[str, Any]:
         """Options of the data set itself."""
-        return dict(self.model_extra or {})
+        options = dict(self.model_extra or {})
+        if self.size is not None and self._draws_any_size:
+            options["size"] = self.size
+        return options
+
+    @property
+    def resize(self) -> Size | None:
+        """(H,W) that images are resized to; None where the data set makes them of that size itself."""
+        return None if self._draws_any_size else self.size
+
+    @property
+    def _draws_any_size(self) -> bool:
+        return "size" in dataset_options(self.name).model_fields
 
     @pydantic.model_validator(mode="after")
     def _check_options(self) -> "DataConfig":
         known = dataset_options(self.name)
         _refuse_unknown(self.options, {*known.model_fields, *DataConfig.model_fields}, "data")
         assert self.__pydantic_extra__ is not None
-        self.__pydantic_extra__.update(known.model_validate(self.options).model_dump())
+        options = known.model_validate(self.options).model_dump()
+        self.__pydantic_extra__.update({k: v for k, v in options.items() if k not in DataConfig.model_fields})
         return self
 
 

@@ -109,7 +109,7 @@ def evaluate_run(
     dataset = build_split(data, split)
     with runtime(device) as run:
         result = evaluate(
-            model, dataset, size=data.size, batch_size=data.eval_batch_size, workers=data.workers, run=run
+            model, dataset, size=data.resize, batch_size=data.eval_batch_size, workers=data.workers, run=run
         )
     return {"model": str(model), "split": split, **result}
 

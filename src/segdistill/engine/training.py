@@ -118,7 +118,7 @@ class Training:
             scale=data.scale,
             flip=data.flip,
             photometric=data.photometric,
-            size=data.size,
+            size=data.resize,
             fill=getattr(self.network, "mean", (0.485, 0.456, 0.406)),
         )
         unlabelled = build.build_unlabelled(data)
@@ -173,7 +173,7 @@ class Training:
     def _evaluate(self, network: nn.Module, dataset: SegmentationDataset, run: Runtime) -> dict[str, Any]:
         data = self.config.data
         return evaluate(
-            network, dataset, size=data.size, batch_size=data.eval_batch_size, workers=data.workers, run=run
+            network, dataset, size=data.resize, batch_size=data.eval_batch_size, workers=data.workers, run=run
         )
 
     def validate(self) -> None:

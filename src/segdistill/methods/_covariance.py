@@ -49,7 +49,7 @@ class ClassCovariance(nn.Module):
         ignore_index: label of pixels that belong to no class; so do labels outside 0…C−1.
 
     Source:
-        The running update of ISDA (Wang et al., NeurIPS 2019, eq. 8-10), which FAKD takes over. Biased, as there.
+        The running update of ISDA (Wang et al., NeurIPS 2019), which FAKD takes over. Biased, as there.
     """
 
     count: Tensor

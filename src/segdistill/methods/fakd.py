@@ -34,13 +34,14 @@ def logit_variance(
         (N,C,H,W).
 
     Raises:
-        ValueError: if weight and covariance do not fit.
+        ValueError: if weight and covariance do not fit, or labels are not integers (N,H,W).
 
     >>> weight, covariance = torch.tensor([[1.0, 0.0], [1.0, 2.0]]), torch.tensor([[1.0, 1.0], [0.5, 0.0]])
     >>> logit_variance(torch.tensor([[[0, 1, 255]]]), weight=weight, covariance=covariance)[0, :, 0]
     tensor([[1.0000, 0.5000, 0.0000],
             [5.0000, 0.5000, 0.0000]])
     """
+    check_labels(labels, labels)
     covariance = _with_none(weight, covariance)
     diagonal = covariance.dim() == 2
     table = weight.square() @ covariance.t() if diagonal else (weight @ covariance * weight).sum(2).t()  # (C,C+1)
@@ -51,7 +52,7 @@ def logit_variance(
 
 @full_precision
 def augmented_channel_kl(student: Tensor, teacher: Tensor, variance: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Channel-wise divergence of infinitely many augmented features, an upper bound of its mean (eq. 5, corrected).
+    """Channel-wise divergence of infinitely many augmented features, an upper bound of its mean (eq. 4-7, corrected).
 
     τ²/C Σ_c Σ_i p^T_{i,c} [ −z_i^c/τ + v_i^c/(2τ²) + log Σ_k exp(z_k^c/τ + v_k^c/(2τ²)) ], less the teacher's entropy;
     mean over N. That is KL(p^T ‖ softmax(z/τ + v/(2τ²))) + Σ_i p^T_i v_i/τ²: two terms that are never negative, so
@@ -67,7 +68,7 @@ def augmented_channel_kl(student: Tensor, teacher: Tensor, variance: Tensor, *, 
         ValueError: if the shapes differ.
 
     Source:
-        Yuan et al., FAKD: Feature Augmented Knowledge Distillation for Semantic Segmentation, eq. 4-5.
+        Yuan et al., FAKD: Feature Augmented Knowledge Distillation for Semantic Segmentation, eq. 4-7.
 
     >>> student, teacher = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2), torch.zeros(1, 1, 1, 2)
     >>> round(augmented_channel_kl(student, teacher, torch.full((1, 1, 1, 2), 0.5)).item(), 4)
@@ -96,7 +97,7 @@ def augmented_pixel_kl(
     scale: float = 1.0,
     ignore_index: int = IGNORE,
 ) -> Tensor:
-    """Pixel-wise divergence of infinitely many augmented features, an upper bound of its mean (eq. 7, corrected).
+    """Pixel-wise divergence of infinitely many augmented features, an upper bound of its mean (eq. 4-7, corrected).
 
     1/M Σ_i Σ_c p_i^c [ −z_i^c + log Σ_k exp(z_i^k + λ/2 (w_k−w_c)ᵀ Σ_{y_i} (w_k−w_c)) ], less the teacher's entropy;
     mean over N. That is KL(p ‖ s) + Σ_c p^c log(1 + Σ_k s^k (exp(λ/2 …) − 1)) with s the student's softmax: two terms
@@ -116,7 +117,7 @@ def augmented_pixel_kl(
         ValueError: if shapes differ, or weight and covariance do not fit the logits.
 
     Source:
-        Yuan et al., FAKD, eq. 6-7.
+        Yuan et al., FAKD: Feature Augmented Knowledge Distillation for Semantic Segmentation, eq. 4-7.
 
     >>> student = torch.zeros(1, 2, 1, 1)
     >>> weight, covariance = torch.tensor([[1.0], [-1.0]]), torch.tensor([[0.5], [0.5]])
@@ -124,6 +125,7 @@ def augmented_pixel_kl(
     >>> round(augmented_pixel_kl(student, student, label, weight=weight, covariance=covariance).item(), 4)
     0.6201
     """
+    # Differs from the paper: the sign, as above.
     check_maps(student, teacher)
     check_labels(student, labels)
     classes = student.shape[1]

@@ -20,7 +20,7 @@ EPSILON = 1e-12
 def class_prototypes(
     features: Tensor, labels: Tensor, *, num_classes: int, ignore_index: int = IGNORE
 ) -> tuple[Tensor, Tensor]:
-    """Mean of the features over each class's pixels in the whole batch, P_c (eq. 1).
+    """Mean of the features over each class's pixels in the whole batch, P_c.
 
     Args:
         features: (N,A,H,W).
@@ -71,7 +71,7 @@ def prototype_triplet(
         ValueError: if the shapes differ, or on an unknown choice.
 
     Source:
-        Karine et al., I2CKD: Intra- and Inter-Class Knowledge Distillation for Semantic Segmentation, eq. 2-4.
+        Karine et al., I2CKD: Intra- and Inter-Class Knowledge Distillation for Semantic Segmentation.
 
     >>> student, teacher = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [0.5]])
     >>> round(prototype_triplet(student, teacher, torch.tensor([True, True])).item(), 4)

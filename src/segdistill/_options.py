@@ -15,7 +15,7 @@ def options_model(callable_: Callable[..., Any], skip: tuple[str, ...] = ()) -> 
         callable_: a class (its `__init__` counts) or a function, with annotations.
         skip: arguments that are not options.
     """
-    function = callable_.__init__ if inspect.isclass(callable_) else callable_  # type: ignore[misc]
+    function = callable_.__init__ if inspect.isclass(callable_) else callable_
     hints = get_type_hints(function)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():

@@ -30,7 +30,7 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
         with torch.autocast(device, enabled=False):
-            return function(*map(upcast, args), **{k: upcast(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
+            return function(*map(upcast, args), **{k: upcast(v) for k, v in kwargs.items()})
 
     return wrapper
 

@@ -92,7 +92,7 @@ def load_checkpoint(folder: Path, parts: Mapping[str, Any]) -> dict[str, Any]:
     return dict(state["facts"])
 
 
-def save_student(path: Path, network: nn.Module, card: Mapping[str, Any]) -> None:
+def save_student(path: str | Path, network: nn.Module, card: Mapping[str, Any]) -> None:
     """Write the student alone, without its auxiliary head, with a card that says what it is.
 
     Args:
@@ -102,7 +102,7 @@ def save_student(path: Path, network: nn.Module, card: Mapping[str, Any]) -> Non
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items() if not k.startswith("aux.")}
     metadata = {CARD_KEY: json.dumps(card, ensure_ascii=False)}
-    write_atomically(path, lambda p: p.write_bytes(serialise(tensors, metadata)))
+    write_atomically(Path(path), lambda p: p.write_bytes(serialise(tensors, metadata)))
 
 
 def make_card(

@@ -87,11 +87,9 @@ class ClassCovariance(nn.Module):
         labels = resize_labels(labels, (features.shape[2], features.shape[3])).flatten(1)
         labels = torch.where((labels < 0) | (labels >= classes) | (labels == self.ignore_index), classes, labels)
         scatter = torch.zeros_like(self.covariance)
-        # Image by image, in memory that all of them share: for a batch, fetching fresh memory would take most of the time.
-        work = features.new_empty(2, features[0, 0].numel(), features.shape[1])
+        # Image by image, so that the centred copy is one image large and not the batch.
         pairs = zip(features.flatten(2), labels, strict=True)
-        parts = [self._add_image(*pair, scatter, *work) for pair in pairs]
-        counts, means, errors = map(torch.stack, zip(*parts, strict=True))
+        counts, means, errors = map(torch.stack, zip(*[self._add_image(*pair, scatter) for pair in pairs], strict=True))
         scatter -= self._spread(counts, errors)
         count, mean, scatter = self._join(counts, means, scatter)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -106,12 +104,10 @@ class ClassCovariance(nn.Module):
         self.mean.copy_(mean)
         self.covariance.copy_(scatter / _column(count.clamp(min=1), scatter))
 
-    def _add_image(
-        self, image: Tensor, labels: Tensor, scatter: Tensor, rows: Tensor, centred: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _add_image(self, image: Tensor, labels: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Add an image's scatter about its class means to `scatter`; return counts, means and the centres' errors."""
         classes = len(self.count)
-        rows = rows.copy_(image.t())
+        rows = image.t().contiguous()
         order = labels.argsort(stable=True)
         counts = torch.bincount(labels, minlength=classes + 1)
         first, counts = counts.cumsum(0) - counts, counts[:classes]
@@ -121,7 +117,7 @@ class ClassCovariance(nn.Module):
 
         centres = class_mean(rows).to(rows.dtype)
         # The row of zeros stands for no class; what comes of it is never read.
-        torch.index_select(F.pad(centres, (0, 0, 0, 1)), 0, labels, out=centred).sub_(rows)
+        centred = F.embedding(labels, F.pad(centres, (0, 0, 0, 1))).sub_(rows)
         errors = class_mean(centred)  # a rounded mean of large features is off by more than a small covariance bears
         if self.full:
             pixels, taken, owners = class_blocks(labels, classes + 1)

@@ -239,9 +239,10 @@ class CrossImageRelations(Method):
                 # Differs from the authors' code, which draws an index among the pixels of the class and then reads
                 # the image's pixel of that index, whatever its class: these are pixels of the class, as in the paper.
                 pixels = valid.nonzero()[:, 0]
-                groups = pixels // labels[0].numel() * self.num_classes + labels.flatten()[pixels]
-                pixels = pixels[draw(groups, len(labels) * self.num_classes, PIXELS_PER_REGION)]
-                queues.push(_rows(teacher)[pixels], labels.flatten()[pixels])
+                image, place = pixels // labels[0].numel(), pixels % labels[0].numel()
+                classes = labels.flatten()[pixels]
+                drawn = draw(image * self.num_classes + classes, len(labels) * self.num_classes, PIXELS_PER_REGION)
+                queues.push(teacher.flatten(2)[image[drawn], :, place[drawn]], classes[drawn])
 
     def _queues(self) -> Iterator[tuple[str, ClassQueues]]:
         for kind, queues in self.queues.items():

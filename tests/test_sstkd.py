@@ -200,7 +200,10 @@ def test_a_trained_graph_learns_from_the_teacher_alone():
     assert gradients[-1] is None
 
 
-@pytest.mark.parametrize("graph", ["frozen", "none", "trained"])
+SLOW = {"marks": pytest.mark.slow}
+
+
+@pytest.mark.parametrize("graph", ["frozen", pytest.param("none", **SLOW), pytest.param("trained", **SLOW)])
 def test_neither_side_collapses(graph):
     options = {"graph": graph, "levels": (2,), "regions": 4, "region_size": 6, "num_levels": 8}
     options |= {"response_weight": 0.0, "holistic_weight": 0.0}
@@ -211,15 +214,17 @@ def test_neither_side_collapses(graph):
     variances = []
     for step in range(201):
         if step % 100 == 0:
-            variances.append(spread(method, *judged)); print(graph, variances[-1])
+            variances.append(spread(method, *judged))
         terms = method(*related_taps(), torch.zeros(2, 8, 8, dtype=torch.long), 0.0)
         optimizer.zero_grad()
         sum(terms.values()).backward()
         optimizer.step()
-    for own, other in variances[1:]:
+    _, halfway, end = variances
+    for own, other in (halfway, end):
         assert (other > 1e-3).all()
-        assert (own > 0.4 * other).all()
-    assert (variances[2][1] > 0.5 * variances[1][1]).all()
+        assert (own > 0.2 * other).all()
+    for before, after in zip(halfway, end, strict=True):
+        assert (after > 0.7 * before).all()
 
 
 def related_taps(images: int = 2):

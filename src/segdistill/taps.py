@@ -106,6 +106,23 @@ class Tapped(nn.Module):
             taps["weight"] = weight.flatten(1)
         return taps
 
+    def compile_between_taps(self) -> None:
+        """Compile the network's largest parts that hold no tap.
+
+        A compiled module does not see hooks that are set later, so the tapped modules themselves stay as they are.
+        """
+        tapped = [path.removesuffix(":input") for path in self.paths.values()]
+
+        def visit(module: nn.Module, prefix: str) -> None:
+            for name, child in module.named_children():
+                path = prefix + name
+                if any(tap == path or tap.startswith(f"{path}.") for tap in tapped):
+                    visit(child, f"{path}.")
+                elif any(True for _ in child.parameters()):
+                    child.compile()
+
+        visit(self.network, "")
+
     def _hook(self, name: str, path: str, caught: dict[str, tuple[Tensor, int]]) -> Any:
         def keep(value: Any) -> None:
             if not isinstance(value, Tensor):

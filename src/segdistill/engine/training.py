@@ -96,9 +96,9 @@ class Training:
             mean = get_ema_multi_avg_fn(cfg.ema)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(self.network, multi_avg_fn=mean, use_buffers=True)
         if cfg.compile:
-            self.network.compile()
+            tapped.compile_between_taps()
             if self.teacher is not None:
-                self.teacher.network.compile()
+                self.teacher.compile_between_taps()
         self.model: nn.Module = self.distiller
         if run.world > 1:
             ids = [run.device.index] if run.device.type == "cuda" else None

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from _measure import Row, compare, forward_backward, report
-from segdistill.functional import class_sums, resize_labels
+from segdistill.functional import resize_labels
 from segdistill.losses import channel_kl, pixel_kl
 from segdistill.methods.cirkd import PIXELS_PER_REGION, CrossImageRelations, cross_image_similarity
 from segdistill.methods.ifvd import intra_class_variation
@@ -190,7 +190,7 @@ def cross_image(s: Setting) -> Iterator[Row]:
         repeats=s.few,
         time_target=1.3,
         memory_target=1 / 8,
-        note=f"map {size[0]}×{size[1]} (the reference needs 9 GB at 64×128); reference: a matrix per pair of images",
+        note=f"map {size[0]}×{size[1]}; reference: a matrix per pair of images (about 9 GB at 64×128)",
     )
     if size != s.size:
         work = forward_backward(cross_image_similarity, *s.maps(A_STUDENT, A_TEACHER))
@@ -268,19 +268,8 @@ def fakd(s: Setting) -> Iterator[Row]:
     )
 
 
-def class_totals(s: Setting) -> Iterator[Row]:
-    """What all per-class sums are built on."""
-    features, labels = s.maps(A_TEACHER, 1)[0], s.labels(CLASSES)
-    yield compare(
-        "class_sums",
-        forward_backward(lambda f: class_sums(f, labels, num_classes=CLASSES)[0].square().sum(), features),
-        repeats=s.few,
-        note="512 channels, ours alone",
-    )
-
-
 CASES: dict[str, Callable[[Setting], Iterator[Row]]] = {
-    case.__name__: case for case in (pairwise, ifvd, prototypes, cross_image, queues, kl, fakd, class_totals)
+    case.__name__: case for case in (pairwise, ifvd, prototypes, cross_image, queues, kl, fakd)
 }
 
 

@@ -122,7 +122,9 @@ def test_mistakes_get_a_hint():
         build_method("cdw")
     with pytest.raises(ValueError, match="named 2 times"):
         build_method(["kd", "kd"])
-    with pytest.raises(ValueError, match="wieght"):
+    with pytest.raises(ValueError, match="method kd has no option 'wieght'; did you mean weight"):
         build_method({"name": "kd", "wieght": 1.0})
+    with pytest.raises(ValueError, match=r"method kd, weight: .*got 'much'"):
+        build_method({"name": "kd", "weight": "much"})
     with pytest.raises(ValueError, match="has no 'name'"):
         build_method({"weight": 1.0})

@@ -69,7 +69,17 @@ def resolve_methods(spec: Spec) -> list[dict[str, Any]]:
         if "name" not in options:
             raise ValueError(f"method: {options} has no 'name'; write {{name: …, option: …}}")
         name = str(options.pop("name"))
-        resolved.append({"name": name, **method_options(name).model_validate(options).model_dump()})
+        model = method_options(name)
+        for option in options:
+            if option not in model.model_fields:
+                raise ValueError(f"method {name} has no option {option!r}{closest(option, model.model_fields)}")
+        try:
+            checked = model.model_validate(options)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(f"method {name}, {where}: {first['msg']}, got {first['input']!r}") from None
+        resolved.append({"name": name, **checked.model_dump()})
     names = [entry["name"] for entry in resolved]
     for name in names:
         if names.count(name) > 1:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import time
 
 import pytest
@@ -204,3 +206,22 @@ def test_evaluation_is_the_image_itself():
     expected, expected_target = EvalTransform()(image, mask)
     assert torch.equal(images[0], expected)
     assert torch.equal(target[0], expected_target)
+
+
+def test_workers_end_when_their_loader_is_garbage():
+    # In a process of its own, since workers that do not end hold up its exit.
+    code = """
+import gc
+import torch
+from segdistill.data import build_dataset
+from segdistill.data.sampler import eval_loader
+
+loader = eval_loader(build_dataset("synthetic", split="val", size=(32, 32), images=8), workers=2)
+batches = iter(loader)
+next(batches)
+cycle = [batches]
+cycle.append(cycle)
+del batches, cycle, loader
+gc.collect()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,7 +1,8 @@
 """Batches that are addressed by step: the same ones for any number of workers, processes and accumulation chunks."""
 
+import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -88,7 +89,7 @@ def eval_loader(
 
     Args:
         dataset: images with labels.
-        workers: processes that load ahead; they live on between passes.
+        workers: processes that load ahead.
         size: (H,W) to resize images and masks to.
         batch_size: how many neighbours are stacked at most; those of different sizes come in separate batches.
         rank: of this process.
@@ -186,10 +187,13 @@ def _same(item: Any) -> Any:
     return item
 
 
-def _ignore_signals(_worker: int) -> None:
-    """A signal to the whole process group is for the main process, which finishes its step and ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _leave_group(_worker: int) -> None:
+    """A signal to the whole process group is for the main process, which finishes its step and ends its workers.
+
+    They must not ignore it instead: the interpreter ends a worker that is left over by SIGTERM, and waits for it.
+    """
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Loader:
@@ -203,13 +207,12 @@ class _Loader:
             sampler=indices,
             num_workers=workers,
             collate_fn=_same,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_leave_group,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
             generator=torch.Generator(),  # else each pass draws from the global one, and a resumed run differs
         )
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch]:
         for item in self.loader:
             if isinstance(item, ValueError):
                 raise item

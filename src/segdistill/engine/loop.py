@@ -17,7 +17,7 @@ from segdistill.engine.checkpoint import CHECKPOINT, SUMMARY, read_json
 from segdistill.engine.config import Config, load_config
 from segdistill.engine.distiller import frozen, observe
 from segdistill.engine.runtime import runtime
-from segdistill.engine.training import Training, Waited
+from segdistill.engine.training import Training
 
 
 class TrainingStopped(ValueError):  # noqa: N818 -- it is not always an error
@@ -61,7 +61,7 @@ def distill(
             train(training)
             return training.finish()
         finally:
-            training.recorder.close()
+            training.close()
 
 
 def train(training: Training) -> None:
@@ -74,7 +74,7 @@ def train(training: Training) -> None:
         TrainingStopped: if a term or a gradient is not finite, or the process was asked to stop.
     """
     cfg, run, teacher, critic = training.cfg, training.run, training.teacher, training.critic
-    batches = Waited(training.batches())
+    batches = training.batches()
     training.model.train()
     for step in range(training.done, cfg.steps):
         run.seed(cfg.seed, step)

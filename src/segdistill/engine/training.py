@@ -52,6 +52,7 @@ class Training:
     """
 
     recorder: Recorder
+    _batches: "Waited | None" = None
 
     def __init__(
         self,
@@ -102,6 +103,11 @@ class Training:
         self.model: nn.Module = self.distiller
         if run.world > 1:
             ids = [run.device.index] if run.device.type == "cuda" else None
+            # A method's buffers (queues, covariances) are the same on all processes by themselves, and may be large.
+            own = [f"method.{name}" for name, _ in self.method.named_buffers()]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
+                self.distiller, own
+            )
             self.model = DistributedDataParallel(self.distiller, device_ids=ids)
         self.done, self.best, self.best_step = 0, -1.0, 0
         self.clock = Clock()
@@ -110,7 +116,7 @@ class Training:
         """Whether something that happens every so many steps (0: never) happens now; the last step always counts."""
         return self.done == self.cfg.steps or (every > 0 and self.done % every == 0)
 
-    def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
+    def batches(self) -> "Waited":
         """Micro-batches from the step where the run stands."""
         data, cfg, run = self.config.data, self.cfg, self.run
         transform = TrainTransform(
@@ -122,7 +128,7 @@ class Training:
             fill=getattr(self.network, "mean", (0.485, 0.456, 0.406)),
         )
         unlabelled = build.build_unlabelled(data)
-        return train_loader(
+        loader = train_loader(
             self.train_set,
             transform,
             batch_size=data.batch_size,
@@ -136,6 +142,14 @@ class Training:
             unlabelled=unlabelled,
             unlabelled_batch=data.unlabelled.batch_size if data.unlabelled is not None else 0,
         )
+        self._batches = Waited(loader)
+        return self._batches
+
+    def close(self) -> None:
+        """End the progress line and the processes that load images."""
+        self.recorder.close()
+        if self._batches is not None:
+            self._batches.close()
 
     def _dry_size(self) -> tuple[int, int]:
         """The size of the dry run: that of training, since some methods fit layers or maps to it."""
@@ -305,7 +319,7 @@ class Waited:
     """
 
     def __init__(self, batches: Iterable[tuple[Tensor, Tensor]]):
-        self.batches = iter(batches)
+        self.batches = (batch for batch in batches)
         self.seconds = 0.0
 
     def __iter__(self) -> "Waited":
@@ -316,6 +330,10 @@ class Waited:
         batch = next(self.batches)
         self.seconds += time.monotonic() - began
         return batch
+
+    def close(self) -> None:
+        """Stop iterating; processes that load ahead end."""
+        self.batches.close()
 
     def take(self) -> float:
         """Seconds waited since the last call."""

@@ -52,6 +52,11 @@ def test_similarity_and_encoding_agree_with_loops():
                 assert encoding[r, i, n].item() == pytest.approx(expected, abs=1e-12)
 
 
+def test_similarity_of_projected_features_is_had_without_projecting():
+    features, weight = torch.randn(2, 4, 9, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
+    torch.testing.assert_close(mean_similarity(features, weight), mean_similarity(weight @ features))
+
+
 def test_heuristic_levels_agree_with_a_worked_example():
     # Cells of 1/8; the two that hold 0.7 and 0.8 are dense, with 0.875 of the counts: three levels of four.
     similarity = torch.tensor([[0.0, 0.7, 0.7, 0.7, 0.7, 0.8, 0.8, 0.8, 1.0]], dtype=torch.float64)
@@ -152,6 +157,8 @@ def test_half_precision_is_upcast_under_autocast():
 def test_errors():
     with pytest.raises(ValueError, match=r"expected \(R,A,P\)"):
         mean_similarity(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"weight: expected \(B,3\)"):
+        mean_similarity(torch.zeros(2, 3, 4), torch.zeros(3, 2))
     with pytest.raises(ValueError, match=r"expected a non-empty \(R,P\)"):
         uniform_levels(torch.zeros(2, 3, 4), 4)
     with pytest.raises(ValueError, match="two levels at least"):

@@ -25,7 +25,9 @@ def test_crops_are_those_of_roi_align():
     x, boxes = torch.randn(2, 3, 20, 30), candidate_boxes(2, (20, 30), 2)
     crops = crop_regions(x, boxes, 5).unflatten(0, (2, -1))
     for n in range(2):
-        torch.testing.assert_close(crops[n], roi_align(x[n : n + 1], [boxes[n].float()], 5, aligned=True))
+        torch.testing.assert_close(
+            crops[n], roi_align(x[n : n + 1], [boxes[n].float()], 5, sampling_ratio=1, aligned=True)
+        )
 
 
 def test_gradcheck_of_the_crops():

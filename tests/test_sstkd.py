@@ -59,7 +59,7 @@ def test_the_graph_agrees_with_loops():
     features = torch.randn(regions, channels, positions, dtype=torch.float64)
     level, count = torch.rand(2, regions, levels, dtype=torch.float64)
     encoding = torch.rand(regions, positions, levels, dtype=torch.float64)
-    knowledge = graph(features, level, count, encoding)
+    knowledge = graph(features.mean(2), level, count, encoding)
     for r in range(regions):
         nodes = []
         for n in range(levels):
@@ -72,6 +72,16 @@ def test_the_graph_agrees_with_loops():
         for p in range(positions):
             expected = sum(encoding[r, p, n] * reasoned[n] for n in range(levels))
             torch.testing.assert_close(knowledge[r, :, p], expected)
+
+
+def test_a_weight_is_as_good_as_projected_features():
+    student, teacher = torch.randn(3, 4, 9, dtype=torch.float64), torch.randn(3, 6, 9, dtype=torch.float64)
+    weight = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    options = {"num_levels": 4, "heuristic": False, "graph": LevelGraph(6, 4).double()}
+    direct = statistical_texture(weight @ student, teacher, **options)
+    implied = statistical_texture(student, teacher, weight=weight, **options)
+    torch.testing.assert_close(implied, direct)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, weight) for loss in (implied, direct)))
 
 
 def test_gradcheck():
@@ -239,7 +249,7 @@ def spread(method, student, teacher):
     found = []
     for x in (method.project(both_stages(student)), method.scale.eval()(both_stages(teacher))):
         reason = None if method.reason is None else constant(method.reason)
-        knowledge = texture_knowledge(x.flatten(2), num_levels=method.num_levels, graph=reason)
+        knowledge = texture_knowledge(x.flatten(2), num_levels=8, graph=reason)
         found.append(torch.stack([knowledge.var((0, 2)).mean(), contourlet(x, (2,)).bands[0][0].var()]))
     method.train()
     return found

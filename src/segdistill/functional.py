@@ -121,7 +121,7 @@ def kl_terms(log_teacher: Tensor, log_student: Tensor) -> Tensor:
 class _KLTerms(torch.autograd.Function):
     """`kl_terms` with its derivative, s − t, written down: the graph keeps one tensor instead of nine."""
 
-    BLOCK = 2**17  # entries at a time, so that what lies in between stays in the processor's cache
+    BLOCK = 2**18  # entries at a time, so that what lies in between stays in the processor's cache
 
     @staticmethod
     def forward(ctx: Any, log_teacher: Tensor, log_student: Tensor) -> Tensor:

@@ -59,19 +59,19 @@ class LevelGraph(nn.Module):
             else:
                 self.register_buffer(name, weight)
 
-    def forward(self, features: Tensor, levels: Tensor, counts: Tensor, encoding: Tensor) -> Tensor:
+    def forward(self, mean: Tensor, levels: Tensor, counts: Tensor, encoding: Tensor) -> Tensor:
         """Knowledge (R,128,P).
 
         Args:
-            features: (R,A,P).
+            mean: feature of each region (R,A).
             levels: (R,N).
             counts: (R,N).
             encoding: (R,P,N).
         """
         nodes = torch.stack([levels, counts], dim=2)  # (R,N,2)
         nodes = F.relu(F.linear(F.relu(F.linear(nodes, self.first)), self.second))
-        mean = F.linear(features.mean(2), self.mean)[:, None].expand_as(nodes)
-        nodes = F.linear(torch.cat([nodes, mean], dim=2), self.merge)
+        of_region = F.linear(mean, self.mean)[:, None].expand_as(nodes)
+        nodes = F.linear(torch.cat([nodes, of_region], dim=2), self.merge)
         query, key, value = (F.linear(nodes, weight) for weight in (self.query, self.key, self.value))
         # Differs from the paper: divided by √128, without which layers as they are drawn attend to one level alone.
         nodes = (key @ query.mT / WIDTH**0.5).softmax(2) @ value
@@ -93,6 +93,7 @@ def constant(module: nn.Module) -> Callable[..., Tensor]:
 def texture_knowledge(
     features: Tensor,
     *,
+    weight: Tensor | None = None,
     num_levels: int = 32,
     heuristic: bool = True,
     clip: float | None = 0.5,
@@ -102,6 +103,7 @@ def texture_knowledge(
 
     Args:
         features: (R,A,P) of R regions with P positions each.
+        weight: (B,A), of a linear layer that is meant to come first; it is not applied position by position.
         num_levels: N.
         heuristic: whether frequent similarities get more levels.
         clip: θ of the counts' denoising; None = none.
@@ -110,7 +112,7 @@ def texture_knowledge(
     Returns:
         (R,128,P) with a graph, (R,2,N) without.
     """
-    similarity = mean_similarity(features)
+    similarity = mean_similarity(features, weight)
     levels = (heuristic_levels if heuristic else uniform_levels)(similarity, num_levels)
     encoding = encode(similarity, levels)
     counts = count(encoding)
@@ -118,4 +120,5 @@ def texture_knowledge(
         counts = clip_counts(counts, clip)
     if graph is None:
         return torch.stack([levels, counts], dim=1)
-    return graph(features, levels, counts, encoding)
+    mean = features.mean(2)
+    return graph(mean if weight is None else F.linear(mean, weight), levels, counts, encoding)

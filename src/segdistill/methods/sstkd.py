@@ -1,6 +1,6 @@
 """SSTKD: structural and statistical texture knowledge of the first layers (Ji et al., CVPR 2022)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -48,6 +48,7 @@ def statistical_texture(
     student: Tensor,
     teacher: Tensor,
     *,
+    weight: Tensor | None = None,
     num_levels: int = 32,
     heuristic: bool = True,
     clip: float | None = 0.5,
@@ -57,14 +58,15 @@ def statistical_texture(
 
     Args:
         student: features (R,A,P).
-        teacher: features (R,A,P), detached here.
+        teacher: features (R,B,P), detached here; A, unless a weight maps A to B.
+        weight: (B,A) of a linear layer on the student's side; B·A per region is all that it costs, not per position.
         num_levels: N.
         heuristic: whether frequent similarities get more levels.
         clip: θ of the counts' denoising; None = none.
         graph: a `LevelGraph`, whose layers this loss does not train; None: levels and counts are compared as they are.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes do not fit.
 
     Source:
         Ji et al.: the denoised texture intensity equalisation module (DTIEM).
@@ -73,14 +75,16 @@ def statistical_texture(
     >>> statistical_texture(2 * x, x, num_levels=4).item() < 1e-10  # angles have no scale
     True
     """
-    if student.dim() != 3 or student.shape != teacher.shape:
-        raise ValueError(f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} need one shape (R,A,P)")
-    own, other = (
-        texture_knowledge(
-            x, num_levels=num_levels, heuristic=heuristic, clip=clip, graph=None if graph is None else constant(graph)
+    channels = student.shape[1] if weight is None else weight.shape[0]
+    if student.dim() != 3 or (student.shape[0], channels, student.shape[2]) != teacher.shape:
+        raise ValueError(
+            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} need one shape (R,A,P), "
+            "or a weight (B,A) from the student's to the teacher's channels"
         )
-        for x in (student, teacher.detach())
-    )
+    options: dict[str, Any] = {"num_levels": num_levels, "heuristic": heuristic, "clip": clip}
+    reason = None if graph is None else constant(graph)
+    own = texture_knowledge(student, weight=weight, graph=reason, **options)
+    other = texture_knowledge(teacher.detach(), graph=reason, **options)
     return F.mse_loss(own, other)
 
 
@@ -172,18 +176,20 @@ class SSTKD(Method):
         self.holistic_weight = holistic_weight
         self.levels = levels
         self.sampler = sampler
-        self.heuristic = heuristic
-        self.clip = clip if denoise else None
+        self.options: dict[str, Any] = {
+            "num_levels": num_levels,
+            "heuristic": heuristic,
+            "clip": clip if denoise else None,
+        }
         self.graph = graph
         self.regions = regions
         self.region_size = region_size
-        self.num_levels = num_levels
         self.critic_optimizer = critic_optimizer
         self.critic_lr = critic_lr
         self.penalty_weight = penalty_weight
         self.critic_channels = (0, 0)
-        self.project: nn.Module = nn.Identity()
-        self.scale: nn.Module = nn.Identity()
+        self.project: nn.Conv2d
+        self.scale: UnitChannels
         self.reason: LevelGraph | None = None
         self.restore: nn.Module | None = None
 
@@ -206,7 +212,7 @@ class SSTKD(Method):
         own, other = (taps["low1"].shape[1] + taps["low2"].shape[1] for taps in (student, teacher))
         self.project, self.scale = projection(own, other), UnitChannels(other)
         if self.statistical_weight and self.graph != "none":
-            self.reason = LevelGraph(other, self.num_levels, trained=self.graph == "trained")
+            self.reason = LevelGraph(other, self.options["num_levels"], trained=self.graph == "trained")
         if self.statistical_weight and self.graph == "trained":
             self.restore = nn.Conv1d(WIDTH, other, 1)
 
@@ -231,21 +237,18 @@ class SSTKD(Method):
         """The term `statistical`; `reconstruction` where the graph is trained.
 
         Args:
-            student: both stages (N,A,H,W), not projected yet: it is the same after the crop, and crops fewer channels.
+            student: both stages (N,A,H,W), not projected yet: that can wait until there is less to project.
             teacher: both stages (N,B,H,W), scaled.
         """
         if self.sampler:
             boxes = sample_regions(teacher.mean(1), self.regions)
             student, teacher = (crop_regions(x, boxes, self.region_size) for x in (student, teacher))
-        own, other = self.project(student).flatten(2), teacher.flatten(2)
-        loss = statistical_texture(
-            own, other, num_levels=self.num_levels, heuristic=self.heuristic, clip=self.clip, graph=self.reason
-        )
+        own, other = student.flatten(2), teacher.flatten(2)
+        weight = self.project.weight.flatten(1)
+        loss = statistical_texture(own, other, weight=weight, graph=self.reason, **self.options)
         terms = {"statistical": self.statistical_weight * loss}
         if self.restore is not None:
-            knowledge = texture_knowledge(
-                other, num_levels=self.num_levels, heuristic=self.heuristic, clip=self.clip, graph=self.reason
-            )
+            knowledge = texture_knowledge(other, graph=self.reason, **self.options)
             terms["reconstruction"] = F.mse_loss(self.restore(knowledge), other)
         return terms
 

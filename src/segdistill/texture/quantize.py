@@ -15,11 +15,15 @@ NARROW = 1e-6
 
 
 @full_precision
-def mean_similarity(features: Tensor) -> Tensor:
+def mean_similarity(features: Tensor, weight: Tensor | None = None) -> Tensor:
     """Cosine of each position's feature with the region's mean feature, (R,P).
 
     Args:
-        features: (R,A,P).
+        features: f (R,A,P).
+        weight: W (B,A); if given, the cosine is that of the features Wf, which are not computed: WᵀW is all it takes.
+
+    Raises:
+        ValueError: on another rank, or a weight that does not fit.
 
     Source:
         Zhu et al., Learning Statistical Texture for Semantic Segmentation (STLNet, CVPR 2021).
@@ -29,10 +33,13 @@ def mean_similarity(features: Tensor) -> Tensor:
     """
     if features.dim() != 3:
         raise ValueError(f"features: expected (R,A,P), got {tuple(features.shape)}")
-    mean = features.mean(2)
-    product = (mean[:, None] @ features)[:, 0]
-    lengths = torch.linalg.vector_norm(features, dim=1) * torch.linalg.vector_norm(mean, dim=1, keepdim=True)
-    similarity: Tensor = product / lengths.where(lengths > SHORTEST, torch.inf)
+    if weight is not None and (weight.dim() != 2 or weight.shape[1] != features.shape[1]):
+        raise ValueError(f"weight: expected (B,{features.shape[1]}), got {tuple(weight.shape)}")
+    mapped = features if weight is None else (weight.T @ weight) @ features
+    product = (features.mean(2)[:, None] @ mapped)[:, 0]
+    # Squared lengths of the position's feature and of the mean one.
+    square = torch.linalg.vecdot(features, mapped, dim=1) * product.mean(1, keepdim=True)
+    similarity: Tensor = product * square.where(square > SHORTEST**2, torch.inf).rsqrt()
     return similarity
 
 
@@ -67,7 +74,7 @@ def _check(similarity: Tensor, num_levels: int) -> None:
 
 def _at(similarity: Tensor, share: Tensor) -> Tensor:
     """Where a share 0…1 of the way from each region's least similarity to its largest lies."""
-    low, high = similarity.aminmax(dim=1, keepdim=True)
+    low, high = similarity.amin(1, keepdim=True), similarity.amax(1, keepdim=True)
     return low + (high - low) * share
 
 
@@ -98,12 +105,12 @@ def encode(similarity: Tensor, levels: Tensor) -> Tensor:
         raise ValueError(f"levels: expected ({similarity.shape[0]},N), got {tuple(levels.shape)}")
     _check(similarity, levels.shape[1])
     with torch.no_grad():
-        low, high = similarity.aminmax(dim=1, keepdim=True)
-        before, after = levels[:, :1] - low, high - levels[:, -1:]
+        before = levels[:, :1] - similarity.amin(1, keepdim=True)
+        after = similarity.amax(1, keepdim=True) - levels[:, -1:]
         gaps = torch.cat([2 * before, levels.diff(dim=1), 2 * after], dim=1)
-        windows = torch.maximum(gaps[:, :-1], gaps[:, 1:]).clamp_min(NARROW)
+        windows = torch.maximum(gaps[:, :-1], gaps[:, 1:]).clamp(NARROW, 1.0)  # farther than 1, E would be negative
     distance = (levels[:, None] - similarity[:, :, None]).abs()
-    return torch.where(distance < windows[:, None], 1 - distance, 0.0).clamp_min(0.0)
+    return torch.where(distance < windows[:, None], 1 - distance, 0.0)
 
 
 def count(encoding: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from segdistill.functional import full_precision
 
@@ -151,6 +151,9 @@ def sample_regions(
 def crop_regions(x: Tensor, boxes: Tensor, size: int = 16) -> Tensor:
     """Regions of a map at one size by RoIAlign, (N·R,A,size,size), in the order of the images.
 
+    What torchvision's `roi_align(…, sampling_ratio=1, aligned=True)` gives, as a sum over bags of four cells, which
+    takes a fraction of its time on a CPU. One sample for each position: a mean would smooth the texture away.
+
     Args:
         x: (N,A,H,W).
         boxes: (N,R,4) in cells.
@@ -158,10 +161,26 @@ def crop_regions(x: Tensor, boxes: Tensor, size: int = 16) -> Tensor:
 
     Raises:
         ValueError: on other shapes.
+
+    >>> x = torch.arange(4.0).expand(1, 1, 4, 4)
+    >>> crop_regions(x, torch.tensor([[[1, 0, 3, 4]]]), 2)[0, 0].tolist()
+    [[1.0, 2.0], [1.0, 2.0]]
     """
     if x.dim() != 4 or boxes.dim() != 3 or boxes.shape[0] != x.shape[0] or boxes.shape[2] != 4:
         raise ValueError(f"expected (N,A,H,W) and boxes (N,R,4), got {tuple(x.shape)} and {tuple(boxes.shape)}")
-    image = torch.arange(len(x), device=x.device).repeat_interleave(boxes.shape[1])[:, None]
-    rois = torch.cat([image, boxes.flatten(0, 1)], dim=1).to(x.dtype)
-    regions: Tensor = roi_align(x, rois, size, aligned=True)
-    return regions
+    n, channels, height, width = x.shape
+    start, end = boxes[:, :, None].to(x.dtype).chunk(2, dim=3)
+    centres = (torch.arange(size, dtype=x.dtype, device=x.device)[:, None] + 0.5) / size
+    place = start + (end - start) * centres - 0.5  # (N,R,size,2), in units of cells from the first one's centre
+    last = torch.tensor((width - 1, height - 1), device=x.device)
+    place = torch.minimum(place.clamp_min(0), last.to(x.dtype))
+    cell, share = place.long(), place.frac()
+    columns, rows = torch.stack([cell, torch.minimum(cell + 1, last)]).unbind(4)  # each (2,N,R,size)
+    left, top = torch.stack([1 - share, share]).unbind(4)
+    image = torch.arange(n, device=x.device).view(-1, 1, 1, 1) * (height * width)
+    index = rows[:, None, ..., None] * width + columns[:, :, :, None] + image  # (2,2,N,R,size,size)
+    weights = top[:, None, ..., None] * left[:, :, :, None]
+    bags, weights = (t.flatten(0, 1).flatten(1).T.contiguous() for t in (index, weights))
+    cells = x.permute(0, 2, 3, 1).reshape(-1, channels).contiguous()
+    regions = F.embedding_bag(bags, cells, mode="sum", per_sample_weights=weights)
+    return regions.view(-1, size, size, channels).permute(0, 3, 1, 2)

@@ -99,6 +99,7 @@ def train(training: Training) -> None:
                 terms |= {f"critic_{name}": term for name, term in critic_terms.items()}
             for name, value in _finite(terms, training).items():
                 totals[name] = totals.get(name, 0.0) + value / cfg.accumulate
+        shown = training.analyse(student, seen, target)  # for the record alone
 
         # 3. one step of the student and its adapters, one of the critic
         norm = _step(training.optimizer, training.distiller, training, scaler=training.scaler, clip=cfg.clip)
@@ -111,7 +112,7 @@ def train(training: Training) -> None:
         # 4. numbers → metrics.jsonl, progress, validation, checkpoint
         training.done = step + 1
         if training.due(cfg.log_every):
-            training.record(totals, norm, batches)
+            training.record(totals, shown, norm, batches)
         if training.due(cfg.eval_every):
             training.validate()
         stop = run.any(bool(run.stopped))

@@ -1,5 +1,6 @@
 """What a run holds, and what it does with its folder: networks, optimisers, data, checkpoints, validation."""
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -35,6 +36,7 @@ from segdistill.engine.evaluate import evaluate, model_stats
 from segdistill.engine.record import Recorder
 from segdistill.engine.runtime import Runtime, environment, peak_memory
 from segdistill.methods import build_method
+from segdistill.taps import Taps
 
 FREE_TO_CHANGE = {"workers", "eval_every", "save_every", "log_every", "tensorboard", "device", "threads"}
 """Settings that a resumed run may change, since they do not change what is computed."""
@@ -112,9 +114,10 @@ class Training:
         self.done, self.best, self.best_step = 0, -1.0, 0
         self.clock = Clock()
 
-    def due(self, every: int) -> bool:
+    def due(self, every: int, done: int | None = None) -> bool:
         """Whether something that happens every so many steps (0: never) happens now; the last step always counts."""
-        return self.done == self.cfg.steps or (every > 0 and self.done % every == 0)
+        done = self.done if done is None else done
+        return done == self.cfg.steps or (every > 0 and done % every == 0)
 
     def batches(self) -> "Waited":
         """Micro-batches from the step where the run stands."""
@@ -157,11 +160,26 @@ class Training:
         size = data.crop or data.size
         return size if size is not None else tuple(self.train_set[0][0].shape[-2:])  # type: ignore[return-value]
 
-    def record(self, terms: Mapping[str, float], norm: float, batches: "Waited") -> None:
+    @torch.no_grad()
+    def analyse(self, student: Taps, teacher: Taps, target: Tensor) -> dict[str, float]:
+        """What the methods show of a step that is about to be recorded; nothing on other steps.
+
+        Args:
+            student: its taps.
+            teacher: its taps.
+            target: (N,h,w) labels.
+        """
+        if not self.due(self.cfg.log_every, self.done + 1):
+            return {}
+        figures = self.method.analysis({name: tap.detach() for name, tap in student.items()}, teacher, target)
+        return {f"analysis_{name}": value for name, value in figures.items() if math.isfinite(value)}
+
+    def record(self, terms: Mapping[str, float], shown: Mapping[str, float], norm: float, batches: "Waited") -> None:
         """Record this step's terms, and the speed since the last record.
 
         Args:
             terms: of this step.
+            shown: what `analyse` found.
             norm: of the gradient.
             batches: knows how long it was waited for.
         """
@@ -171,6 +189,7 @@ class Training:
             {
                 "loss": sum(value for name, value in terms.items() if not name.startswith("critic_")),
                 **terms,
+                **shown,
                 "lr": self.optimizer.param_groups[0]["lr"],
                 "grad_norm": norm,
                 "images_per_s": steps * self.config.data.batch_size / seconds,

@@ -50,6 +50,19 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def analysis(self, student: Taps, teacher: Taps, target: Tensor) -> dict[str, float]:
+        """Named figures of one batch that show what the method does; they are recorded, and change nothing.
+
+        Called without a graph, on the steps that are recorded only, by each process on its own part of the batch. It
+        must draw no random numbers and write into no buffer. A figure that is not finite is left out of the record.
+
+        Args:
+            student: its taps, detached, as `forward` got them.
+            teacher: its taps.
+            target: (N,h,w) labels.
+        """
+        return {}
+
     def make_critic(self) -> nn.Module | None:
         """A network that is trained against the student, or None. Called once, after `adapt`."""
         return None
@@ -116,6 +129,14 @@ class Composite(Method):
             f"{name}_{term}": value
             for name, method in self._each()
             for term, value in method(student, teacher, target, progress).items()
+        }
+
+    def analysis(self, student: Taps, teacher: Taps, target: Tensor) -> dict[str, float]:
+        """All figures of all methods, each named `<method>_<figure>`."""
+        return {
+            f"{name}_{figure}": value
+            for name, method in self._each()
+            for figure, value in method.analysis(student, teacher, target).items()
         }
 
     def make_critic(self) -> nn.Module | None:

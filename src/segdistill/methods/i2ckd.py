@@ -197,6 +197,13 @@ class I2CKD(Method):
         own = self.projection(own[:, :, None, None]).flatten(1)  # a prototype is a map of one pixel
         return (F.normalize(own), F.normalize(known), present) if self.normalize else (own, known, present)
 
+    def analysis(self, student: Taps, teacher: Taps, target: Tensor) -> dict[str, float]:
+        """`within` and `between`: mean distance of student prototypes to their own and to other classes' (Figure 1)."""
+        if not self.prototype_weight:
+            return {}
+        distances = prototype_distances(*self.prototypes(student, teacher, target))
+        return {"within": float(distances.within.nanmean()), "between": float(distances.between.nanmean())}
+
     def forward(self, student: Taps, teacher: Taps, target: Tensor, progress: float) -> dict[str, Tensor]:
         """The terms `prototypes` and `logits`."""
         terms = {}

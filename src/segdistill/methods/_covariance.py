@@ -9,6 +9,8 @@ from segdistill.functional import IGNORE, check_labels, full_precision, resize_l
 
 BLOCK = 128
 """Pixels of one class that share a matrix product."""
+CHANNELS = 64
+"""Channels whose variances are summed at a time."""
 
 
 def class_blocks(index: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,14 +86,9 @@ class ClassCovariance(nn.Module):
             raise ValueError(f"features: expected (N,{self.mean.shape[1]},H,W), got {tuple(features.shape)}")
         check_labels(features, labels)
         classes = len(self.count)
-        labels = resize_labels(labels, (features.shape[2], features.shape[3])).flatten(1)
+        labels = resize_labels(labels, (features.shape[2], features.shape[3])).flatten()
         labels = torch.where((labels < 0) | (labels >= classes) | (labels == self.ignore_index), classes, labels)
-        scatter = torch.zeros_like(self.covariance)
-        # Image by image, so that the centred copy is one image large and not the batch.
-        pairs = zip(features.flatten(2), labels, strict=True)
-        counts, means, errors = map(torch.stack, zip(*[self._add_image(*pair, scatter) for pair in pairs], strict=True))
-        scatter -= self._spread(counts, errors)
-        count, mean, scatter = self._join(counts, means, scatter)
+        count, mean, scatter = self._moments(features.flatten(2), labels)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(scatter)
             count, mean, scatter = self._join(_gather(count), _gather(mean), scatter)
@@ -104,10 +101,10 @@ class ClassCovariance(nn.Module):
         self.mean.copy_(mean)
         self.covariance.copy_(scatter / _column(count.clamp(min=1), scatter))
 
-    def _add_image(self, image: Tensor, labels: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Add an image's scatter about its class means to `scatter`; return counts, means and the centres' errors."""
+    def _moments(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Count (C,), mean (C,A) and scatter about it of one batch: features (N,A,M), labels (N·M,) with C for none."""
+        images, channels, positions = features.shape
         classes = len(self.count)
-        rows = image.t().contiguous()
         order = labels.argsort(stable=True)
         counts = torch.bincount(labels, minlength=classes + 1)
         first, counts = counts.cumsum(0) - counts, counts[:classes]
@@ -115,18 +112,35 @@ class ClassCovariance(nn.Module):
         def class_mean(x: Tensor) -> Tensor:
             return F.embedding_bag(order, x, first, mode="sum")[:classes].double() / counts.clamp(min=1)[:, None]
 
-        centres = class_mean(rows).to(rows.dtype)
-        # The row of zeros stands for no class; what comes of it is never read.
-        centred = F.embedding(labels, F.pad(centres, (0, 0, 0, 1))).sub_(rows)
-        errors = class_mean(centred)  # a rounded mean of large features is off by more than a small covariance bears
-        if self.full:
-            pixels, taken, owners = class_blocks(labels, classes + 1)
-            known = owners < classes
-            block = F.embedding(pixels[known], centred).masked_fill_(~taken[known][..., None], 0)
-            scatter.index_add_(0, owners[known], (block.mT @ block).double())
-        else:
-            scatter += class_mean(centred.square_()) * counts[:, None]
-        return counts, centres.double() - errors, errors
+        mean = torch.empty_like(self.mean)
+        scatter = torch.empty_like(self.covariance)
+        # A few channels at a time, so that their copies stay in the processor's cache; and always in the same memory,
+        # since asking for new memory costs more than the sums.
+        width = channels if self.full else min(CHANNELS, channels)
+        spare = features.new_empty(2, len(labels) * width)
+        for start in range(0, channels, width):
+            part = slice(start, min(start + width, channels))
+            rows, centred = spare[:, : len(labels) * (part.stop - start)].view(2, len(labels), -1)
+            rows.view(images, positions, -1).copy_(features[:, part].transpose(1, 2))
+            centres = class_mean(rows).to(rows.dtype)
+            # The row of zeros stands for no class; what comes of it is never read.
+            torch.index_select(F.pad(centres, (0, 0, 0, 1)), 0, labels, out=centred).sub_(rows)
+            error = class_mean(centred)  # a mean of large features is rounded more than a small covariance bears
+            mean[:, part] = centres.double() - error
+            if self.full:
+                products = self._products(centred, labels)
+            else:
+                products = class_mean(centred.square_()) * counts[:, None]
+            scatter[:, part] = products - self._spread(counts[None], error[None])
+        return counts, mean, scatter
+
+    def _products(self, centred: Tensor, labels: Tensor) -> Tensor:
+        """Σ over each class's rows of row rowᵀ, (C,A,A)."""
+        classes = len(self.count)
+        pixels, taken, owners = class_blocks(labels, classes + 1)
+        known = owners < classes
+        block = F.embedding(pixels[known], centred).masked_fill_(~taken[known][..., None], 0)
+        return torch.zeros_like(self.covariance).index_add_(0, owners[known], (block.mT @ block).double())
 
     def _join(self, counts: Tensor, means: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Count, mean and scatter of the union of P parts: counts (P,C), means (P,C,A), `scatter` their sum."""

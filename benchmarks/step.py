@@ -1,0 +1,160 @@
+"""One training step of each method over the floor: teacher forward, student forward, cross-entropy, backward.
+
+    python benchmarks/step.py [--quick] [--only NAME …] [--device cpu|cuda] [--rounds N]
+
+In every round, each method runs once beside the floor, so that what else the machine does hits both alike. Its step
+is what `engine/loop.py` does with a batch: taps, terms, backward, and for an adversarial method the critic's own step.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from _measure import RESULTS, Work, machine, peak_bytes, seconds
+from segdistill.engine.distiller import Distiller, frozen, observe
+from segdistill.methods import build_method
+from segdistill.models import build_model
+from segdistill.taps import Tapped
+
+CASES: dict[str, tuple[Any, float | None]] = {
+    "kd": ("kd", 1.10),
+    "cwd": ("cwd", 1.10),
+    "mimic": ("mimic", 1.10),
+    "at": ("at", 1.10),
+    "local": ("local", 1.10),
+    "ifvd": ("ifvd", 1.10),
+    "pair": ({"name": "skd", "pixel_weight": 0.0, "holistic_weight": 0.0}, 1.10),
+    "skd": ("skd", 1.35),
+    "cirkd": ("cirkd", 1.50),
+    "fakd": ("fakd", None),
+    "fakd (kd)": ({"name": "fakd", "base": "kd"}, None),
+    "i2ckd": ("i2ckd", None),
+    "i2ckd triplet": ({"name": "i2ckd", "score_weight": 0.0}, 1.02),
+    "sstkd": ("sstkd", 1.45),
+}
+"""Name → what a config says under `method`, and the ratio to the floor that is aimed at."""
+
+CLASSES = 19
+
+
+class Steps:
+    """The networks, one batch, and one piece of work per method.
+
+    Args:
+        quick: quarter-width networks on small images: does it run?
+        device: cpu or cuda.
+    """
+
+    def __init__(self, quick: bool, device: str):
+        names = (
+            ("pspnet_resnet18_half", "pspnet_resnet18_quarter") if quick else ("pspnet_resnet101", "pspnet_resnet18")
+        )
+        self.size = (64, 64) if quick else (256, 256) if device == "cpu" else (512, 512)
+        self.batch = 2 if device == "cpu" else 8
+        self.pair = " → ".join(names)
+        teacher, self.student = (build_model(name, num_classes=CLASSES).to(device) for name in names)
+        self.teacher = Tapped(teacher.requires_grad_(False)).eval()
+        self.images = torch.rand(self.batch, 3, *self.size, device=device)
+        squares = torch.randint(0, CLASSES, (self.batch, self.size[0] // 32, self.size[1] // 32), device=device)
+        self.target = squares.repeat_interleave(32, 1).repeat_interleave(32, 2)
+
+    def work(self, spec: Any) -> Work:
+        """A step with a method; `none` still runs the teacher, which makes it the floor."""
+        distiller = Distiller(Tapped(self.student), build_method(spec))
+        distiller.adapt(self.teacher, self.images)
+        distiller.to(self.images.device).train()
+        method = distiller.method
+        made = method.make_critic()
+        critic = None if made is None else made.to(self.images.device)
+        optimizer = None if critic is None else method.make_critic_optimizer(critic)
+
+        def step() -> None:
+            seen = observe(self.teacher, self.images, method.teacher_taps() or {"logits"})
+            with frozen(critic):
+                terms, student, seen = distiller(self.images, self.target, seen, 0.5, critic)
+            torch.stack(list(terms.values())).sum().backward()
+            distiller.zero_grad(set_to_none=True)
+            if critic is not None and optimizer is not None:
+                detached: dict[str, Tensor] = {name: tap.detach() for name, tap in student.items()}
+                torch.stack(list(method.critic_loss(critic, detached, seen).values())).sum().backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+
+        return step
+
+
+def measure(works: Mapping[str, Work], floor: Work, rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Milliseconds of each work and of the floor beside it, in each round; a first, uncounted round warms up."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
+    for round_ in range(rounds + 1):
+        for name, work in works.items():
+            pair = (work, floor) if round_ % 2 else (floor, work)
+            first, second = (1e3 * seconds(one) for one in pair)
+            if round_:
+                times[name].append((first, second) if round_ % 2 else (second, first))
+        print(f"round {round_}/{rounds}", file=sys.stderr, flush=True)
+    return times
+
+
+def main() -> None:
+    """Measure, print the table, write `results/step_<device>.json` (partial runs are not written)."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small networks, two rounds: does it run?")
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="some of the methods")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    steps = Steps(arguments.quick, arguments.device)
+    floor = steps.work("none")
+    works = {name: steps.work(CASES[name][0]) for name in arguments.only}
+    times = measure(works, floor, 2 if arguments.quick else arguments.rounds)
+    floor_ms = statistics.median(below for pairs in times.values() for _, below in pairs)
+    floor_mib = peak_bytes(floor) / 2**20
+    rows = []
+    for name in arguments.only:
+        target = CASES[name][1]
+        ratio = statistics.median(ours / below for ours, below in times[name])
+        mib = peak_bytes(works[name]) / 2**20
+        rows.append(
+            {
+                "method": name,
+                "ms": statistics.median(ours for ours, _ in times[name]),
+                "time_ratio": ratio,
+                "target": target,
+                "met": target is None or ratio <= target,
+                "mib": mib,
+                "memory_ratio": mib / floor_mib,
+            }
+        )
+    floor_row = {"ms": floor_ms, "mib": floor_mib}
+    note = f"{steps.pair}, batch {steps.batch}, {steps.size[0]}×{steps.size[1]}, {CLASSES} classes"
+    show(note, floor_row, rows)
+    if not arguments.quick and set(arguments.only) == set(CASES):
+        path = RESULTS / f"step_{arguments.device}.json"
+        facts = {"command": " ".join(["python", *sys.argv]), "machine": machine(), "note": note, "floor": floor_row}
+        path.write_text(json.dumps({**facts, "rounds": arguments.rounds, "rows": rows}, indent=1) + "\n")
+        print(f"-> {path}")
+
+
+def show(note: str, floor: Mapping[str, float], rows: list[dict[str, Any]]) -> None:
+    """Print the table."""
+    table = Table("method", "ms", "time / floor", "target", "MiB", "memory / floor", title=note)
+    table.add_row("floor", f"{floor['ms']:.0f}", "1.000", "", f"{floor['mib']:.0f}", "1.000")
+    for row in rows:
+        target = "" if row["target"] is None else f"≤ {row['target']:.2f}{'' if row['met'] else ' MISSED'}"
+        ratios = f"{row['time_ratio']:.3f}", f"{row['memory_ratio']:.3f}"
+        table.add_row(row["method"], f"{row['ms']:.0f}", ratios[0], target, f"{row['mib']:.0f}", ratios[1])
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

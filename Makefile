@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint format clean
+.PHONY: demo test slow lint format docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/segdistill demo
@@ -15,14 +15,17 @@ slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/installed
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs/make_pages.py
+	$(BIN)/ruff format --check src tests benchmarks docs/make_pages.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(VENV)/installed
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks docs/make_pages.py
+	$(BIN)/ruff format src tests benchmarks docs/make_pages.py
+
+docs: $(VENV)/installed
+	$(BIN)/python docs/make_pages.py
 
 # Installed again only when the dependencies change.
 $(VENV)/installed: pyproject.toml

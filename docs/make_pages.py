@@ -1,0 +1,216 @@
+"""Write `docs/methods/`: a page per method, from its docstrings, its source and what the benchmarks measured.
+
+    python docs/make_pages.py            # or: make docs
+
+What stands below the line `<!-- by hand -->` of a page is kept.
+"""
+
+import importlib
+import inspect
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from segdistill.methods import list_methods, method_class, method_options, resolve_methods
+
+ROOT = Path(__file__).parent.parent
+PAGES = ROOT / "docs/methods"
+BY_HAND = "<!-- by hand -->"
+
+USE = """
+```python
+import torch
+from segdistill import Distiller, Tapped
+from segdistill.methods import build_method
+from segdistill.models import build_model
+
+student, teacher = (Tapped(build_model(f"pspnet_resnet18_{width}", num_classes=5)) for width in ("quarter", "half"))
+images, target = torch.rand(2, 3, 64, 96), torch.randint(0, 5, (2, 64, 96))
+
+distiller = Distiller(student, build_method("NAME"))         # the student and all that is trained with it
+distiller.adapt(teacher.eval(), images)                      # makes the layers that fit these two networks
+with torch.no_grad():
+    seen = teacher(images, distiller.method.teacher_taps())
+terms, *_ = distiller(images, target, seen, progress=0.5)    # weighted terms by name: "ce", "NAME_…"
+sum(terms.values()).backward()
+```
+"""
+
+
+def main() -> None:
+    """Write all pages and the index."""
+    PAGES.mkdir(exist_ok=True)
+    for name in list_methods():
+        path = PAGES / f"{name}.md"
+        kept = path.read_text().partition(BY_HAND)[2] if path.is_file() else ""
+        path.write_text(page(name) + (f"\n{BY_HAND}{kept}" if kept.strip() else ""))
+    (PAGES / "README.md").write_text(index())
+
+
+def page(name: str) -> str:
+    """The generated part of a method's page.
+
+    Args:
+        name: of the method.
+    """
+    cls = method_class(name)
+    module = importlib.import_module(cls.__module__)
+    about = description(cls)
+    parts = [
+        f"# `{name}`: {title(module)}",
+        about,
+        f"In a config: `method: {name}`{', or with options' * bool(method_options(name).model_fields)}. "
+        f"It reads {taps(name)}.",
+        "## Options",
+        options(name, cls),
+        *([] if name == "none" else ["## From Python", USE.replace("NAME", name).strip()]),
+        *losses(module),
+        *departures(module),
+        "## Cost",
+        cost(name),
+        *configurations(name),
+        f"Source: [`src/segdistill/methods/{name}.py`](../../src/segdistill/methods/{name}.py)",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def title(module: ModuleType) -> str:
+    """What stands behind the colon of the module's first line."""
+    first = inspect.getdoc(module).splitlines()[0]  # type: ignore[union-attr]
+    return first.partition(": ")[2].rstrip(".") or first.rstrip(".")
+
+
+def description(thing: Any) -> str:
+    """A docstring up to its first section."""
+    return re.split(r"\n\n(?:Args|Returns|Raises|Source):\n|\n\n>>>", inspect.getdoc(thing) or "")[0]
+
+
+def section(thing: Any, name: str) -> str:
+    """A section of a Google docstring, without its heading and indentation; empty if there is none."""
+    found = re.search(rf"^{name}:\n((?:    .*\n?|\n(?=    ))+)", inspect.getdoc(thing) or "", re.MULTILINE)
+    return inspect.cleandoc(found[1]) if found else ""
+
+
+def arguments(thing: Any) -> dict[str, str]:
+    """Argument → what the docstring says of it, in one line."""
+    entries = re.split(r"\n(?=\w+: )", section(thing, "Args"))
+    pairs = (entry.partition(": ") for entry in entries if entry)
+    return {name.lstrip("*"): " ".join(text.split()) for name, _, text in pairs}
+
+
+def options(name: str, cls: type) -> str:
+    """The options with their defaults, as a table."""
+    said = arguments(cls)
+    rows = [
+        f"| `{option}` | `{json.dumps(field.default, default=str)}` | {said.get(option, '').replace('|', '∣')} |"
+        for option, field in method_options(name).model_fields.items()
+    ]
+    return "\n".join(["| option | default | meaning |", "|---|---|---|", *rows]) if rows else "None."
+
+
+def taps(name: str) -> str:
+    """The taps that the method reads by default."""
+    method = method_class(name)()
+    own, other = sorted(method.student_taps()), sorted(method.teacher_taps())
+    if not own:
+        return "nothing of a teacher"
+    student = ", ".join(f"`{tap}`" for tap in own)
+    return f"the taps {student}" + (
+        "" if own == other else f" of the student and {', '.join(f'`{t}`' for t in other)} of the teacher"
+    )
+
+
+def losses(module: ModuleType) -> list[str]:
+    """The pure functions that the file defines, with what their docstrings say."""
+    found = [
+        (name, f)
+        for name, f in vars(module).items()
+        if inspect.isfunction(f)
+        and f.__module__ == module.__name__
+        and not name.startswith("_")
+        and ">>>" in (f.__doc__ or "")
+    ]
+    parts = []
+    for name, function in found:
+        example = re.search(r"^>>> .*", inspect.getdoc(function) or "", re.MULTILINE | re.DOTALL)
+        said = "\n".join(f"- `{argument}`: {text}" for argument, text in arguments(function).items())
+        source = section(function, "Source")
+        parts += [
+            f"### `{name}`",
+            description(function),
+            said,
+            f"Source: {' '.join(source.split())}" if source else "",
+            f"```pycon\n{example[0].rstrip()}\n```" if example else "",
+        ]
+    return ["## The losses alone", *parts] if parts else []
+
+
+def departures(module: ModuleType) -> list[str]:
+    """What the source marks as different from the paper."""
+    names = {getattr(thing, "__module__", None) or "" for thing in vars(module).values()}
+    ours = [name for name in names if re.match(r"segdistill\.(methods\._(?!base)|texture)", name)]
+    paths = {Path(inspect.getsourcefile(sys.modules[name]) or "") for name in (module.__name__, *ours)}
+    found = []
+    for path in sorted(paths):
+        lines = [line.strip() for line in path.read_text().splitlines()]
+        for i, line in enumerate(lines):
+            marked = re.match(r"# Differs from the (paper: |authors' code, which )", line)
+            if marked:
+                ours = marked[1].startswith("paper")
+                text = line[marked.end() :] if ours else f"the authors' code {line[marked.end() :]}"
+                for more in lines[i + 1 :]:
+                    if not more.startswith("# "):
+                        break
+                    text += more.removeprefix("#")
+                found.append(f"- {text[0].upper()}{text[1:]}")
+    return ["## Where it differs from the paper, or from the authors' code", "\n".join(found)] if found else []
+
+
+def cost(name: str) -> str:
+    """The rows of the step benchmark that belong to the method."""
+    path = ROOT / "benchmarks/results/step_cpu.json"
+    result = json.loads(path.read_text())
+    aliases = {"skd": ("pair", "skd"), "fakd": ("fakd", "fakd (kd)"), "i2ckd": ("i2ckd", "i2ckd triplet")}
+    rows = [row for row in result["rows"] if row["method"] in aliases.get(name, (name,))]
+    if not rows:
+        return "Nothing beyond the student's own step."
+    lines = [f"| {row['method']} | {row['time_ratio']:.2f} | {row['memory_ratio']:.2f} |" for row in rows]
+    machine = result["machine"]
+    return "\n".join(
+        [
+            "| method | step time / floor | peak memory / floor |",
+            "|---|---|---|",
+            *lines,
+            "",
+            "The floor is a step without distillation that runs the teacher all the same.",
+            f"{result['note']}; {machine['cpu']}, threads: {machine['threads']}, float32, `{result['command']}`.",
+        ]
+    )
+
+
+def configurations(name: str) -> list[str]:
+    """The shipped configurations that use the method."""
+    found = []
+    for path in sorted(ROOT.glob("configs/*/*.yaml")):
+        spec = yaml.safe_load(path.read_text()).get("method")
+        if spec and name in [entry["name"] for entry in resolve_methods(spec)]:
+            found.append(f"- [`{path.relative_to(ROOT)}`](../../{path.relative_to(ROOT)})")
+    return ["## Configurations", "\n".join(found)] if found else []
+
+
+def index() -> str:
+    """The list of all methods."""
+    rows = []
+    for name in list_methods():
+        module = importlib.import_module(method_class(name).__module__)
+        rows.append(f"| [`{name}`]({name}.md) | {title(module)} |")
+    return "\n".join(["# Methods", "", "| name | what it transfers |", "|---|---|", *rows]) + "\n"
+
+
+if __name__ == "__main__":
+    main()

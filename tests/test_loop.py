@@ -199,15 +199,19 @@ def test_a_gradient_that_is_not_finite_is_named(tmp_path):
         distill(config(train={"lr": 1e30}), out=tmp_path / "run")
 
 
-def test_unlabelled_images_join_the_batch(tmp_path, teacher):
+@pytest.mark.parametrize("method", [["kd", "cwd", "skd"], ["ifvd", "cirkd", "fakd", "i2ckd"]], ids="+".join)
+def test_unlabelled_images_join_the_batch(tmp_path, teacher, method):
     from PIL import Image
 
     (tmp_path / "more").mkdir()
     for i in range(3):
         Image.new("RGB", (40, 40), (80 * i, 9, 9)).save(tmp_path / f"more/{i}.png")
     unlabelled = {"root": str(tmp_path / "more"), "batch_size": 2}
-    changes = config(data={"unlabelled": unlabelled}, teacher={"checkpoint": str(teacher)}, method="kd")
+    changes = config(data={"unlabelled": unlabelled}, teacher={"checkpoint": str(teacher)}, method=method)
     assert distill(changes, out=tmp_path / "run")["steps"] == 4
+    distill(changes | {"data": DATA}, out=tmp_path / "labelled")
+    with_them, without = weights(tmp_path / "run"), weights(tmp_path / "labelled")
+    assert any(not torch.equal(with_them[name], without[name]) for name in without)
 
 
 def test_tensorboard_is_optional(tmp_path):

@@ -152,6 +152,27 @@ def data_check(config: ConfigPath, overrides: Overrides = None) -> None:
         sys.exit(2)
 
 
+@app.command(epilog="Example: `segdistill textures street.jpg --model runs/sstkd --baseline runs/none --teacher runs/teacher`")
+def textures(
+    image: Annotated[Path, typer.Argument(help="Image file.", show_default=False)],
+    model: Annotated[Path, typer.Option(metavar="RUN", help="Run folder or student.safetensors.", show_default=False)],
+    teacher: Annotated[Path | None, typer.Option(metavar="RUN", help="Its teacher.", show_default=False)] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="The same student without SSTKD.", show_default=False)
+    ] = None,
+    size: Annotated[
+        tuple[int, int] | None, typer.Option(help="Height and width to resize the image to.", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("textures"),
+) -> None:
+    """Draw what SSTKD transfers, of one image: low-level features, contourlet subbands, regions, counts."""
+    from segdistill.compare.texture_pictures import draw_textures
+    from segdistill.compare.textures import read_textures
+
+    seen = read_textures(image, model, teacher=teacher, baseline=baseline, size=size)
+    console.print(f"{' '.join(file.name for file in draw_textures(seen, out))} → {out}", soft_wrap=True)
+
+
 @app.command(epilog="Example: `segdistill doctor`")
 def doctor() -> None:
     """Print versions, devices and threads, and what is missing."""

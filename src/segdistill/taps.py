@@ -1,13 +1,14 @@
 """Taps: the intermediate outputs of any network, by name, without touching its code."""
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segdistill.functional import upcast
+from segdistill.functional import IGNORE, upcast
 
 Taps = dict[str, Tensor]
 """What a network shows of one batch: tap name → tensor. Standard names: `low1 low2 features logits`, besides `output`
@@ -41,32 +42,138 @@ def as_logits(output: Any) -> Tensor:
     raise ValueError(f"cannot find logits in a {type(output).__name__}; tap the layer that gives the map by its path")
 
 
+def as_map(value: Tensor, size: tuple[int, int], prefix: int | None = None) -> Tensor | None:
+    """A feature map (N,A,h,w) of what a layer gives for images of a size; None where it is no map of them.
+
+    Tokens (N,L,A) lose their prefix (class and register tokens) and become a map; so do channels-last maps (N,h,w,A).
+
+    Args:
+        value: what the layer gives.
+        size: (H,W) of the images that the network got.
+        prefix: how many tokens come before those of the image, where that is known.
+
+    >>> as_map(torch.zeros(1, 5 + 4 * 6, 8), (64, 96)).shape
+    torch.Size([1, 8, 4, 6])
+    """
+    if value.dim() == 4:
+        if _covers((value.shape[2], value.shape[3]), size):
+            return value
+        return value.permute(0, 3, 1, 2) if _covers((value.shape[1], value.shape[2]), size) else None
+    if value.dim() != 3:
+        return None
+    count = value.shape[1]
+    for before in range(PREFIX + 1) if prefix is None else (prefix,):
+        for stride in STRIDES:
+            h, w = -(-size[0] // stride), -(-size[1] // stride)
+            if before + h * w == count:
+                tokens = value[:, before:].transpose(1, 2)
+                return tokens.reshape(len(value), -1, h, w)
+    return None
+
+
+PREFIX = 16
+"""The most class and register tokens that are looked for before those of the image."""
+STRIDES = (4, 8, 16, 32, 14, 7, 28, 12, 2, 64, *range(3, 64))
+"""Strides of tokens, in the order in which they are tried."""
+
+
+def _covers(shape: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether a map's (h,w) is that of the whole image at one stride of at most 32."""
+    return any(
+        all(side // stride <= n <= -(-side // stride) for side, n in zip(size, shape, strict=True))
+        for stride in range(1, 33)
+        if min(shape) > 0
+    )
+
+
+class ClassMap:
+    """How a teacher's classes become a student's.
+
+    The logit of a class that several of the teacher's go to is the logarithm of the sum of their exponentials, so that
+    its probability is the sum of theirs. The teacher's classes that go nowhere are left out, as if it had never known
+    them. Student's classes that none goes to are not compared: they are learned from labels alone.
+
+    Args:
+        sources: for each of the student's classes, numbers of the teacher's that go there; none for an unknown one.
+
+    Raises:
+        ValueError: if fewer than two of the student's classes have a counterpart, or a teacher's class goes to two.
+    """
+
+    def __init__(self, sources: Sequence[Sequence[int]]):
+        self.known = [number for number, those in enumerate(sources) if those]
+        """Numbers of the student's classes that are compared."""
+        self.sources = [list(sources[number]) for number in self.known]
+        self.complete = len(self.known) == len(sources)
+        if len(self.known) < 2:
+            raise ValueError(f"class_map: {len(self.known)} of {len(sources)} classes have a counterpart, needs 2")
+        every = [number for those in self.sources for number in those]
+        twice = next((number for number in every if every.count(number) > 1), None)
+        if twice is not None:
+            raise ValueError(f"class_map: the teacher's class {twice} goes to more than one class; it can go to one")
+
+    def merge(self, logits: Tensor) -> Tensor:
+        """The teacher's logits (N,T,H,W) as logits of the compared classes (N,C,H,W)."""
+        return torch.stack([logits[:, those].logsumexp(1) for those in self.sources], dim=1)
+
+    def select(self, student: Taps) -> Taps:
+        """The student's taps with the compared classes alone in `logits` and `weight`."""
+        kept = dict(student)
+        if "logits" in kept:
+            kept["logits"] = kept["logits"][:, self.known]
+        if "weight" in kept:
+            kept["weight"] = kept["weight"][self.known]
+        return kept
+
+    def relabel(self, target: Tensor, ignore_index: int = IGNORE) -> Tensor:
+        """Labels as numbers among the compared classes; the others are ignored.
+
+        Args:
+            target: (N,H,W) int64.
+            ignore_index: label of ignored pixels.
+        """
+        table = torch.full((256,), ignore_index, dtype=target.dtype, device=target.device)
+        table[self.known] = torch.arange(len(self.known), dtype=target.dtype, device=target.device)
+        return table[target.clamp(0, 255)]
+
+
 class Tapped(nn.Module):
     """Any network with named outputs: images (N,3,H,W) → {"logits": …, "low1": …, "low2": …, "features": …}.
 
     Hooks live only during the call, so that copies, pickles and exports of the network know nothing of them. A tensor
-    that a later layer overwrites in place is refused.
+    that a later layer overwrites in place is refused. Of a layer that gives a tuple, the first tensor is meant; tokens
+    (N,L,A) and channels-last maps become (N,A,h,w).
 
     Args:
         network: the network. What it needs of normalisation it does itself.
         taps: tap name → dotted path of a submodule, whose output is meant, or `PATH:input` for what enters it.
             Default: the network's own attribute `taps`.
         classifier: dotted path of the final 1×1 classifier; makes the tap `weight`. Default: the network's own
-            attribute `classifier`, if it has one.
+            attribute `classifier_path`, if it has one.
+        class_map: of a teacher with other classes than the student.
 
     Raises:
         ValueError: if a path names no submodule.
     """
 
-    def __init__(self, network: nn.Module, taps: Mapping[str, str] | None = None, classifier: str | None = None):
+    def __init__(
+        self,
+        network: nn.Module,
+        taps: Mapping[str, str] | None = None,
+        classifier: str | None = None,
+        class_map: ClassMap | None = None,
+    ):
         super().__init__()
         self.network = network
+        self.class_map = class_map
         self.paths = dict(getattr(network, "taps", {}) if taps is None else taps)
         self.classifier = classifier if classifier is not None else getattr(network, "classifier_path", None)
         modules = dict(network.named_modules())
         for name, path in {**self.paths, **({"classifier": self.classifier} if self.classifier else {})}.items():
             if path.removesuffix(":input") not in modules:
-                raise ValueError(f"tap {name}: no submodule {path!r}; `segdistill layers` lists them")
+                near = difflib.get_close_matches(path.removesuffix(":input"), modules, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise ValueError(f"tap {name}: no submodule {path!r}{hint}; `segdistill layers MODEL` lists them")
 
     def forward(self, images: Tensor, names: Iterable[str] | None = None) -> Taps:
         """Run the network once and collect its taps.
@@ -81,7 +188,11 @@ class Tapped(nn.Module):
         wanted = {*(self.paths if names is None else names), "logits"} - set(GIVEN)
         unknown = wanted - {*self.paths, "logits"}
         if unknown:
-            raise ValueError(f"no tap {sorted(unknown)[0]!r}: this network has {sorted({*self.paths, 'logits'})}")
+            name = sorted(unknown)[0]
+            raise ValueError(
+                f"no tap {name!r}: {type(self.network).__name__} has {sorted({*self.paths, 'logits'})}; write taps: "
+                f"{{{name}: PATH}} in its section, `segdistill layers MODEL` shows paths"
+            )
         caught: dict[str, tuple[Tensor, int]] = {}
         handles = [self._hook(name, self.paths[name], caught) for name in sorted(wanted & set(self.paths))]
         try:
@@ -98,13 +209,29 @@ class Tapped(nn.Module):
             tensor, version = caught[name]
             if tensor._version != version:
                 raise ValueError(f"tap {name}: {self.paths[name]!r} is overwritten in place; tap its parent instead")
-            taps[name] = tensor
+            taps[name] = self._map(name, tensor, images)
         taps.setdefault("logits", output)
         if self.classifier is not None:
             weight = self.network.get_submodule(self.classifier).weight
             assert isinstance(weight, Tensor)
             taps["weight"] = weight.flatten(1)
+        if self.class_map is not None:
+            taps.pop("weight", None)  # merged classes have no weight of their own
+            taps |= {name: self.class_map.merge(upcast(taps[name])) for name in ("logits", "output")}
         return taps
+
+    def _map(self, name: str, value: Tensor, images: Tensor) -> Tensor:
+        """What a layer gives, as a map where it is one."""
+        inner = getattr(self.network, "input_size", None)
+        size = (images.shape[-2], images.shape[-1])
+        path, prefix = self.paths[name].removesuffix(":input"), None
+        while prefix is None and path:
+            prefix = getattr(self.network.get_submodule(path), "num_prefix_tokens", None)
+            path = path.rpartition(".")[0]
+        found = as_map(value, size if inner is None else inner(*size), prefix)
+        if found is None and value.dim() != 4:
+            raise ValueError(f"tap {name}: {self.paths[name]!r} gives {tuple(value.shape)}, no map of the image")
+        return value if found is None else found
 
     def compile_between_taps(self) -> None:
         """Compile the network's largest parts that hold no tap.
@@ -125,6 +252,8 @@ class Tapped(nn.Module):
 
     def _hook(self, name: str, path: str, caught: dict[str, tuple[Tensor, int]]) -> Any:
         def keep(value: Any) -> None:
+            if isinstance(value, tuple | list) and value:
+                value = value[0]
             if not isinstance(value, Tensor):
                 raise ValueError(f"tap {name}: {path!r} gives a {type(value).__name__}, not a tensor; tap inside it")
             caught[name] = (value, value._version)

@@ -120,7 +120,7 @@ def make_card(
     return {
         "format": 1,
         "segdistill": __version__,
-        "network": None if spec is None else {**spec, "aux": False},
+        "network": None if spec is None else {k: False if k == "aux" else v for k, v in spec.items()},
         "input": "RGB, 0…1, (N,3,H,W); the network normalises by itself",
         "normalisation": {"mean": list(getattr(network, "mean", [])), "std": list(getattr(network, "std", []))},
         "taps": {k: v for k, v in getattr(network, "taps", {}).items() if k != "aux"},
@@ -170,12 +170,14 @@ def read_card(path: str | Path) -> dict[str, Any]:
     return card
 
 
-def load_student(path: str | Path, network: nn.Module | None = None) -> nn.Module:
+def load_student(path: str | Path, network: nn.Module | None = None, *, allow_code: bool | None = None) -> nn.Module:
     """Load a trained student, ready to use: RGB images in 0…1 (N,3,H,W) → logits (N,C,H,W).
 
     Args:
         path: a run folder or a `student.safetensors`; it needs nothing else.
         network: where the architecture is the user's own, an instance of it.
+        allow_code: whether a function that the file names, `python:MODULE:FUNCTION`, may be called to make the network
+            (default: what the environment variable SEGDISTILL_ALLOW_CODE says, else not).
 
     Returns:
         The network in eval mode, with the file's card as its attribute `card`.
@@ -188,7 +190,15 @@ def load_student(path: str | Path, network: nn.Module | None = None) -> nn.Modul
         if card["network"] is None:
             raise ValueError(f"{path} was trained from a network of your own; pass it: load_student(path, network)")
         options = dict(card["network"])
-        network = build_model(options.pop("name"), **options)
+        name = str(options.pop("name"))
+        if allow_code is None:
+            allow_code = os.environ.get("SEGDISTILL_ALLOW_CODE", "0") not in ("", "0")
+        if name.startswith("python:") and not allow_code:
+            raise ValueError(
+                f"{path} names {name}, which would run code; if you trust it, pass allow_code=True, set "
+                "SEGDISTILL_ALLOW_CODE=1, or pass the network"
+            )
+        network = build_model(name, **options)
     load_tensors(network, student_path(path))
     network.card = card  # type: ignore[assignment]
     return network.eval()

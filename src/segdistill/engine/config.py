@@ -8,10 +8,10 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from segdistill._options import closest, options_model
+from segdistill._options import closest
 from segdistill.data import dataset_options
 from segdistill.methods import resolve_methods
-from segdistill.models import family_class, split_name
+from segdistill.models import Normalisation, model_options
 
 Size = tuple[int, int]
 
@@ -77,14 +77,32 @@ class DataConfig(BaseModel):
 
 
 class NetworkConfig(BaseModel):
-    """`student:` or `teacher:` — a network. Other keys are options of its family, such as `pretrained` and `aux`."""
+    """`student:` or `teacher:` — a network. Other keys are options of its family, such as `pretrained` and `aux`.
+
+    Args:
+        name: of the network, as for `build_model`.
+        checkpoint: a run folder or a student's file, instead.
+        weights: a file with all of the network's tensors, or `published` for what its library publishes.
+        source: where that file is from; by default it is told by its names.
+        normalisation: of the images, instead of the network's own.
+        taps: tap name → path, on top of the network's own or proposed ones.
+        classifier: path of the final 1×1 classifier.
+        classes: names of a teacher's classes, where they are not the data's.
+        num_classes: how many, where they have no names.
+        class_map: a teacher's class → the data's class, by name or number (null: left out); `names`: those of one name.
+    """
 
     model_config = ConfigDict(extra="allow")
     name: str | None = None
     checkpoint: str | None = None
     weights: str | None = None
+    source: str | None = None
+    normalisation: Normalisation | None = None
     taps: dict[str, str] | None = None
     classifier: str | None = None
+    classes: list[str] | None = None
+    num_classes: int | None = Field(None, gt=1)
+    class_map: Literal["names"] | dict[int | str, int | str | None] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -100,7 +118,9 @@ class NetworkConfig(BaseModel):
             return self
         if self.checkpoint is not None:
             raise ValueError("give name or checkpoint, not both: a checkpoint says what network it is")
-        known = options_model(family_class(split_name(self.name)[0]), skip=("num_classes",))
+        known = model_options(self.name)
+        if known.model_config.get("extra") == "allow":  # a function of the user's own says what it takes when called
+            return self
         _refuse_unknown(self.options, {*known.model_fields, *NetworkConfig.model_fields}, "network")
         assert self.__pydantic_extra__ is not None
         self.__pydantic_extra__.update(known.model_validate(self.options).model_dump())
@@ -176,13 +196,26 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Sequ
     """
     if isinstance(source, Config):
         return source
+    try:
+        return Config.model_validate(read_config(source, overrides))
+    except pydantic.ValidationError as error:
+        raise ValueError(_one_line(error)) from None
+
+
+def read_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A configuration as it is written, with its overrides, before any check.
+
+    Args:
+        source: a YAML file, a run folder, or a mapping, which is left as it is.
+        overrides: `key.sub=value`, the value as YAML; later ones win.
+
+    Raises:
+        ValueError: if there is no such file, or it or an override cannot be read.
+    """
     raw = dict(source) if isinstance(source, Mapping) else _read_yaml(Path(source))
     for override in overrides:
         _set(raw, override)
-    try:
-        return Config.model_validate(raw)
-    except pydantic.ValidationError as error:
-        raise ValueError(_one_line(error)) from None
+    return raw
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

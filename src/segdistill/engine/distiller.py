@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from segdistill.functional import IGNORE, empty
 from segdistill.methods import Method
-from segdistill.taps import Tapped, Taps, match_maps, resize
+from segdistill.taps import ClassMap, Tapped, Taps, match_maps, resize
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -42,6 +42,7 @@ class Distiller(nn.Module):
         self.student = student
         self.method = method
         self.aux_weight = aux_weight
+        self.class_map: ClassMap | None = None
 
     def adapt(self, teacher: Tapped | None, images: Tensor) -> None:
         """Let the method make its layers, from the shapes of one dry run; nothing else changes.
@@ -53,6 +54,9 @@ class Distiller(nn.Module):
         with torch.no_grad(), evaluating(self.student):
             student = self.student(images, self.method.student_taps())
         teacher_taps = {} if teacher is None else observe(teacher, images, self.method.teacher_taps())
+        if teacher is not None and teacher.class_map is not None and not teacher.class_map.complete:
+            self.class_map = teacher.class_map
+            student = self.class_map.select(student)
         self.method.adapt(*match_maps(student, teacher_taps))
         self.method.to(images.device)
 
@@ -83,6 +87,8 @@ class Distiller(nn.Module):
             terms = {"ce": cross_entropy(taps["output"], target)}
             if with_aux:
                 terms["aux"] = self.aux_weight * cross_entropy(taps.pop("aux"), target)
+            if self.class_map is not None:  # only the classes that the teacher knows are compared
+                taps, target = self.class_map.select(taps), self.class_map.relabel(target)
             student, teacher = match_maps(taps, teacher)
             terms |= self.method(student, teacher, target, progress)
             if critic is not None:

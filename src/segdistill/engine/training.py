@@ -77,7 +77,7 @@ class Training:
 
         torch.manual_seed(cfg.seed)  # the same first weights whatever the method
         tapped = build.build_student(config, classes, student)
-        self.teacher = build.build_teacher(config, classes, teacher)
+        self.teacher = build.build_teacher(config, self.train_set.classes, teacher)
         if self.teacher is not None:
             self.teacher.to(run.device, memory_format=layout)  # type: ignore[call-overload]
         self.distiller = Distiller(tapped, build_method(config.method), aux_weight=cfg.aux_weight)
@@ -263,7 +263,7 @@ class Training:
         """
         config_path = self.folder / CONFIG
         if resume:
-            _check_same(load_config(config_path), self.config, self.folder)
+            check_same(load_config(config_path), self.config, self.folder)
             facts = load_checkpoint(self.folder, self._parts)
             self.done, self.clock = int(facts["step"]), Clock(float(facts["seconds"]))
             self.best, self.best_step = float(facts["best"]), int(facts["best_step"])
@@ -283,7 +283,8 @@ class Training:
         if not self.best_step:
             self.validate()
         run.barrier()
-        best = load_student(self.folder / STUDENT, None if hasattr(self.network, "spec") else self.deliverable)
+        own = None if hasattr(self.network, "spec") else self.deliverable
+        best = load_student(self.folder / STUDENT, own, allow_code=True)  # the run's own configuration named it
         exact = Runtime(run.device, "fp32", run.rank, run.world)
         result = self._evaluate(best.to(memory_format=self.layout), self.val_set, exact)
         result.pop("confusion")
@@ -360,7 +361,17 @@ class Waited:
         return seconds
 
 
-def _check_same(old: Config, new: Config, folder: Path) -> None:
+def check_same(old: Config, new: Config, folder: Path) -> None:
+    """Refuse to go on with a run under another configuration, but for the settings that are free to change.
+
+    Args:
+        old: what the run was started with.
+        new: what it would go on with.
+        folder: of the run.
+
+    Raises:
+        ValueError: with the first setting that differs.
+    """
     a, b = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     for key in sorted(a.keys() | b.keys()):
         if a.get(key) != b.get(key) and key.split(".")[-1] not in FREE_TO_CHANGE:

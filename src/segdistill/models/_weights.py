@@ -1,6 +1,8 @@
 """ImageNet weights for a backbone: from timm's hub, a file, or an installed package; tensors only, never code."""
 
+import difflib
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
+"""Keys under which training scripts put a state dict."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -31,14 +40,78 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not a file of tensors only and is not loaded: {reason}") from error
-    for key in ("state_dict", "model"):
+        reason = first_line(error)[:120]
+        raise ValueError(
+            f"{path} is not a file of tensors only and is not loaded; docs/models.md says how to convert it, if you "
+            f"trust it ({reason})"
+        ) from error
+    for key in WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    if not isinstance(loaded, dict) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise ValueError(f"{path} holds no state dict of tensors")
-    return loaded
+    if all(key.startswith("module.") for key in loaded):  # nn.DataParallel's
+        loaded = {key.removeprefix("module."): value for key, value in loaded.items()}
+    return dict(loaded)
+
+
+def read_source(source: str) -> dict[str, Tensor]:
+    """The tensors of a file, or of an installed package.
+
+    Args:
+        source: a path, or `pip:DISTRIBUTION`.
+    """
+    return read_tensors(installed_weights(source[4:]) if source.startswith("pip:") else Path(source).expanduser())
+
+
+def load_named(network: nn.Module, tensors: Mapping[str, Tensor], source: str, *, spare: tuple[str, ...] = ()) -> None:
+    """Load tensors by name; all must be there, fit and be used.
+
+    Args:
+        network: what they go into.
+        tensors: name → tensor.
+        source: of the tensors, for the message.
+        spare: starts of names, on both sides, that may be missing or of another shape, as an auxiliary head's.
+
+    Raises:
+        ValueError: with the names that do not fit, and the closest ones that do.
+    """
+    own = network.state_dict()
+    fits = {k: v for k, v in tensors.items() if k in own and v.shape == own[k].shape}
+    counters = tuple(key for key in own if key.endswith("num_batches_tracked"))
+    lacking = [key for key in own if key not in tensors and not key.startswith(spare) and key not in counters]
+    unused = [key for key in tensors if key not in own and not key.startswith(spare)]
+    wrong = [
+        f"{key} is {tuple(tensors[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own
+        if key in tensors and key not in fits and not key.startswith(spare)
+    ]
+    parts = []
+    if lacking:
+        parts.append(f"lacks {_listed(lacking, unused)}")
+    if unused:
+        parts.append(f"has {_listed(unused, lacking)} that {type(network).__name__} has not")
+    if wrong:
+        parts.append(f"{len(wrong)} of other shapes: {', '.join(wrong[:SHOWN])}{_more(wrong)}")
+    if parts:
+        raise ValueError(f"{source}: {'; '.join(parts)}")
+    network.load_state_dict(fits, strict=False)
+
+
+SHOWN = 4
+"""Names that a message gives at most of each kind."""
+
+
+def _listed(names: list[str], others: list[str]) -> str:
+    shown = []
+    for name in names[:SHOWN]:
+        near = difflib.get_close_matches(name, others, n=1, cutoff=0.7)
+        shown.append(f"{name} (closest: {near[0]})" if near else name)
+    return f"{len(names)} tensors: {', '.join(shown)}{_more(names)}"
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
 
 
 def installed_weights(distribution: str) -> Path:

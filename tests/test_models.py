@@ -1,9 +1,12 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from segdistill.models import build_model, list_families, list_models
+from segdistill.engine.checkpoint import load_student, make_card, save_student
+from segdistill.models import build_model, list_families, list_models, model_options, split_name
 from segdistill.models._backbone import Backbone
+from segdistill.models._published import PUBLISHED
 from segdistill.models._weights import installed_weights, load_backbone_weights, read_tensors
 from segdistill.taps import Tapped
 
@@ -12,41 +15,151 @@ def count(network: nn.Module) -> float:
     return sum(p.numel() for p in network.parameters()) / 1e6
 
 
-@pytest.mark.parametrize(
-    ("name", "published"),
-    [  # SKD's released networks; CIRKD's
-        ("pspnet_resnet101_deepstem", 70.44),
-        ("pspnet_resnet18_deepstem", 13.07),
-        ("deeplabv3_resnet101_deepstem", 61.1),
-        ("deeplabv3_resnet18_deepstem", 13.6),
-    ],
-)
-def test_parameters_are_those_of_the_papers(name, published):
+SMALL = [
+    *(f"{family}_resnet18_quarter" for family in ("pspnet", "deeplabv3", "deeplabv3plus", "fcn", "isanet")),
+    "pspnet_mobilenetv2_plus",
+    "lightnet_mobilenetv2_plus",
+    "hrnet_w18_small",
+    "espnet",
+    "espnet_c",
+]
+"""A network of each kind that is small enough to be computed."""
+
+
+def build(name: str, **options) -> nn.Module:
+    """A network; with its auxiliary head where it has one, unless told otherwise."""
+    if "aux" in model_options(name).model_fields:
+        options = {"aux": True, **options}
+    return build_model(name, num_classes=5, **options)
+
+
+def test_small_networks_are_of_all_families():
+    assert {split_name(name)[0] for name in SMALL} == set(list_families())
+
+
+@pytest.mark.parametrize("published", PUBLISHED, ids=lambda p: p.name)
+def test_parameters_are_those_of_the_papers(published):
+    for classes in {published.classes, 19}:
+        with torch.device("meta"):
+            network = build_model(published.name, num_classes=classes, **published.options)
+        assert count(network) == pytest.approx(published.params, rel=0.01)
+
+
+def test_fakd_counts_with_150_classes():
+    for published in PUBLISHED:
+        if published.source == "FAKD":
+            with torch.device("meta"):
+                network = build_model(published.name, num_classes=150, **published.options)
+            assert count(network) == pytest.approx(published.params, abs=0.005)
+
+
+@pytest.mark.parametrize("name", ["espnet_c", "lightnet_mobilenetv2_plus", "pspnet_resnet18_half"])
+def test_multiply_adds_are_those_of_the_papers(name):
+    (published,) = (p for p in PUBLISHED if p.name == name)
     with torch.device("meta"):
-        network = build_model(name, num_classes=19, aux=True)
-    assert count(network) == pytest.approx(published, rel=0.005)
+        network = build_model(name, num_classes=19).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.empty(1, 3, 512, 1024, device="meta"))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(published.multiply_adds, rel=0.025)
 
 
-@pytest.mark.parametrize("family", list_families())
-@pytest.mark.parametrize("stride", [8, 16, 32])
-def test_any_size_any_stride(family, stride):
-    network = build_model(f"{family}_resnet18_quarter", num_classes=5, output_stride=stride).eval()
-    for size in [(64, 96), (75, 53)]:
+@pytest.mark.parametrize("name", list_models())
+def test_every_listed_network_keeps_the_contract(name):
+    height, width = 75, 53
+    with torch.device("meta"):
+        network = build(name).eval()
+    with torch.no_grad():
+        taps = Tapped(network)(torch.empty(1, 3, height, width, device="meta"))
+    assert taps["output"].shape == (1, 5, height, width)
+    assert {"low1", "low2", "features", "logits"} <= set(network.taps)
+    assert [taps[tap].shape[-2:] for tap in ("low1", "low2")] == [(19, 14), (10, 7)]
+    assert taps["logits"].shape[:2] == (1, 5)
+    if network.classifier_path is not None:
+        assert taps["weight"].shape == (5, taps["features"].shape[1])
+        assert taps["logits"].shape[-2:] == taps["features"].shape[-2:]
+    assert len(network.mean) == len(network.std) == 3
+    assert all(0 < value < 1 for value in (*network.mean, *network.std))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_spec_makes_the_architecture_again(name):
+    options = dict(build(name).spec)
+    assert options.pop("name") == name
+    with torch.device("meta"):
+        networks = build(name), build_model(name, **options)
+    first, second = ({k: v.shape for k, v in network.state_dict().items()} for network in networks)
+    assert first == second
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_classifier_makes_the_logits(name):
+    network = build(name).eval()
+    for size in [(64, 96), (75, 53), (33, 32)]:
         taps = Tapped(network)(torch.rand(1, 3, *size))
         assert taps["output"].shape == (1, 5, *size)
-        assert taps["low1"].shape[-1] == -(-size[1] // 4)
-        assert taps["low2"].shape[-1] == -(-size[1] // 8)
-        classified = nn.functional.conv2d(taps["features"], taps["weight"][..., None, None], network.classifier.bias)
-        torch.testing.assert_close(classified, taps["logits"])
+        assert taps["output"].isfinite().all()
+        if "weight" in taps:
+            bias = network.get_submodule(network.classifier_path).bias
+            classified = nn.functional.conv2d(taps["features"], taps["weight"][..., None, None], bias)
+            torch.testing.assert_close(classified, taps["logits"])
 
 
-@pytest.mark.parametrize("family", list_families())
-def test_gradients_reach_every_parameter(family):
-    network = build_model(f"{family}_resnet18_quarter", num_classes=5, aux=True).train()
+@pytest.mark.parametrize("name", SMALL)
+def test_evaluation_is_deterministic_and_image_by_image(name):
+    network, images = build(name).eval(), torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        first = network(images)
+        assert torch.equal(network(images), first)
+        torch.testing.assert_close(network(images[1:]), first[1:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_gradients_reach_every_parameter(name):
+    network = build(name).train()
     taps = Tapped(network)(torch.rand(2, 3, 64, 64))
-    (taps["output"].sum() + taps["aux"].square().sum() + taps["logits"].square().sum()).backward()
+    loss = taps["output"].square().sum() + taps["logits"].square().sum()
+    if "aux" in network.taps:
+        loss = loss + taps["aux"].square().sum()
+    loss.backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("name", ["pspnet_mobilenetv2_plus", "lightnet_mobilenetv2_plus", "isanet_resnet18_quarter"])
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_any_stride(name, stride):
+    network = build(name, output_stride=stride).eval()
+    deep = network.backbone(torch.rand(1, 3, 75, 53))[3]
+    assert deep.shape[-2:] == (-(-75 // stride), -(-53 // stride))
+    assert network(torch.rand(1, 3, 75, 53)).shape == (1, 5, 75, 53)
+
+
+SLOW_EXPORTS = ("hrnet_w18_small", "pspnet_mobilenetv2_plus", "lightnet_mobilenetv2_plus", "fcn_resnet18_quarter")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW_EXPORTS else n for n in SMALL])
+def test_export(name):
+    network, images = build(name).eval(), torch.rand(1, 3, 64, 80)
+    with torch.no_grad():
+        exported = torch.export.export(network, (images,), strict=False)
+        torch.testing.assert_close(exported.module()(images), network(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_compile(name):
+    network, images = build(name).eval(), torch.rand(1, 3, 64, 80)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(network)(images), network(images), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["espnet", "hrnet_w18_small", "isanet_resnet18_quarter"])
+def test_a_saved_student_comes_back(name, tmp_path):
+    network, images = build(name).eval(), torch.rand(1, 3, 40, 40)
+    save_student(tmp_path / "student.safetensors", network, make_card(network, list("abcde"), [(0, 0, 0)] * 5))
+    with torch.no_grad():
+        torch.testing.assert_close(load_student(tmp_path / "student.safetensors")(images), network(images))
 
 
 def test_auxiliary_head_runs_in_training_only():
@@ -55,11 +168,16 @@ def test_auxiliary_head_runs_in_training_only():
     assert "aux" not in Tapped(network.eval())(torch.rand(2, 3, 64, 64))
 
 
-def test_list_models_names_what_can_be_built():
-    assert "pspnet_resnet18" in list_models()
-    with torch.device("meta"):
-        for name in list_models():
-            build_model(name, num_classes=3)
+def test_list_models_names_the_papers_networks():
+    listed = set(list_models())
+    assert {published.name for published in PUBLISHED} <= listed
+    assert {
+        "pspnet_resnet18",
+        "fcn_resnet50",
+        "isanet_resnet101",
+        "hrnet_w48",
+        "deeplabv3plus_mobilenetv2_100",
+    } <= listed
 
 
 def test_networks_normalise_their_input():

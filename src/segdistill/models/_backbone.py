@@ -3,23 +3,52 @@
 from typing import Any
 
 import timm
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill._options import closest
 from segdistill.models._weights import load_backbone_weights
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""Of ImageNet's red, green, blue: what networks are normalised with unless their weights say otherwise."""
 
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
     # SKD's stem: 3×3/2→64, 3×3→64, 3×3→128 instead of one 7×7/2→64.
     "resnet18_deepstem": ("resnet18", {"stem_type": "deep", "stem_width": 64}),
     "resnet50_deepstem": ("resnet50", {"stem_type": "deep", "stem_width": 64}),
     "resnet101_deepstem": ("resnet101", {"stem_type": "deep", "stem_width": 64}),
+    # OpenMMLab's ResNetV1c: 3×3/2→32, 3×3→32, 3×3→64.
+    "resnet18_v1c": ("resnet18", {"stem_type": "deep", "stem_width": 32}),
+    "resnet50_v1c": ("resnet50", {"stem_type": "deep", "stem_width": 32}),
+    "resnet101_v1c": ("resnet101", {"stem_type": "deep", "stem_width": 32}),
     "resnet18_half": ("resnet18", {"channels": (32, 64, 128, 256)}),
     "resnet18_quarter": ("resnet18", {"channels": (16, 32, 64, 128)}),
+    "mobilenetv2": ("mobilenetv2_100", {}),
+    "mobilenetv2_plus": ("mobilenetv2_100", {}),
 }
-"""Backbones that timm has no name for: name → (timm's name, arguments)."""
+"""Backbones that timm has no such name for: name → (timm's name, arguments)."""
 
 
-class Backbone(nn.Module):
+class Stages(nn.Module):
+    """Base of what gives four feature maps, shallow to deep, the first two of them named for taps.
+
+    Args:
+        channels: of the four maps.
+        mean: of red, green, blue, that its weights were trained with.
+        std: likewise.
+    """
+
+    def __init__(self, channels: list[int], mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD):
+        super().__init__()
+        self.channels = channels
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.low1 = nn.Identity()
+        self.low2 = nn.Identity()
+
+
+class Backbone(Stages):
     """A timm network without its classifier: images (N,3,H,W) → its last four feature maps, shallow to deep.
 
     Args:
@@ -32,7 +61,6 @@ class Backbone(nn.Module):
     """
 
     def __init__(self, name: str, *, output_stride: int = 8, pretrained: bool | str = False):
-        super().__init__()
         timm_name, arguments = OURS.get(name, (name, {}))
         if not timm.is_model(timm_name):
             raise ValueError(f"no backbone {name!r}{closest(name, [*timm.list_models(), *OURS])}")
@@ -48,12 +76,8 @@ class Backbone(nn.Module):
                 f"backbone {name} gives maps of strides {info.reduction()}, not four down to {output_stride}; "
                 "try another output_stride or backbone"
             )
+        super().__init__(info.channels()[-4:], body.default_cfg["mean"], body.default_cfg["std"])
         self.body: nn.Module = body
-        self.channels: list[int] = info.channels()[-4:]
-        self.low1 = nn.Identity()
-        self.low2 = nn.Identity()
-        self.mean: tuple[float, ...] = tuple(body.default_cfg["mean"])
-        self.std: tuple[float, ...] = tuple(body.default_cfg["std"])
         if pretrained:
             load_backbone_weights(self.body, timm_name, arguments, pretrained)
 
@@ -65,3 +89,94 @@ class Backbone(nn.Module):
         """
         low1, low2, middle, deep = self.body(images)[-4:]
         return self.low1(low1), self.low2(low2), middle, deep
+
+
+class Excitation(nn.Module):
+    """Concurrent spatial and channel excitation (Roy et al., MICCAI 2018): x · channel gate + x · pixel gate.
+
+    Args:
+        channels: of the map.
+        reduction: of the channel gate's hidden layer.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16):
+        super().__init__()
+        hidden = channels // reduction
+        self.channel = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, hidden, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, channels, 1),
+            nn.Sigmoid(),
+        )
+        self.pixel = nn.Sequential(nn.Conv2d(channels, 1, 1, bias=False), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Excited map, same shape."""
+        return x * self.channel(x) + x * self.pixel(x)  # type: ignore[no-any-return]
+
+
+class MobileNetV2Plus(Backbone):
+    """MobileNetV2Plus, SKD's student (LightNet, github.com/ansleliu/LightNet): MobileNetV2 with growing dilation.
+
+    The seven stages are joined at the deepest map's resolution, shallow ones max-pooled, and excited: 712 channels.
+    At output stride 8 the stages 64, 96, 160 and 320 have dilations 2, 4, 8 and 16; at larger strides
+    proportionally less. The first map is stage two (24 channels) with the pooled stage one (16).
+
+    Args:
+        output_stride: stride of the deepest map (8, 16 or 32); 8 in LightNet.
+        pretrained: as in `Backbone`, of timm's mobilenetv2_100.
+    """
+
+    def __init__(self, *, output_stride: int = 8, pretrained: bool | str = False):
+        super().__init__("mobilenetv2_plus", output_stride=output_stride, pretrained=pretrained)
+        self.channels = [24 + 16, 32, 96, 16 + 24 + 32 + 64 + 96 + 160 + 320]
+        strides = [min(stride, output_stride) for stride in (2, 4, 8, 16, 16, 32, 32)]
+        self.halvings = [(output_stride // stride).bit_length() - 1 for stride in strides]
+        blocks: Any = self.body.blocks
+        for stage, dilation in zip(blocks[3:], (2, 4, 8, 16), strict=True):
+            _dilate(stage, max(1, dilation * 8 // output_stride))
+        self.excite = Excitation(self.channels[3])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Feature maps of stages two (with one), three, five, and of all seven together.
+
+        Args:
+            images: (N,3,H,W), normalised.
+        """
+        body: Any = self.body
+        x = body.bn1(body.conv_stem(images))
+        maps = []
+        for stage in body.blocks:
+            x = stage(x)
+            maps.append(x)
+        low1 = torch.cat([maps[1], _halved(maps[0], 1)], dim=1)
+        joined = torch.cat([_halved(x, times) for x, times in zip(maps, self.halvings, strict=True)], dim=1)
+        return self.low1(low1), self.low2(maps[2]), maps[4], self.excite(joined)
+
+
+def _dilate(stage: nn.Module, dilation: int) -> None:
+    """Set the dilation of a stage's depthwise convolutions that do not stride."""
+    for module in stage.modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and module.stride == (1, 1):
+            module.dilation = module.padding = (dilation, dilation)
+
+
+def _halved(x: Tensor, times: int) -> Tensor:
+    """Max-pool to half the resolution, several times; odd sizes as a convolution of stride 2 rounds them."""
+    for _ in range(times):
+        x = F.max_pool2d(x, 3, stride=2, padding=1)
+    return x
+
+
+def make_backbone(name: str, *, output_stride: int = 8, pretrained: bool | str = False) -> Backbone:
+    """The backbone of a name.
+
+    Args:
+        name: a timm name, or one of `OURS`.
+        output_stride: stride of the deepest map.
+        pretrained: True, False, a path, or `pip:DISTRIBUTION`.
+    """
+    if name == "mobilenetv2_plus":
+        return MobileNetV2Plus(output_stride=output_stride, pretrained=pretrained)
+    return Backbone(name, output_stride=output_stride, pretrained=pretrained)

@@ -1,4 +1,4 @@
-"""What all networks of the catalogue have in common: normalisation, backbone, decoder, classifier, auxiliary head."""
+"""What the networks of the catalogue have in common: normalisation, taps, and mostly backbone, decoder, classifier."""
 
 from typing import Any, ClassVar
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segdistill.models._backbone import Backbone
+from segdistill.models._backbone import MEAN, STD, Stages
 
 
 class Normalise(nn.Module):
@@ -55,8 +55,34 @@ def separable_conv(in_channels: int, out_channels: int, dilation: int = 1) -> nn
 class Segmenter(nn.Module):
     """A segmentation network: RGB images in 0…1 (N,3,H,W) → logits (N,C,H,W), any H×W.
 
-    It normalises its input itself. With an auxiliary head, the head runs in training mode and its logits are the tap
-    `aux`.
+    It normalises its input itself, and says where its taps are and which module is its final 1×1 classifier.
+
+    Args:
+        num_classes: C.
+        mean: of red, green, blue.
+        std: of red, green, blue.
+    """
+
+    names: ClassVar[tuple[str, ...] | None] = None
+    """Names of the family's networks, where they are not `<family>_<backbone>` for any backbone."""
+    taps: ClassVar[dict[str, str]]
+    """Tap name → path of a submodule whose output is meant, or `PATH:input` for what enters it."""
+    classifier_path: str | None = "classifier"
+    """Path of the final 1×1 classifier; None where there is none."""
+    spec: dict[str, Any]
+    """Arguments of `build_model` that make this architecture again."""
+
+    def __init__(self, num_classes: int, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD):
+        super().__init__()
+        self.num_classes = num_classes
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.normalise = Normalise(self.mean, self.std)
+
+
+class BackboneSegmenter(Segmenter):
+    """A backbone of four maps, a decoder, a 1×1 classifier; logits are resized bilinearly to the images' resolution.
+
+    With an auxiliary head, the head runs in training mode and its logits are the tap `aux`.
 
     Args:
         backbone: gives four maps.
@@ -64,7 +90,7 @@ class Segmenter(nn.Module):
         width: channels of that tensor.
         num_classes: C.
         aux: whether to add an auxiliary head on the third map, for training.
-        aux_width: its channels.
+        aux_width: its channels; a quarter of the third map's by default.
         dropout: probability before the classifier, whole channels at a time.
     """
 
@@ -74,13 +100,10 @@ class Segmenter(nn.Module):
         "features": "classifier:input",
         "logits": "classifier",
     }
-    classifier_path = "classifier"
-    spec: dict[str, Any]
-    """Arguments of `build_model` that make this architecture again."""
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: Stages,
         decoder: nn.Module,
         width: int,
         num_classes: int,
@@ -89,10 +112,7 @@ class Segmenter(nn.Module):
         aux_width: int | None = None,
         dropout: float = 0.1,
     ):
-        super().__init__()
-        self.num_classes = num_classes
-        self.mean, self.std = backbone.mean, backbone.std
-        self.normalise = Normalise(self.mean, self.std)
+        super().__init__(num_classes, backbone.mean, backbone.std)
         self.backbone = backbone
         self.decoder = decoder
         self.dropout = nn.Dropout2d(dropout)

@@ -5,21 +5,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from segdistill.models._backbone import Backbone
-from segdistill.models._segmenter import Segmenter, conv_bn_relu
+from segdistill.models._backbone import Stages, make_backbone
+from segdistill.models._segmenter import BackboneSegmenter, conv_bn_relu
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
 """Dilations of the three 3×3 branches, by output stride."""
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: a 1×1, three dilated 3×3 and a global branch, fused by a 1×1 convolution.
+    """Atrous spatial pyramid pooling: a 1×1, three dilated 3×3 and a global branch, fused by a convolution.
 
     Args:
         in_channels: of the deepest map.
         width: channels of each branch and of the result.
         output_stride: decides the dilations.
         conv: makes a dilated 3×3 branch from (in_channels, width, dilation).
+        fuse_kernel: of the convolution that joins the branches; 1 in the paper.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class ASPP(nn.Module):
         width: int,
         output_stride: int,
         conv: Callable[[int, int, int], nn.Module] = lambda i, o, rate: conv_bn_relu(i, o, 3, rate),
+        fuse_kernel: int = 1,
     ):
         super().__init__()
         rates = RATES[output_stride]
@@ -35,7 +37,7 @@ class ASPP(nn.Module):
             [conv_bn_relu(in_channels, width), *(conv(in_channels, width, rate) for rate in rates)]
         )
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv_bn_relu(in_channels, width))
-        self.fuse = conv_bn_relu((len(rates) + 2) * width, width)
+        self.fuse = conv_bn_relu((len(rates) + 2) * width, width, fuse_kernel)
 
     def forward(self, deep: Tensor) -> Tensor:
         """Fused map, at the same resolution."""
@@ -62,12 +64,12 @@ class ASPPHead(nn.Module):
         return self.fuse(self.aspp(deep))  # type: ignore[no-any-return]
 
 
-def head_width(backbone: Backbone) -> int:
+def head_width(backbone: Stages) -> int:
     """Channels of a DeepLab head: 256 on wide backbones (ResNet-50/101), 128 on small ones, as CIRKD has them."""
     return 256 if backbone.channels[3] >= 1024 else 128
 
 
-class DeepLabV3(Segmenter):
+class DeepLabV3(BackboneSegmenter):
     """DeepLabV3: atrous spatial pyramid pooling on a dilated backbone.
 
     Args:
@@ -91,7 +93,7 @@ class DeepLabV3(Segmenter):
         width: int | None = None,
         dropout: float = 0.1,
     ):
-        body = Backbone(backbone, output_stride=output_stride, pretrained=pretrained)
+        body = make_backbone(backbone, output_stride=output_stride, pretrained=pretrained)
         width = head_width(body) if width is None else width
         decoder = ASPPHead(body.channels[3], width, output_stride)
         super().__init__(body, decoder, width, num_classes, aux=aux, dropout=dropout)

@@ -4,8 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segdistill.models._backbone import Backbone
-from segdistill.models._segmenter import Segmenter, conv_bn_relu
+from segdistill.models._backbone import make_backbone
+from segdistill.models._segmenter import BackboneSegmenter, conv_bn_relu
+
+WIDTHS = {"resnet18_half": 128, "mobilenetv2_plus": 312}
+"""Backbones whose head is not a quarter of their width: SKD's R18 of half width keeps R18's head (3.835 M parameters);
+with 312 channels MobileNetV2Plus comes to the 8.3 M of SKD's table, whose own head is `lightnet`'s."""
 
 
 class PyramidPooling(nn.Module):
@@ -31,7 +35,7 @@ class PyramidPooling(nn.Module):
         return self.fuse(torch.cat([deep, *pooled], dim=1))  # type: ignore[no-any-return]
 
 
-class PSPNet(Segmenter):
+class PSPNet(BackboneSegmenter):
     """Pyramid scene parsing network.
 
     Args:
@@ -40,7 +44,10 @@ class PSPNet(Segmenter):
         aux: whether to add the auxiliary head.
         pretrained: ImageNet weights of the backbone: True, False, a path, or `pip:DISTRIBUTION`.
         output_stride: of the deepest map; 8 in the paper.
-        width: channels of the head; a quarter of the backbone's by default (512 on ResNet-101, 128 on ResNet-18).
+        width: channels of the head; a quarter of the backbone's by default (512 on ResNet-101, 128 on ResNet-18),
+            but for `WIDTHS`.
+        aux_width: channels of the auxiliary head; half the third map's by default, as in SKD's released networks
+            (512 and 128). OpenMMLab's networks have a quarter: 256 on ResNet-50/101, 64 on ResNet-18.
         dropout: probability before the classifier.
     """
 
@@ -53,10 +60,11 @@ class PSPNet(Segmenter):
         pretrained: bool | str = False,
         output_stride: int = 8,
         width: int | None = None,
+        aux_width: int | None = None,
         dropout: float = 0.1,
     ):
-        body = Backbone(backbone, output_stride=output_stride, pretrained=pretrained)
-        width = body.channels[3] // 4 if width is None else width
+        body = make_backbone(backbone, output_stride=output_stride, pretrained=pretrained)
+        width = WIDTHS.get(backbone, body.channels[3] // 4) if width is None else width
         decoder = PyramidPooling(body.channels[3], width)
-        aux_width = body.channels[2] // 2
+        aux_width = body.channels[2] // 2 if aux_width is None else aux_width
         super().__init__(body, decoder, width, num_classes, aux=aux, aux_width=aux_width, dropout=dropout)

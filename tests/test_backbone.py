@@ -1,0 +1,82 @@
+import pytest
+import torch
+from torch import nn
+
+from segdistill.models import build_model
+from segdistill.models._backbone import Backbone, Excitation, MobileNetV2Plus, make_backbone
+from segdistill.models.lightnet import LightHead
+
+
+@pytest.mark.parametrize(("stride", "dilations"), [(8, [2, 4, 8, 16]), (16, [1, 2, 4, 8]), (32, [1, 1, 2, 4])])
+def test_mobilenetv2_plus_dilates_ever_more(stride, dilations):
+    backbone = MobileNetV2Plus(output_stride=stride)
+    for stage, dilation in zip(backbone.body.blocks[3:], dilations, strict=True):
+        depthwise = [m for m in stage.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+        assert all(m.dilation == m.padding == (dilation, dilation) for m in depthwise if m.stride == (1, 1))
+        assert all(m.dilation == (1, 1) for m in depthwise if m.stride == (2, 2))
+    maps = backbone(torch.rand(1, 3, 45, 70))
+    assert [x.shape[1] for x in maps] == backbone.channels == [40, 32, 96, 712]
+    assert [x.shape[-1] for x in maps] == [18, 9, -(-70 // min(stride, 16)), -(-70 // stride)]
+
+
+def test_excitation_by_channel_and_pixel():
+    module, x = Excitation(32), torch.rand(1, 32, 3, 4)
+    squeeze, expand = module.channel[1], module.channel[3]
+    hidden = (squeeze.weight[..., 0, 0] @ x.mean((2, 3))[0] + squeeze.bias).relu()
+    channel = (expand.weight[..., 0, 0] @ hidden + expand.bias).sigmoid()
+    pixel = (module.pixel[0].weight[0, :, 0, 0, None, None] * x[0]).sum(0).sigmoid()
+    torch.testing.assert_close(module(x)[0], x[0] * channel[:, None, None] + x[0] * pixel)
+
+
+def test_pretrained_weights_of_mobilenetv2(tmp_path):
+    source = Backbone("mobilenetv2_100").body.state_dict()
+    torch.save(source, tmp_path / "weights.pth")
+    backbone = make_backbone("mobilenetv2_plus", pretrained=str(tmp_path / "weights.pth"))
+    assert isinstance(backbone, MobileNetV2Plus)
+    for name, tensor in backbone.body.state_dict().items():
+        torch.testing.assert_close(tensor, source[name])
+
+
+def test_lightnet_head_joins_at_the_first_map():
+    head = LightHead(40, 712, 16, 8, dropout=0.0).eval()
+    low1, deep = torch.rand(1, 40, 17, 19), torch.rand(1, 712, 9, 10)
+    assert head(low1, low1, deep, deep).shape == (1, 56, 17, 19)
+
+
+def test_stems():
+    def stem(name):
+        body = build_model(f"fcn_{name}", num_classes=3).backbone.body
+        convs = [m for m in body.conv1.modules() if isinstance(m, nn.Conv2d)]
+        return [(m.out_channels, m.kernel_size[0], m.stride[0]) for m in convs]
+
+    assert stem("resnet18") == [(64, 7, 2)]
+    assert stem("resnet18_deepstem") == [(64, 3, 2), (64, 3, 1), (128, 3, 1)]
+    assert stem("resnet18_v1c") == [(32, 3, 2), (32, 3, 1), (64, 3, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("resnet18_half", [32, 64, 128, 256]),
+        ("efficientnet_b1", [24, 40, 112, 320]),
+        ("mobilenetv2", [24, 32, 96, 320]),
+    ],
+)
+def test_channels(name, channels):
+    with torch.device("meta"):
+        assert make_backbone(name).channels == channels
+
+
+def test_openmmlabs_form_is_a_default_that_options_override():
+    with torch.device("meta"):
+        default, own = (
+            build_model("deeplabv3plus_mobilenetv2", num_classes=3, aux=True, **options)
+            for options in ({}, {"width": 256, "fuse_kernel": 1, "output_stride": 16, "aux_width": 24})
+        )
+        papers = build_model("deeplabv3plus_resnet18", num_classes=3)
+    assert default.classifier.in_channels == 512
+    assert default.decoder.aspp.fuse[0].kernel_size == (3, 3)
+    assert default.aux[0][0].out_channels == 256
+    assert own.classifier.in_channels == papers.classifier.in_channels == 256
+    assert own.decoder.aspp.fuse[0].kernel_size == papers.decoder.aspp.fuse[0].kernel_size == (1, 1)
+    assert own.aux[0][0].out_channels == 24

@@ -130,9 +130,12 @@ def predict(
 @app.command("list", epilog="Example: `segdistill list methods`")
 def list_(
     what: Annotated[str, typer.Argument(help="methods, models or data; all of them if left out.")] = "all",
+    stats: Annotated[
+        bool, typer.Option("--stats", help="With models: parameters and operations, beside the papers'.")
+    ] = False,
 ) -> None:
     """List methods with their options, networks and data sets."""
-    show.catalogue(console, what)
+    show.catalogue(console, what, stats=stats)
 
 
 @app.command(epilog="Example: `segdistill layers pspnet_resnet18 --depth 2`")

@@ -14,6 +14,7 @@ from torch import nn
 from segdistill.data import check_data, dataset_class, dataset_options, list_datasets
 from segdistill.engine import environment, load_config, load_student
 from segdistill.engine.runtime import pick_device, pick_precision
+from segdistill.engine.sizes import listed_sizes, published_sizes
 from segdistill.methods import list_methods, method_class, method_options
 from segdistill.models import build_model, list_models
 
@@ -65,14 +66,16 @@ def first_line(cls: type) -> str:
     return (inspect.getdoc(cls) or "").splitlines()[0]
 
 
-def catalogue(console: Console, what: str) -> None:
-    """Print methods, networks or data sets.
+def catalogue(console: Console, what: str, *, stats: bool = False) -> None:
+    """Print methods, networks or data sets; networks with their sizes, if asked for.
 
     Raises:
-        ValueError: on another word.
+        ValueError: on another word, or stats of anything but models.
     """
     if what not in ("all", "methods", "models", "data"):
         raise ValueError(f"list {what}: expected methods, models or data")
+    if stats and what != "models":
+        raise ValueError("--stats is of models: `segdistill list models --stats`")
     if what in ("all", "methods"):
         table = Table("method", "what it carries over", "options", title="methods")
         for name in list_methods():
@@ -83,11 +86,33 @@ def catalogue(console: Console, what: str) -> None:
         for name in list_datasets():
             table.add_row(name, first_line(dataset_class(name)), options_line(dataset_options(name)))
         console.print(table)
-    if what in ("all", "models"):
+    if stats:
+        sizes(console)
+    elif what in ("all", "models"):
         table = Table("network", title="networks: <family>_<any timm backbone>, among them")
         for name in list_models():
             table.add_row(name)
         console.print(table)
+
+
+def sizes(console: Console) -> None:
+    """Print parameters and operations of the networks of the papers, beside the papers' figures, then of all others."""
+    table = Table(
+        "network", "options", "classes", "params M", "paper", "GFLOPs", "G mult-adds", "paper", "source",
+        title="networks of the papers, at 512×1024",
+    )  # fmt: skip
+    for size in published_sizes():
+        assert size.published is not None
+        options = ", ".join(f"{k}={v}" for k, v in size.options.items())
+        adds = "–" if size.published.multiply_adds is None else f"{size.published.multiply_adds:g}"
+        table.add_row(size.name, options, str(size.classes), f"{size.params / 1e6:.4g}", f"{size.published.params:g}",
+                      f"{size.flops / 1e9:.2f}", f"{size.flops / 2e9:.3f}", adds, size.published.source)  # fmt: skip
+    console.print(table)
+    console.print("params with the auxiliary head, as in the papers; operations without it: the papers count it too")
+    table = Table("network", "params M", "GFLOPs", "G mult-adds", title="all networks, default options, 19 classes")
+    for size in listed_sizes():
+        table.add_row(size.name, f"{size.params / 1e6:.4g}", f"{size.flops / 1e9:.2f}", f"{size.flops / 2e9:.3f}")
+    console.print(table)
 
 
 def layers(console: Console, model: str, size: tuple[int, int], depth: int) -> None:

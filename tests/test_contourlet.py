@@ -5,9 +5,18 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import GOLDEN
-from segdistill.texture import Contourlet, contourlet, contourlet_energy, inverse_contourlet
+from segdistill.texture import (
+    Contourlet,
+    analysis_operations,
+    contourlet,
+    contourlet_energy,
+    contourlet_operations,
+    inverse_contourlet,
+)
+from segdistill.texture.contourlet import _analyse
 
 NINE = (0.037828455506995, -0.02384946501938, -0.11062440441842, 0.37740285561265, 0.8526986790094)
 SEVEN = (-0.064538882628938, -0.040689417609558, 0.41809227322221, 0.78848561640566)
@@ -225,3 +234,21 @@ def test_errors():
         contourlet(torch.zeros(1, 1, 8, 8), levels=())
     with pytest.raises(ValueError, match="4, 8, 16 or 32"):
         inverse_contourlet(Contourlet(torch.zeros(1, 1, 4, 4), [[torch.zeros(1, 1, 4, 4)] * 3]))
+
+
+@pytest.mark.parametrize(("size", "levels"), [((16, 32), 4), ((32, 16), 3), ((8, 8), 2)])
+def test_operations_are_those_of_the_matrix_products(size, levels):
+    def in_place(_into, a, b, **_):  # which the counter does not know
+        return 2 * a[0] * a[1] * a[2] * b[2]
+
+    mapping = {torch.ops.aten.baddbmm_: in_place}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:  # inside the operator, opaque otherwise
+        _analyse._init_fn(torch.rand(*size, 2, 3), levels, False)
+    assert counter.get_total_flops() == 2 * 6 * analysis_operations(*size, levels, dense=True)
+
+
+def test_taps_are_few_beside_the_matrices():
+    # 12 multiply-adds of the pyramid, 24 of each level of the bank; the second scale has a quarter of the pixels.
+    assert contourlet_operations(256, 512) == 256 * 512 * (12 + 4 * 24 + (12 + 3 * 24) / 4)
+    assert contourlet_operations(60, 57) == contourlet_operations(64, 64)
+    assert contourlet_operations(64, 128, dense=True) > 2 * contourlet_operations(64, 128)

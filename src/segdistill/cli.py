@@ -155,7 +155,33 @@ def data_check(config: ConfigPath, overrides: Overrides = None) -> None:
         sys.exit(2)
 
 
-@app.command(epilog="Example: `segdistill textures street.jpg --model runs/sstkd --baseline runs/none --teacher runs/teacher`")
+@app.command(epilog="Example: `segdistill benchmark pspnet_resnet18 --teacher pspnet_resnet101 --method sstkd`")
+def benchmark(
+    student: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a network, or a run.", show_default=False)],
+    teacher: Annotated[str | None, typer.Option(metavar="MODEL", help="Likewise.", show_default=False)] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Also count what this method adds; needs a teacher.", show_default=False)
+    ] = None,
+    size: Annotated[tuple[int, int], typer.Option(help="Height and width of the image.")] = (512, 1024),
+    repeats: Annotated[int, typer.Option(help="Passes that are timed; 0: only count.")] = 10,
+    threads: Annotated[int | None, typer.Option(help="Of the CPU (default: torch's).", show_default=False)] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Measure compiled networks too.")] = False,
+    device: Device = "auto",
+    json: Annotated[Path | None, typer.Option(help="Where the figures go.", show_default=False)] = None,
+) -> None:
+    """Parameters, FLOPs, peak memory and latency of a student and its teacher, and what a method adds in training."""
+    from segdistill.compare.benchmark import benchmark_models
+    from segdistill.engine import write_json
+
+    how = {"sizes": [size], "repeats": repeats, "threads": threads, "compiled": compiled, "device": device}
+    result = benchmark_models(student, teacher, method=method, **how)
+    show.benchmark(console, result)
+    if json is not None:
+        write_json(json, result)
+        console.print(f"written to {json}")
+
+
+@app.command(epilog="Example: `segdistill textures street.jpg --model runs/sstkd --teacher runs/teacher`")
 def textures(
     image: Annotated[Path, typer.Argument(help="Image file.", show_default=False)],
     model: Annotated[Path, typer.Option(metavar="RUN", help="Run folder or student.safetensors.", show_default=False)],

@@ -181,6 +181,38 @@ def doctor(console: Console) -> None:
     console.print(table)
 
 
+def benchmark(console: Console, result: Mapping[str, Any]) -> None:
+    """Print what networks cost, and what a method adds to them."""
+    names = ("size", "params M", "GFLOPs", "peak MiB", "ms median", "ms p95")
+    heads = [Column(name, justify="right") for name in names]
+    table = Table(Column("network", overflow="fold"), "mode", *heads, title="benchmark")
+    for row in result["rows"]:
+        timed = [f"{row[key]:.1f}" if row.get(key) is not None else "–" for key in ("peak_mib", "ms", "ms_p95")]
+        counted = [f"{row['params'] / 1e6:.3f}", f"{row['flops'] / 1e9:.2f}"]
+        table.add_row(row["network"], row["mode"], "×".join(map(str, row["size"])), *counted, *timed)
+    console.print(table)
+    facts = result["environment"]
+    machine = ", ".join(facts["gpus"]) if result["device"].startswith("cuda") else facts["cpu"]
+    console.print(
+        f"one image, float32, {result['repeats']} passes on {machine}, {facts['threads']} threads; a multiply-add is "
+        "two FLOPs; peak: memory beyond weights and image",
+        markup=False,
+    )
+    if "costs" in result:
+        _costs(console, result)
+
+
+def _costs(console: Console, result: Mapping[str, Any]) -> None:
+    heads = [Column(name, justify="right") for name in ("trained", "fixed values", "GFLOPs", "% of the student")]
+    size, student = "×".join(map(str, result["costs_size"])), result["costs_student_flops"]
+    table = Table(Column("part", overflow="fold"), *heads, "counted by", title=f"{result['method']} at {size}")
+    for row in result["costs"]:
+        flops = [f"{row['flops'] / 1e9:.3f}", f"{100 * row['flops'] / student:.2f}"]
+        table.add_row(row["part"], f"{row['trained']:,}", f"{row['fixed']:,}", *flops, row["counted"])
+    console.print(table)
+    console.print("in training only, forward, one image; elementwise work is not counted", markup=False)
+
+
 def demo(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the demo's table."""
     network = Column("network", overflow="fold")

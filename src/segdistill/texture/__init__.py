@@ -1,16 +1,25 @@
 """Texture: what SSTKD is built from, usable alone."""
 
-from segdistill.texture.contourlet import Contourlet, contourlet, contourlet_energy, inverse_contourlet
+from segdistill.texture.contourlet import (
+    Contourlet,
+    analysis_operations,
+    contourlet,
+    contourlet_energy,
+    contourlet_operations,
+    inverse_contourlet,
+)
 from segdistill.texture.quantize import clip_counts, count, encode, heuristic_levels, mean_similarity, uniform_levels
 from segdistill.texture.sampling import box_variance, candidate_boxes, crop_regions, sample_regions
 
 __all__ = [
     "Contourlet",
+    "analysis_operations",
     "box_variance",
     "candidate_boxes",
     "clip_counts",
     "contourlet",
     "contourlet_energy",
+    "contourlet_operations",
     "count",
     "crop_regions",
     "encode",

@@ -117,7 +117,7 @@ def _coefficients(x: Tensor, levels: Sequence[int]) -> tuple[Tensor, list[tuple[
         raise ValueError(f"x: expected a non-empty (N,A,H,W), got {tuple(x.shape)}")
     if not 1 <= len(levels) <= 3 or not all(2 <= n <= 5 for n in levels):
         raise ValueError(f"levels: expected one to three numbers from 2 to 5, got {tuple(levels)}")
-    unit = max(2 ** len(levels), *(2 ** (scale + n - 1) for scale, n in enumerate(levels)))
+    unit = _unit(levels)
     # Positions first: then a permutation of pixels moves whole rows of channels, and a filter is one matrix product.
     low = _pad(_pad(x.permute(2, 3, 0, 1), 0, unit), 1, unit)
     halves = []
@@ -125,6 +125,11 @@ def _coefficients(x: Tensor, levels: Sequence[int]) -> tuple[Tensor, list[tuple[
         low, first, second = _analyse(low, n, False)
         halves.append((first, second))
     return low, halves
+
+
+def _unit(levels: Sequence[int]) -> int:
+    """What H and W are padded to multiples of."""
+    return max(1 << len(levels), *(1 << (scale + n - 1) for scale, n in enumerate(levels)))
 
 
 def _pad(x: Tensor, dim: int, unit: int) -> Tensor:
@@ -250,3 +255,45 @@ def _lift(components: Sequence[Tensor], round_: Round, *, dual: bool, inverse: b
         if round_.wraps is not None:
             shifted = filtered.roll(n // 2, 2).flatten(2)
             into.baddbmm_(round_.wraps[target].expand(wedges, m, m), shifted, alpha=factor)
+
+
+def analysis_operations(height: int, width: int, levels: int, *, dense: bool = False) -> int:
+    """Multiply-adds of the transform of one scale of one channel: its pyramid and its directional filter bank.
+
+    Args:
+        height: H of the map, padded already.
+        width: W.
+        levels: directional levels of the scale.
+        dense: whether to count the matrix products that are run, whose matrices are mostly zeros, or else the taps of
+            the filters alone (on a map that is shorter than a filter, taps that meet after a turn count once).
+
+    >>> analysis_operations(128, 128, 4) / 128**2  # 12 of the pyramid, 24 of each level of the bank
+    108.0
+    """
+    bank = make_bank(height, width, levels, torch.float64, torch.device("cpu"))
+
+    def cost(matrix: Tensor | None) -> int:
+        return 0 if matrix is None else int(matrix.numel() if dense else matrix.count_nonzero())
+
+    total = cost(bank.down[1]) * height + cost(bank.down[0]) * (width // 2)
+    total += cost(bank.up[1]) * (height // 2) + cost(bank.up[0]) * width
+    for round_ in (bank.first, *(round_ for half in bank.halves for round_ in half.rounds)):
+        wedges, m, n = round_.shape
+        wraps = round_.wraps if round_.wraps is not None else (None, None)
+        for rows, columns, wrap in zip(round_.rows, round_.columns, wraps, strict=True):
+            total += wedges * (cost(columns) * m + (cost(rows) + cost(wrap)) * n)
+    return total
+
+
+def contourlet_operations(height: int, width: int, levels: Sequence[int] = (4, 3), *, dense: bool = False) -> int:
+    """Multiply-adds of `contourlet` for one channel of an H×W map, all scales together.
+
+    Args:
+        height: H.
+        width: W.
+        levels: as of `contourlet`.
+        dense: as of `analysis_operations`.
+    """
+    unit = _unit(levels)
+    height, width = (-(-n // unit) * unit for n in (height, width))
+    return sum(analysis_operations(height >> s, width >> s, n, dense=dense) for s, n in enumerate(levels))

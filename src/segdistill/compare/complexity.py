@@ -1,0 +1,123 @@
+"""What a method adds to a student's training: layers, buffers and operations, part by part (SSTKD's table 3)."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from segdistill.methods import Composite, build_method, resolve_methods
+from segdistill.taps import Tapped, Taps, match_maps
+from segdistill.texture import analysis_operations, contourlet_operations
+
+COUNTER, FORMULA = "flop counter", "analytical"
+
+
+def method_costs(
+    method: str, student: nn.Module, teacher: nn.Module, size: tuple[int, int] = (512, 1024)
+) -> list[dict[str, Any]]:
+    """Parameters, and operations of the forward pass on one image, of what a method computes beside the networks.
+
+    The method itself is run, on random maps of the shapes that the networks give, and PyTorch's flop counter counts
+    its convolutions and matrix products; elementwise work (softmax, differences, norms) it does not count, nor do we.
+    A multiply-add is two operations. The networks' own passes are not in these figures.
+
+    Args:
+        method: its name.
+        student: images → logits, with taps.
+        teacher: likewise.
+        size: (H,W) of the image.
+
+    Returns:
+        Rows of `part`, `trained` (parameters), `fixed` (values of buffers), `flops`, `counted` (how).
+
+    Raises:
+        ValueError: on an unknown method, or networks without the taps that it reads.
+    """
+    (options,) = resolve_methods(method)
+    full = build_method(options)
+    if not full.teacher_taps():
+        raise ValueError(f"method {method} reads nothing of a teacher: it adds nothing to the student's own step")
+    own, other = (shapes(network, size, full.student_taps()) for network in (student, teacher))
+    own, other = match_maps(own, other)
+    if method == "sstkd":
+        rows = _sstkd(options, own, other)
+    else:
+        built, flops, _ = _run(options, own, other)
+        rows = [_row(f"{method}: layers and loss", built, flops, COUNTER)]
+    return rows + _critic(full, own, other)
+
+
+def shapes(network: nn.Module, size: tuple[int, int], names: set[str]) -> Taps:
+    """Random tensors of the shapes that a network's taps have; nothing is computed.
+
+    Args:
+        network: with taps.
+        size: (H,W) of the image.
+        names: of the taps.
+    """
+    tapped = Tapped(copy.deepcopy(network).to("meta").eval())
+    with torch.no_grad():
+        taps = tapped(torch.empty(1, 3, *size, device="meta"), names)
+    return {name: torch.rand(tap.shape) for name, tap in taps.items()}
+
+
+def _run(options: dict[str, Any], student: Taps, teacher: Taps) -> tuple[Composite, int, int]:
+    """The method, the operations of its terms, and those of them that its layer `project` has."""
+    method = build_method(options)
+    method.adapt(student, teacher)
+    method.train()
+    height, width = student["image"].shape[2:]
+    target = torch.randint(0, student["logits"].shape[1], (1, height, width))
+    mapping = {torch.ops.segdistill.contourlet_analysis: _contourlet}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():
+        method(student, teacher, target, 0.5)
+    modules = counter.get_flop_counts()
+    projected = sum(sum(counts.values()) for name, counts in modules.items() if name.endswith(".project"))
+    return method, counter.get_total_flops(), projected
+
+
+def _contourlet(shape: Any, levels: int, *_: Any, **__: Any) -> int:
+    height, width, *batch = shape
+    return 2 * analysis_operations(height, width, levels, dense=True) * int(torch.Size(batch).numel())
+
+
+def _row(part: str, module: nn.Module | None, flops: int, counted: str) -> dict[str, Any]:
+    trained = fixed = 0
+    if module is not None:
+        trained = sum(p.numel() for p in module.parameters())
+        fixed = sum(b.numel() for b in module.buffers())
+    return {"part": part, "trained": trained, "fixed": fixed, "flops": flops, "counted": counted}
+
+
+def _sstkd(options: dict[str, Any], student: Taps, teacher: Taps) -> list[dict[str, Any]]:
+    """The structural and the statistical part, each from a run of its own."""
+    off = {"response_weight": 0.0, "holistic_weight": 0.0}
+    method, flops, projected = _run({**options, **off, "statistical_weight": 0.0}, student, teacher)
+    inner: Any = method.methods["sstkd"]
+    rows = [
+        _row("projection of both stages", inner.project, projected, COUNTER),
+        _row("CDM: contourlet, as it runs", None, flops - projected, f"{COUNTER}, banded matrices as dense ones"),
+    ]
+    channels, (height, width) = inner.project.weight.shape[0], teacher["low2"].shape[2:]
+    taps = 2 * channels * contourlet_operations(height, width, inner.levels)
+    rows.append(_row("CDM: contourlet, filter taps alone", None, taps, FORMULA))
+    method, flops, _ = _run({**options, **off, "structural_weight": 0.0}, student, teacher)
+    inner = method.methods["sstkd"]
+    rows.append(_row("DTIEM: similarities, counts, graph", inner.reason, flops, COUNTER))
+    if inner.sampler:
+        both = sum(taps[name].shape[1] for taps in (student, teacher) for name in ("low1", "low2"))
+        crops = 2 * 4 * both * inner.regions * inner.region_size**2  # four cells are blended for each position
+        rows.append(_row("DTIEM: crops of the regions", None, crops, FORMULA))
+    return rows
+
+
+def _critic(method: Composite, student: Taps, teacher: Taps) -> list[dict[str, Any]]:
+    method.adapt(student, teacher)
+    critic = method.make_critic()
+    if critic is None:
+        return []
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        method.adversarial_loss(critic, student, teacher)
+    return [_row("critic, one map", critic, counter.get_total_flops(), COUNTER)]

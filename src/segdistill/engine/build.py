@@ -13,6 +13,7 @@ from segdistill.engine.config import Config, DataConfig, NetworkConfig, TrainCon
 from segdistill.models import build_model
 from segdistill.models._proposal import propose_taps
 from segdistill.models.checkpoints import load_weights
+from segdistill.models.external import is_external
 from segdistill.taps import ClassMap, Tapped
 
 
@@ -60,13 +61,14 @@ def build_network(config: NetworkConfig, num_classes: int, role: str) -> nn.Modu
     if config.name is None:
         raise ValueError(f"{role}: name a network (name: pspnet_resnet18) or a trained one (checkpoint: runs/…)")
     own = config.num_classes or (None if config.classes is None else len(config.classes))
-    options = {**config.options, "normalisation": config.normalisation}
+    options = {**config.options, "normalisation": config.normalisation, "source": config.source}
     if config.weights == "published":
         options["pretrained"] = "published"
         network = build_model(config.name, num_classes=own, **options)
     elif config.weights is not None:
-        count = num_classes if own is None else own
-        network = load_weights(config.name, config.weights, num_classes=count, source=config.source, **options)
+        if own is None and is_external(config.name):
+            own = num_classes
+        network = load_weights(config.name, config.weights, num_classes=own, **options)
     else:
         network = build_model(config.name, num_classes=num_classes if own is None else own, **options)
     count = count_classes(network, num_classes)
@@ -128,7 +130,7 @@ def _class_number(given: int | str, names: Sequence[str], count: int, whose: str
     raise ValueError(f"teacher.class_map: the {whose} has no class {given!r}{have}")
 
 
-def tap(network: nn.Module, config: NetworkConfig | None, class_map: ClassMap | None = None) -> Tapped:
+def tap(network: nn.Module, config: NetworkConfig | None = None, class_map: ClassMap | None = None) -> Tapped:
     """A network with its own taps, or proposed ones, and those that its section adds.
 
     Args:

@@ -16,6 +16,7 @@ from torch import nn
 from segdistill._options import closest, options_model
 from segdistill.models._backbone import OURS
 from segdistill.models._external import External
+from segdistill.models._forms import SOURCES
 from segdistill.models._normalisation import Normalisation, normalise_with
 from segdistill.models._segmenter import Segmenter
 from segdistill.models._weights import read_tensors
@@ -110,6 +111,7 @@ def build_model(
     *,
     num_classes: int | None,
     normalisation: Normalisation | Mapping[str, Any] | None = None,
+    source: str | None = None,
     **options: Any,
 ) -> nn.Module:
     """Build a network by name.
@@ -120,6 +122,8 @@ def build_model(
             `python:my_package.my_module:make_model`; see `models/external.py`.
         num_classes: C; None only for what another library publishes.
         normalisation: `{mean: …, std: …, bgr: …}` instead of the network's own.
+        source: whose form and normalisation a network of ours takes, for weights from there: `openmmlab`, `skd`,
+            `cirkd`, `torchvision`, `espnet`.
         **options: of the family: `aux`, `pretrained`, `output_stride`, `width`, `dropout`; or of the library.
 
     Returns:
@@ -140,9 +144,21 @@ def build_model(
         raise ValueError(f"{name}: say how many classes it has")
     else:
         network = _build_own(name, num_classes, options)
+        if source is not None:
+            _take_form(network, source)
     if normalisation is not None:
         normalise_with(network, normalisation)
     return network
+
+
+def _take_form(network: Segmenter, source: str) -> None:
+    if source not in SOURCES:
+        raise ValueError(f"no source {source!r}{closest(source, SOURCES)}")
+    SOURCES[source].adapt(network)
+    network.spec = {**network.spec, "source": source}
+    normalisation = SOURCES[source].normalisation
+    if normalisation is not None:
+        normalise_with(network, normalisation)
 
 
 def _build_own(name: str, num_classes: int, options: dict[str, Any]) -> Segmenter:

@@ -1,18 +1,185 @@
-"""Trained networks from elsewhere: their tensors under our names, with the images normalised as they were there."""
+"""Trained networks from elsewhere: their tensors under our names, with the images normalised as they were there.
 
+The names are in `_renames.py`, the details in which networks differ in `_forms.py`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
 
-from segdistill.models import build_model
-from segdistill.models._weights import load_named, read_tensors
+from segdistill._options import closest
+from segdistill.models import build_model, model_options, split_name
+from segdistill.models._forms import SOURCES
+from segdistill.models._renames import RENAMES, SIGNS
+from segdistill.models._weights import load_named, read_source
+from segdistill.models.external import is_external
+
+Tensors = dict[str, Tensor]
+
+
+def find_source(names: Mapping[str, Any]) -> str:
+    """The source that a state dict's names belong to; `segdistill` if none is known.
+
+    Args:
+        names: of the tensors.
+    """
+    if any(name.startswith(("backbone.body.", "network.")) for name in names):
+        return "segdistill"
+    return next((s for s, sign in SIGNS.items() if any(re.match(sign, name) for name in names)), "segdistill")
+
+
+def convert(tensors: Mapping[str, Tensor], source: str, family: str) -> Tensors:
+    """A source's tensors under our names and in our order.
+
+    Args:
+        tensors: name → tensor.
+        source: one of `SOURCES`.
+        family: of our network.
+
+    Raises:
+        ValueError: if the source is unknown, or has no such family.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"no source {source!r}{closest(source, SOURCES)}")
+    if source == "segdistill":
+        return dict(tensors)
+    if family not in RENAMES[source]:
+        there = ", ".join(RENAMES[source])
+        raise ValueError(
+            f"source {source} is known for {there}, not {family}; for a network of its own use its library"
+        )
+    renamed = {}
+    for name, tensor in tensors.items():
+        for theirs, ours in RENAMES[source][family]:
+            if re.match(theirs, name):
+                name = re.sub(theirs, ours, name, count=1)
+                break
+        renamed[name] = tensor
+    return _REORDER.get((source, family), dict)(renamed)
+
+
+def _skd(tensors: Tensors) -> Tensors:
+    """Of InPlaceABN a weight's size counts, plus ε; pooled maps come first; the auxiliary convolution has a bias."""
+    for name in [name for name in tensors if name.endswith(".running_var")]:
+        weight = name.replace(".running_var", ".weight")
+        tensors[weight] = tensors[weight].abs() + 1e-5
+    tensors = _rotated("decoder.fuse.0.weight", "decoder.fuse.0.weight", 4)(tensors)
+    bias = tensors.pop("aux.0.0.bias", None)
+    if bias is not None:
+        tensors["aux.0.1.running_mean"] = tensors["aux.0.1.running_mean"] - bias
+    return tensors
+
+
+def _rotated(name: str, like: str, parts: int) -> Callable[[Tensors], Tensors]:
+    """A function that puts a weight's first input channels last: `parts` times as many as another has outputs."""
+
+    def rotate(tensors: Tensors) -> Tensors:
+        if name in tensors:
+            first = parts * tensors[like].shape[0]
+            weight = tensors[name]
+            tensors[name] = torch.cat([weight[:, first:], weight[:, :first]], dim=1)
+        return tensors
+
+    return rotate
+
+
+_ASPP_FUSE = "decoder.aspp.fuse.0.weight"
+_REORDER: dict[tuple[str, str], Callable[[Tensors], Tensors]] = {
+    ("skd", "pspnet"): _skd,
+    # OpenMMLab's global branch comes first, ours last.
+    ("openmmlab", "deeplabv3"): _rotated(_ASPP_FUSE, _ASPP_FUSE, 1),
+    ("openmmlab", "deeplabv3plus"): _rotated(_ASPP_FUSE, _ASPP_FUSE, 1),
+}
+
+
+def _external(tensors: Tensors, name: str) -> Tensors:
+    """Tensors of another library's network as our wrapper names them."""
+    if any(key.startswith("network.") for key in tensors):
+        return tensors
+    if name.startswith("torchvision:"):
+        tensors = {re.sub(r"^aux_classifier\.", "aux.", key): value for key, value in tensors.items()}
+    return {key if key.startswith("aux.") else f"network.{key}": value for key, value in tensors.items()}
+
+
+def _seen_options(
+    tensors: Tensors, family: str, source: str, options: Mapping[str, Any], known: set[str]
+) -> dict[str, Any]:
+    """Options of a family that the shapes tell, where they are not given."""
+    places = {"width": ("classifier.weight", 1), "aux_width": ("aux.2.weight", 1), "fuse_kernel": (_ASPP_FUSE, -1)}
+    found: dict[str, Any] = {
+        option: tensors[name].shape[place] for option, (name, place) in places.items() if name in tensors
+    }
+    if source == "openmmlab" and family == "deeplabv3plus":
+        found["output_stride"] = 8
+    return {key: value for key, value in found.items() if key in known and options.get(key) is None}
+
+
+def _has_card(path: str | Path) -> bool:
+    """Whether a file is a student that we wrote."""
+    if not str(path).endswith(".safetensors"):
+        return False
+    with safe_open(Path(path).expanduser(), "pt") as opened:
+        return "segdistill" in (opened.metadata() or {})
+
+
+def _count_classes(tensors: Tensors, family: str) -> int | None:
+    name, place = {"espnet": ("classifier.weight", 1), "espnet_c": ("encoder.classifier.conv.weight", 0)}.get(
+        family, ("classifier.weight", 0)
+    )
+    return tensors[name].shape[place] if name in tensors else None
 
 
 def load_weights(
-    name: str, path: str | Path, *, num_classes: int, source: str | None = None, **options: Any
+    name: str,
+    path: str | Path,
+    *,
+    num_classes: int | None = None,
+    source: str | None = None,
+    say: Callable[[str], Any] = print,
+    **options: Any,
 ) -> nn.Module:
-    """Build a network and load a file's tensors into it."""
+    """Build a network and load a file's tensors into it, whoever wrote it.
+
+    What the shapes tell (classes, the head's width) need not be said. Only an auxiliary head may be missing or of
+    another shape; it is loaded where it fits.
+
+    Args:
+        name: of the network, as for `build_model`.
+        path: of the file, tensors only, or `pip:DISTRIBUTION`.
+        num_classes: C; told by the file if left out.
+        source: one of `SOURCES`; told by the names of the tensors if left out, with a printed line.
+        say: prints a line.
+        **options: of the network.
+
+    Raises:
+        ValueError: if the file is no such file, or a tensor is missing, left over or of another shape.
+    """
+    tensors = read_source(str(path))
+    found = ("segdistill" if _has_card(path) else find_source(tensors)) if source is None else source
+    if is_external(name):
+        found = "segdistill"
+        tensors = _external(tensors, name)
+        if num_classes is None:
+            raise ValueError(f"{name} with weights: say how many classes it has, as num_classes or classes")
+    else:
+        family = split_name(name)[0]
+        tensors = convert(tensors, found, family)
+        seen = _count_classes(tensors, family)
+        num_classes = seen if num_classes is None else num_classes
+        if num_classes is None:
+            raise ValueError(f"{path}: no classifier of a {family} in there; say num_classes, or give its source")
+        if seen is not None and seen != num_classes:
+            raise ValueError(f"{path} has {seen} classes, not {num_classes}; leave num_classes out, or give class_map")
+        options |= _seen_options(tensors, family, found, options, set(model_options(name).model_fields))
+    if found != "segdistill":
+        options["source"] = found
+        if source is None:
+            say(f"{path}: taken as {SOURCES[found].what}; source: segdistill says otherwise")
     network = build_model(name, num_classes=num_classes, **options)
-    load_named(network, read_tensors(Path(path).expanduser()), str(path), spare=("aux.",))
+    load_named(network, tensors, str(path), spare=("aux.",))
     return network

@@ -72,6 +72,17 @@ def test_regions_are_drawn_where_the_map_varies_and_never_twice():
     assert sample_regions(importance, 9, oversample=1, important=1.0, scales=(8,), ratios=(1,)).shape == (2, 9, 4)
 
 
+def test_the_chance_of_a_region_is_in_proportion_to_its_variance():
+    images, options = 20_000, {"scales": (2,), "ratios": (1,)}
+    importance = torch.rand(1, 6, 9).square().expand(images, -1, -1)
+    seeds = [torch.Generator().manual_seed(0) for _ in range(2)]
+    candidates = box_variance(importance, candidate_boxes(images, (6, 9), 3, generator=seeds[0], **options))
+    expected = (candidates.square().sum(1) / candidates.sum(1)).mean()  # of a draw from three by their variance
+    drawn = sample_regions(importance, 1, important=1.0, generator=seeds[1], **options)
+    assert box_variance(importance, drawn).mean().item() == pytest.approx(expected.item(), rel=0.02)
+    assert candidates.mean() < 0.9 * expected
+
+
 def test_a_constant_map_and_a_single_varying_cell_give_regions_all_the_same():
     constant = torch.full((1, 12, 16), 5.0)
     assert sample_regions(constant, 64).shape == (1, 64, 4)

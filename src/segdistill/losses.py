@@ -11,6 +11,7 @@ from segdistill.methods.kd import pixel_kl
 from segdistill.methods.local import local_similarity
 from segdistill.methods.mimic import feature_mse
 from segdistill.methods.skd import pairwise_similarity
+from segdistill.methods.sstkd import statistical_texture, structural_texture
 
 __all__ = [
     "attention_transfer",
@@ -26,4 +27,6 @@ __all__ = [
     "pairwise_similarity",
     "pixel_kl",
     "prototype_triplet",
+    "statistical_texture",
+    "structural_texture",
 ]

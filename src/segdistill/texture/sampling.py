@@ -97,7 +97,7 @@ def sample_regions(
     """Regions of each image, most of them where a map varies, (N,regions,4) int64 boxes in cells.
 
     Of the anchors around `oversample`·`regions` points, a share `important` is drawn with a probability in proportion
-    to the map's variance inside, the rest uniformly; none twice.
+    to the map's variance inside, the rest uniformly; none twice. The first ones are those that variance chose.
 
     Args:
         importance: (N,H,W), in SSTKD the mean over channels of the teacher's features.

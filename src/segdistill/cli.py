@@ -127,6 +127,31 @@ def predict(
     console.print(f"{count} images → {out}/ids {out}/colour {out}/blend")
 
 
+@app.command(
+    epilog="Example: `segdistill report runs/camvid_lite0_cwd --baseline runs/camvid_lite0_none --out runs/report`"
+)
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of runs.")],
+    baseline: Annotated[
+        Path | None, typer.Option(help="What students are compared with (default: runs without a teacher among RUN).")
+    ] = None,
+    teacher: Annotated[Path | None, typer.Option(help="Its run (default: the one in the configurations).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the report (default: RUN/report).")] = None,
+    images: Annotated[
+        int, typer.Option(help="How many of the images that gained most, and lost most; 0: none.", min=0, max=40)
+    ] = 4,
+    device: Device = "auto",
+) -> None:
+    """Write one page on runs: tables, curves, classes, confusions, pictures; and the figures as PNG files."""
+    from segdistill.compare.report import write_report
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    page = write_report(runs, baseline=baseline, teacher=teacher, out=out, images=images, device=device, say=say)
+    say(f"written to {page}")
+
+
 @app.command("list", epilog="Example: `segdistill list methods`")
 def list_(
     what: Annotated[str, typer.Argument(help="methods, models or data; all of them if left out.")] = "all",

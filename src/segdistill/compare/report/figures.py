@@ -1,0 +1,209 @@
+"""How a figure is drawn: once for the page, as an SVG that follows its colours, and once as a PNG file."""
+
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segdistill.compare.report.study import TEACHER, Group
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, LINE, BAR = TEACHER, "#68727e", "#dde1e6", "#c3c9d0"
+"""Text, lesser text, grid, neutral bars. The page replaces them by its own, which change in dark mode."""
+BETTER, WORSE = "#1f77c9", "#e66101"
+THEMED = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", BAR: "var(--bar)"}
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "segdistill",
+    "font.family": "DejaVu Sans",
+    "font.size": 8.0,
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.facecolor": "none",
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "text.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+}
+Paint = Callable[["Figure"], None]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure on the page."""
+
+    name: str
+    title: str
+    svg: str
+
+
+class Album:
+    """Draws figures and keeps their PNG files in a folder.
+
+    Args:
+        folder: of the PNG files; made if it is missing.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.drawings: list[Drawing] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def draw(
+        self, name: str, title: str, alt: str, size: tuple[float, float], paint: Paint, legend: Sequence[Group] = ()
+    ) -> Drawing:
+        """Draw a figure.
+
+        Args:
+            name: of the PNG file.
+            title: over the figure.
+            alt: what it shows, in words.
+            size: (width, height) in inches.
+            paint: draws into a matplotlib figure.
+            legend: groups that are named under the PNG; the page has one legend for all.
+        """
+        from matplotlib.figure import Figure
+
+        with style():
+            figure = Figure(figsize=size, layout="tight")
+            paint(figure)
+            figure.patch.set_alpha(0)
+            buffer = io.StringIO()
+            figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+            drawing = Drawing(name, title, page_svg(buffer.getvalue(), f"f{len(self.drawings)}", alt))
+            frame(figure, title, legend)
+            figure.savefig(self.folder / f"{name}.png", dpi=144, facecolor="white")
+        self.drawings.append(drawing)
+        return drawing
+
+
+def style() -> AbstractContextManager[None]:
+    """The look of all figures, as a context.
+
+    Raises:
+        ValueError: if matplotlib or jinja2 is missing.
+    """
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib as mpl
+    except ImportError as error:
+        raise ValueError(f"a report needs {error.name}; pip install 'segdistill[report]'") from None
+    context: AbstractContextManager[None] = mpl.rc_context(STYLE)
+    return context
+
+
+def frame(figure: "Figure", title: str, legend: Sequence[Group]) -> None:
+    """Enlarge a figure by a title over it and the groups' colours under it; the axes keep their size."""
+    from matplotlib.lines import Line2D
+
+    width, height = figure.get_size_inches()
+    columns = max(1, int(width // 1.7))
+    below = 0.05 + 0.2 * -(-len(legend) // columns)
+    whole = 0.3 + height + below
+    figure.set_layout_engine("none")
+    figure.set_size_inches(width, whole)
+    for axes in figure.axes:
+        left, bottom, wide, high = axes.get_position(original=True).bounds
+        axes.set_position((left, (bottom * height + below) / whole, wide, high * height / whole))
+    figure.text(0.08 / width, 1 - 0.08 / whole, title, va="top", fontsize=9, fontweight="bold")
+    if legend:
+        handles = [
+            Line2D([], [], color=g.colour, ls="--" if g.role == "teacher" else "-", label=g.label) for g in legend
+        ]
+        figure.legend(handles=handles, loc="lower left", ncols=columns, fontsize=7.5, borderaxespad=0.2)
+
+
+def page_svg(svg: str, prefix: str, alt: str) -> str:
+    """Make matplotlib's SVG part of a page: no names that clash, the page's font and colours, short numbers.
+
+    Args:
+        svg: as saved.
+        prefix: of all ids in it.
+        alt: what it shows, in words.
+    """
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'id="(series-\d+)[^"]*"', r'class="\1"', svg)
+    wanted = set(re.findall(r'(?:url\(|href=")#([^")]*)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda found: found.group() if found[1] in wanted else "", svg)
+    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
+    for colour, variable in THEMED.items():
+        svg = svg.replace(colour, variable)
+    svg = re.sub(r"font: ([^;\"]*?)'DejaVu Sans'[^;\"]*", r"font: \1var(--font)", svg)
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag.group()), svg)
+    head = re.match(r"<svg[^>]*>", svg)
+    assert head is not None
+    box = re.search(r'viewBox="[^"]*"', head.group())
+    assert box is not None
+    label = escape(alt, quote=True)
+    start = (
+        f'<svg class="plot" role="img" aria-label="{label}" {box.group()} xmlns:xlink="http://www.w3.org/1999/xlink">'
+    )
+    return start + re.sub(r"\n\s*", "\n", svg[head.end() :])
+
+
+def percent_axis(axis: Any) -> None:
+    """Label an axis of shares in percent."""
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+
+
+def signed(value: float) -> str:
+    """A difference of shares in points: +3.2 or −0.4."""
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def note(axes: "Axes", text: str) -> None:
+    """A lesser line of text at the top right of a panel."""
+    axes.set_title(text, loc="right", fontsize=7.5, fontweight="normal", color=MUTED)
+
+
+def place_labels(axes: "Axes", points: Iterable[tuple[float, float, str]], size: float = 7.0) -> None:
+    """Name points, each where it hides no other name; a name that finds no place is left out.
+
+    Args:
+        axes: with its limits set.
+        points: (x, y, name), the most important first.
+        size: of the letters.
+    """
+    points = list(points)
+    scale = axes.figure.dpi / 72
+    at = [axes.transData.transform((x, y)) / scale for x, y, _ in points]
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in at]
+    frame = axes.get_window_extent()
+    left, right = frame.x0 / scale, frame.x1 / scale
+    for (px, py), (x, y, name) in zip(at, points, strict=True):
+        width, height = 0.56 * size * len(name), size
+        for dx, dy, align in ((5, -3, "left"), (-5, -3, "right"), (0, 6, "center"), (0, -12, "center")):
+            start = px + dx - {"left": 0.0, "right": width, "center": width / 2}[align]
+            box = (start, py + dy, start + width, py + dy + height)
+            if box[0] < left or box[2] > right or any(_overlap(box, other) for other in taken):
+                continue
+            taken.append(box)
+            axes.annotate(name, (x, y), (dx, dy), textcoords="offset points", ha=align, fontsize=size, color=INK)
+            break
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -1,0 +1,225 @@
+"""What is compared with what: runs grouped over their seeds, their baseline and their teacher."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segdistill.compare.report.collect import Run, Spread, check_classes, find_runs, has_student, number, read_run
+from segdistill.engine import load_config
+
+COLOURS = ("#1f77c9", "#d9590c", "#0f9d76", "#b5539c", "#d99a00", "#3fa7d6", "#7a5bd0", "#8a6d3b")
+"""Of the students, told apart by colour-blind eyes too (after Okabe and Ito, 2008)."""
+BASELINE, TEACHER = "#87909b", "#1b2027"
+SAME = ("train.seed", "train.device", "train.threads", "train.log_every", "train.save_every", "train.eval_every",
+        "train.tensorboard", "data.workers", "data.eval_batch_size")  # fmt: skip
+"""Settings in which runs of one group may differ."""
+
+
+@dataclass
+class Group:
+    """Runs that differ in their seed only."""
+
+    label: str
+    runs: list[Run]
+    role: str = "student"
+    colour: str = BASELINE
+    slot: int = 0
+
+    @property
+    def first(self) -> Run:
+        """The run that stands for the group in pictures: the first whose student is there."""
+        return next((run for run in self.runs if has_student(run.folder)), self.runs[0])
+
+    def result(self, key: str) -> Spread | None:
+        """Mean ± deviation over seeds of an entry of the result, such as `miou` or `seconds`."""
+        return Spread.of(run.result.get(key) for run in self.runs)
+
+    def cost(self, key: str) -> Spread | None:
+        """Mean ± deviation over seeds of a recorded cost."""
+        return Spread.of(run.cost(key) for run in self.runs)
+
+    def evaluation(self, split: str, key: str) -> Spread | None:
+        """Mean ± deviation over seeds of an entry of `eval_<split>.json`."""
+        return Spread.of(run.evaluations.get(split, {}).get(key) for run in self.runs)
+
+    def iou(self, name: str) -> float | None:
+        """Mean IoU over seeds of one class."""
+        spread = Spread.of(run.iou.get(name) for run in self.runs)
+        return None if spread is None else spread.mean
+
+    @property
+    def unfinished(self) -> list[Run]:
+        """Runs without a summary."""
+        return [run for run in self.runs if not run.finished]
+
+
+@dataclass
+class Study:
+    """Everything that a report shows, but for pictures."""
+
+    groups: list[Group]
+    """Of the students and the baselines."""
+    teacher: Group | None
+    classes: list[str]
+    notes: list[str] = field(default_factory=list)
+    given: Group | None = None
+    """A baseline that was named."""
+
+    @property
+    def everyone(self) -> list[Group]:
+        """The teacher first, then baselines and students."""
+        return [*([self.teacher] if self.teacher else []), *self.groups]
+
+    @property
+    def focus(self) -> Group:
+        """The student of which classes and pictures are shown: the best distilled one, else the best."""
+        distilled = [group for group in self.groups if group.role == "student"]
+        return max(distilled or self.groups, key=lambda group: _mean(group.result("miou")))
+
+    def baseline(self, group: Group) -> Group | None:
+        """What a group is compared with: the baseline that was named, else that of the same network.
+
+        Args:
+            group: one of `groups`.
+        """
+        if group.role != "student":
+            return None
+        if self.given is not None:
+            return self.given
+        same = [g for g in self.groups if g.role == "baseline" and g.runs[0].network == group.runs[0].network]
+        return same[0] if same else None
+
+    def gain(self, group: Group) -> Spread | None:
+        """MIoU over the baseline; paired by seed, with a deviation, where every seed has its baseline.
+
+        Args:
+            group: one of `groups`.
+        """
+        baseline = self.baseline(group)
+        if baseline is None:
+            return None
+        known = {run.seed: number(run.result.get("miou")) for run in baseline.runs}
+        values = [(run.seed, number(run.result.get("miou"))) for run in group.runs]
+        pairs = [(value, known.get(seed)) for seed, value in values if value is not None]
+        if pairs and all(other is not None for _, other in pairs):
+            return Spread.of(value - other for value, other in pairs if other is not None)
+        a, b = group.result("miou"), baseline.result("miou")
+        return None if a is None or b is None else Spread(a.mean - b.mean, None, 1)
+
+
+def gather(
+    runs: Sequence[str | Path], *, baseline: str | Path | None = None, teacher: str | Path | None = None
+) -> Study:
+    """Read runs and say what is compared with what.
+
+    Args:
+        runs: run folders, or folders of them.
+        baseline: what students are compared with (default: the runs among them without a teacher).
+        teacher: the teacher's run (default: the one that the students' configurations name).
+
+    Raises:
+        ValueError: if there is no run, or their classes differ.
+    """
+    read = {folder.resolve(): read_run(folder) for path in runs for folder in find_runs(path)}
+    teachers = [Path(teacher)] if teacher is not None else _named_teachers(read.values())
+    for folder in teachers:  # a teacher among the runs is not one of the students
+        if len(read) > 1:
+            read.pop(folder.resolve(), None)
+    notes = []
+    if len(teachers) > 1:
+        notes.append(f"The runs have {len(teachers)} teachers; shown is {teachers[0]}.")
+    named = [read_run(folder) for folder in find_runs(baseline)] if baseline is not None else []
+    for run in named:
+        read.pop(run.folder.resolve(), None)
+    guide = [read_run(folder) for folder in (find_runs(teachers[0]) if teachers else [])]
+    classes = check_classes([*read.values(), *named, *guide])
+    groups = _grouped([*named, *read.values()])
+    for group in groups:
+        alone = group.runs[0].alone
+        group.role = "baseline" if any(run in group.runs for run in named) or alone else "student"
+    given = next((group for group in groups if named and named[0] in group.runs), None)
+    _paint(groups)
+    study = Study(groups, Group("teacher", guide, "teacher", TEACHER) if guide else None, classes, notes, given)
+    for key in ("data.name", "data.size"):
+        found = {str(_flat(run.config).get(key)) for run in (*read.values(), *named)}
+        if len(found) > 1:
+            notes.append(f"The runs differ in {key} ({', '.join(sorted(found))}): their figures are not comparable.")
+    return study
+
+
+def _named_teachers(runs: Iterable[Run]) -> list[Path]:
+    """Folders of the teachers that configurations name, the most frequent first.
+
+    A path that was relative to another place is looked for beside the run.
+    """
+    found: Counter[Path] = Counter()
+    for run in runs:
+        if run.teacher is None:
+            continue
+        path = Path(run.teacher).expanduser()
+        path = path.parent if path.suffix == ".safetensors" else path
+        for candidate in (path, run.folder.parent / path.name):
+            if candidate.is_dir():
+                found[candidate.resolve()] += 1
+                break
+    return [path for path, _ in found.most_common()]
+
+
+def _grouped(runs: Iterable[Run]) -> list[Group]:
+    by_key: dict[str, list[Run]] = {}
+    for run in runs:
+        flat = {key: value for key, value in _settings(run).items() if key not in SAME}
+        by_key.setdefault(repr(sorted(flat.items())) if flat else str(run.folder), []).append(run)
+    groups = [Group("", sorted(runs, key=lambda run: run.seed or 0)) for runs in by_key.values()]
+    networks = {group.runs[0].network for group in groups}
+    for group in groups:
+        run = group.runs[0]
+        label = "baseline" if run.alone else " + ".join(run.methods)
+        group.label = f"{label} · {run.network}" if len(networks) > 1 else label
+    for label, count in Counter(group.label for group in groups).items():
+        if count > 1:
+            _tell_apart([group for group in groups if group.label == label])
+    return groups
+
+
+def _tell_apart(groups: Sequence[Group]) -> None:
+    """Give groups of one label the settings in which they differ, or the names of their folders."""
+    flats = [_settings(group.runs[0]) for group in groups]
+    keys = sorted(set().union(*flats) - set(SAME))
+    differing = [key for key in keys if len({str(flat.get(key)) for flat in flats}) > 1]
+    for group, flat in zip(groups, flats, strict=True):
+        told = ", ".join(f"{key.split('.')[-1]}={flat.get(key)}" for key in differing)
+        group.label += f" ({told if 0 < len(differing) <= 3 and len(told) <= 60 else group.runs[0].name})"
+
+
+def _paint(groups: list[Group]) -> None:
+    """Baselines first, then students in the order given, each with a colour."""
+    groups.sort(key=lambda group: group.role != "baseline")
+    students = 0
+    for slot, group in enumerate(groups, start=1):
+        group.slot = slot
+        if group.role == "student":
+            group.colour = COLOURS[students % len(COLOURS)]
+            students += 1
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """A run's configuration, with the defaults of settings that were not there yet when it was written."""
+    with suppress(ValueError):
+        return _flat(load_config(run.config).model_dump(mode="json"))
+    return _flat(run.config)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
+        tree = {str(index): item for index, item in enumerate(tree)}
+    if isinstance(tree, Mapping) and tree:
+        return {key: value for name, sub in tree.items() for key, value in _flat(sub, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): tree}
+
+
+def _mean(spread: Spread | None) -> float:
+    return -1.0 if spread is None else spread.mean

@@ -1,0 +1,424 @@
+"""The report: what is read, what is compared with what, and the page itself."""
+
+import doctest
+import json
+import re
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from segdistill import cli
+from segdistill.compare.report import classes, inference, pictures, write_report
+from segdistill.compare.report.collect import Spread, find_runs, number, read_run
+from segdistill.compare.report.figures import page_svg
+from segdistill.compare.report.page import percent, points, short, tint
+from segdistill.compare.report.prototypes import Prototypes
+from segdistill.compare.report.study import gather
+from segdistill.data import build_dataset
+from segdistill.engine import evaluate, load_student
+from segdistill.engine.checkpoint import make_card, save_student
+from segdistill.models import build_model
+
+DATA = {"name": "synthetic", "size": [32, 32], "images": 6, "batch_size": 4, "workers": 0}
+NAMES = build_dataset("synthetic", "val", images=1, size=(32, 32)).classes
+
+
+def iou(level, step=0.02):
+    return {name: round(level + step * i, 4) for i, name in enumerate(NAMES)}
+
+
+def write_run(folder, method="none", *, seed=0, level=0.2, teacher=None, finished=True, student=None, **options):
+    """A run folder as training leaves it, with or without real weights."""
+    folder.mkdir(parents=True)
+    config = {
+        "data": DATA,
+        "student": {"name": "pspnet_resnet18_quarter", "output_stride": 16},
+        "teacher": None if teacher is None else {"checkpoint": str(teacher)},
+        "method": [{"name": method, **options}],
+        "train": {"steps": 40, "seed": seed, "log_every": 10},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    lines = [
+        {"step": s, "loss": 3 / s, "ce": 2 / s, f"{method}_logits": 1 / s, "lr": 0.1, "grad_norm": 1.0,
+         "images_per_s": 9.0, "data_wait": 0.1, "memory_mb": 100.0}
+        for s in (10, 20, 30, 40)
+    ]  # fmt: skip
+    scores = {"miou": float(np.mean(list(iou(level).values()))), "macc": level + 0.1, "pixel_accuracy": 0.7}
+    for step, share in ((20, 0.5), (40, 1.0)):
+        values = {f"val_{key}": value * share for key, value in scores.items()}
+        lines.append({"step": step, **values, "val_iou": {k: v * share for k, v in iou(level).items()}})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if finished:
+        summary = {**scores, "iou": iou(level), "params": 700_000, "flops": 7e9, "steps": 40, "best_step": 40,
+                   "seconds": 60.0, "student": "pspnet_resnet18_quarter", "method": [method], "seed": seed}  # fmt: skip
+        (folder / "summary.json").write_text(json.dumps(summary))
+    if student is not None:
+        torch.manual_seed(student)
+        network = build_model("pspnet_resnet18_quarter", num_classes=len(NAMES), output_stride=16)
+        palette = [(i, 2 * i, 255 - i) for i in range(len(NAMES))]
+        save_student(folder / "student.safetensors", network, make_card(network, NAMES, palette))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two seeds of a baseline and of cwd, and their teacher; the first ones with weights."""
+    root = tmp_path_factory.mktemp("runs")
+    teacher = write_run(root / "teacher", level=0.4, student=1)
+    for seed in (0, 1):
+        write_run(root / f"none_seed{seed}", seed=seed, level=0.2 + 0.02 * seed, student=2 if not seed else None)
+        name = f"cwd_seed{seed}"
+        write_run(root / name, "cwd", seed=seed, level=0.25 + 0.03 * seed, teacher=teacher,
+                  student=3 if not seed else None)  # fmt: skip
+    return root
+
+
+class Page(HTMLParser):
+    """What a page is made of, and whether its elements are closed in order."""
+
+    VOID = ("meta", "img", "input", "br", "link")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.images, self.text, self.tags = [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.tags.append((tag, given))
+        self.ids += [given["id"]] if "id" in given else []
+        if tag == "img":
+            self.images.append(given)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        given = dict(attributes)
+        self.tags.append((tag, given))
+        self.ids += [given["id"]] if "id" in given else []
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.text.append(data)
+
+
+def check_page(path):
+    """The page as a browser without a network sees it."""
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert all("alt" in image for image in page.images)
+    assert all(image["src"].startswith("data:") for image in page.images if "src" in image)
+    assert all(given.get("aria-label") for tag, given in page.tags if tag == "svg")
+    assert not re.search(r'(?:src|href)="(?!#|data:)', text)  # no file, no network
+    assert not re.search(r"url\((?!#)|@import", text)
+    assert not re.search(r"\bnan\b|\bNone\b|\binf\b", " ".join(page.text))
+    for anchor in re.findall(r'href="#([\w-]+)"', text):
+        assert anchor in page.ids
+    return page, " ".join(" ".join(page.text).split())
+
+
+def test_a_run_is_read_as_far_as_it_goes(tmp_path):
+    folder = write_run(tmp_path / "run", "kd", finished=False)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 50, "loss": NaN, "kd_logits": Infinity}\n[1]\n{"step": 60, "lo')
+    run = read_run(folder)
+    assert (run.done, run.planned, run.finished, run.seed) == (50, 40, False, 0)
+    assert (run.methods, run.network, run.data) == (["kd"], "pspnet_resnet18_quarter", "synthetic")
+    assert run.result["miou"] == pytest.approx(np.mean(list(iou(0.2).values())))  # of the best validation
+    assert run.classes == NAMES
+    assert run.cost("images_per_s") == 9.0
+    assert [number(v) for v in (float("nan"), float("inf"), None, True, "1", 2)] == [None] * 5 + [2.0]
+
+
+def test_runs_are_found_in_folders(runs, tmp_path):
+    assert find_runs(runs / "teacher") == [runs / "teacher"]
+    assert len(find_runs(runs)) == 5
+    with pytest.raises(ValueError, match=r"no run at .*expected a folder with config.yaml"):
+        find_runs(tmp_path)
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(ValueError, match=r"summary.json is not a JSON object"):
+        read_run(tmp_path)
+
+
+def test_seeds_are_grouped_and_compared_in_pairs(runs):
+    study = gather([runs])
+    assert [(group.label, group.role, len(group.runs)) for group in study.groups] == [
+        ("baseline", "baseline", 2),
+        ("cwd", "student", 2),
+    ]
+    assert study.teacher.runs[0].name == "teacher"
+    assert study.focus.label == "cwd"
+    gain = study.gain(study.focus)  # 5 and 6 points
+    assert (gain.mean, gain.sd, gain.count) == (pytest.approx(0.055), pytest.approx(0.0070711, abs=1e-6), 2)
+    miou = study.groups[0].result("miou")
+    assert (miou.mean - np.mean(list(iou(0.21).values())), miou.sd) == (
+        pytest.approx(0),
+        pytest.approx(0.0141421, abs=1e-6),
+    )
+    assert study.groups[1].iou(NAMES[0]) == pytest.approx(0.265)
+    assert study.gain(study.groups[0]) is None
+    assert Spread.of([None, float("nan")]) is None
+
+
+def test_a_gain_without_pairs_has_no_deviation(runs):
+    study = gather([runs / "cwd_seed0", runs / "cwd_seed1"], baseline=runs / "none_seed0", teacher=runs / "teacher")
+    gain = study.gain(study.focus)
+    assert (gain.mean, gain.sd) == (pytest.approx(0.065), None)
+    assert study.given.label == "baseline"
+
+
+def test_groups_of_one_method_are_told_apart(tmp_path):
+    for weight in (1.0, 3.0):
+        write_run(tmp_path / f"w{weight}", "cwd", teacher=tmp_path, weight=weight)
+    study = gather([tmp_path / "w1.0", tmp_path / "w3.0"])
+    assert [group.label for group in study.groups] == ["cwd (weight=1.0)", "cwd (weight=3.0)"]
+    assert len({group.colour for group in study.groups}) == 2
+
+
+def test_a_teachers_path_of_another_place_is_found_beside_the_run(tmp_path):
+    write_run(tmp_path / "here/teacher")
+    write_run(tmp_path / "here/kd", "kd", teacher="elsewhere/teacher")
+    assert gather([tmp_path / "here/kd"]).teacher.runs[0].name == "teacher"
+
+
+def test_other_classes_are_refused_in_one_line(runs, tmp_path):
+    folder = write_run(tmp_path / "other")
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"iou": {"wall": 0.5}}))
+    with pytest.raises(ValueError, match=f"has {len(NAMES)} classes, .*other 1; a report compares runs on the same"):
+        gather([runs / "cwd_seed0", folder])
+    (folder / "summary.json").write_text(json.dumps(summary | {"iou": dict.fromkeys([*NAMES[:-1], "wall"], 0.5)}))
+    with pytest.raises(ValueError, match=f"the class '{NAMES[-1]}' where .*other has 'wall'"):
+        gather([runs / "cwd_seed0", folder])
+
+
+def test_class_rows_are_sorted_by_difficulty_with_their_shares(runs):
+    study = gather([runs])
+    confusion = np.eye(len(NAMES)) * np.arange(1, len(NAMES) + 1)
+    rows = classes.class_rows(study, study.focus, confusion)
+    assert [row.name for row in rows] == NAMES  # IoU rises along the list
+    assert rows[0].gain == pytest.approx(0.055)
+    assert rows[0].share == pytest.approx(1 / confusion.sum())
+    assert rows[0].teacher == pytest.approx(0.4)
+
+
+def test_improvement_is_what_it_says():
+    rng = np.random.default_rng(0)
+    student, other = rng.integers(0, 50, (4, 4)).astype(float), rng.integers(1, 50, (4, 4)).astype(float)
+    student[2] = 0
+    change = classes.improvement(student, other)
+    for i in range(4):
+        for j in range(4):
+            if i == 2:
+                assert np.isnan(change[i, j])
+                continue
+            difference = student[i, j] / student[i].sum() - other[i, j] / other[i].sum()
+            assert change[i, j] == pytest.approx(difference if i == j else -difference)
+    worst = classes.largest_changes(change, list("abcd"), 3)
+    off = sorted((abs(change[i, j]) for i in (0, 1, 3) for j in range(4) if i != j), reverse=True)
+    assert [abs(value) for _, _, value in worst] == pytest.approx(off[:3])
+
+
+def test_rank_correlation_is_spearmans():
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(1)
+    xs, ys = rng.integers(0, 5, 12).tolist(), rng.normal(size=12).tolist()  # with ties
+    assert classes.rank_correlation(xs, ys) == pytest.approx(spearmanr(xs, ys).statistic, abs=1e-6)
+    assert classes.rank_correlation([1, 1, 1], [1, 2, 3]) is None
+    assert classes.rank_correlation([1, 2], [1, 2]) is None
+
+
+@pytest.mark.parametrize("module", [classes, pictures])
+def test_examples_in_docstrings(module):
+    assert doctest.testmod(module).failed == 0
+
+
+def test_prototypes_of_a_linear_image_of_the_teacher_coincide():
+    torch.manual_seed(0)
+    labels = torch.randint(0, 3, (4, 6, 6))
+    labels[labels == 1] = 0  # class 1 is absent
+    teacher = torch.randn(4, 5, 6, 6) + labels[:, None]
+    mixed = torch.einsum("nahw,ab->nbhw", teacher, torch.randn(5, 8))
+    linear, same = Prototypes(3, mapped=True), Prototypes(3, mapped=False)
+    for i in range(4):
+        one = slice(i, i + 1)
+        linear.add(mixed[one], teacher[one], labels[one], fit=i % 2 == 0)
+        same.add(teacher[one] + torch.tensor([3.0, 0, 0, 0, 4.0])[:, None, None], teacher[one], labels[one], fit=False)
+    found, moved = linear.distances(), same.distances()
+    unit = torch.pdist(torch.stack([teacher.transpose(0, 1)[:, labels == c].mean(1) for c in (0, 2)])).item()
+    assert found.means[0] < 1e-3
+    assert found.means[1] == pytest.approx(1.0, abs=1e-2)
+    assert np.isnan(found.within[1])
+    assert moved.within[0] == pytest.approx(5 / unit, rel=1e-4)
+    assert Prototypes(3, mapped=True).distances() is None
+
+
+def test_images_are_chosen_by_their_gain_and_apart_from_one_another():
+    baseline = np.full((40, 2), 0.5)
+    student = baseline.copy()
+    student[10:14, 0], student[30, 1], student[5] = 0.9, 0.1, np.nan
+    student[20] = [0.7, 0.6]
+    helped, hurt, score = pictures.choose({"a": student, "b": baseline}, "a", "b", 2)
+    assert (helped, hurt) == ([10, 20], [30])  # 11 to 13 show the same scene as 10
+    assert score[20] == pytest.approx(0.15)
+    best, worst, _ = pictures.choose({"a": student}, "a", None, 1)
+    assert (best, worst) == ([10], [30])
+
+
+def test_pictures_keep_their_colours():
+    ids = np.uint8([[0, 1, 2], [255, 1, 0]])
+    colours = [(9, 8, 7), (250, 0, 1), (0, 255, 0)]
+    pixels = np.asarray(pictures.open_uri(pictures.indexed_uri(ids, colours)))
+    assert pixels[0].tolist() == [[*colour, 255] for colour in colours]
+    assert pixels[1, 0, 3] == 0
+    photo = pictures.open_uri(pictures.photo_uri(torch.full((3, 8, 1500), 0.5)))
+    assert photo.size == (pictures.WIDTH, 4)
+    assert abs(int(np.asarray(photo)[0, 0, 0]) - 128) <= 3
+
+
+def test_an_svg_joins_a_page_without_clashes():
+    raw = (
+        '<?xml version="1.0"?>\n<svg height="9pt" viewBox="0 0 9 9" width="9pt"><metadata>x</metadata>'
+        '<g id="series-3_x"><path id="p1" d="M 1.23456 2"/></g><g id="axes_1"/><use href="#p1" style="fill: #1b2027"/>'
+        "<text style=\"font: 8px 'DejaVu Sans', sans-serif\">1.23456</text></svg>"
+    )
+    svg = page_svg(raw, "f7", 'a "b" <c>')
+    assert svg.startswith('<svg class="plot" role="img" aria-label="a &quot;b&quot; &lt;c&gt;" viewBox="0 0 9 9"')
+    for part in (
+        'class="series-3"',
+        'id="f7-p1"',
+        'href="#f7-p1"',
+        "var(--ink)",
+        "8px var(--font)",
+        ">1.23456<",
+        "M 1.23 2",
+    ):
+        assert part in svg
+    assert "axes_1" not in svg
+    assert "metadata" not in svg
+
+
+def test_numbers_as_people_read_them():
+    assert (percent(None), percent(0.5), percent(Spread(0.5, 0.01, 2))) == ("–", "50.0", "50.00 ± 1.00")
+    assert (points(-0.0123), points(Spread(0.02, None, 1))) == ("−1.2", "+2.00")
+    assert (short(None), short(1234.6), short(0.01234), short(Spread(2e6, None, 1), 1e-6)) == (
+        "–",
+        "1,235",
+        "0.0123",
+        "2",
+    )
+    assert tint(None) == "transparent"
+    assert tint(0.05) == "rgba(31,119,201,0.25)"
+
+
+def test_a_whole_report(runs, tmp_path):
+    lines = []
+    path = write_report([runs], out=tmp_path / "out", images=2, device="cpu", say=lines.append)
+    page, text = check_page(path)
+    assert lines == ["6 images through teacher, baseline, cwd"]
+    for section in ("results", "training", "classes", "prototypes", "confusions", "pictures", "costs", "runs"):
+        assert section in page.ids
+    assert "+5.50 ± 0.71" in text
+    made = {file.stem for file in (tmp_path / "out/figures").glob("*.png")}
+    wanted = {"miou", "term_loss", "term_cwd_logits", "classes", "gain_difficulty", "gain_pixels"}
+    wanted |= {"prototypes_features", "prototypes_scores", "confusion_baseline", "confusion_teacher"}
+    assert wanted <= made
+    assert made & {"helped", "hurt"}
+    shots = [given for tag, given in page.tags if tag == "article"]
+    assert 1 <= len(shots) <= 4
+    ious = json.loads(shots[0]["data-ious"])
+    assert ious.keys() == {"teacher", "baseline", "cwd"}
+    layers = [image["data-layer"] for image in page.images if "data-layer" in image][:8]
+    assert layers == ["photo", "truth", "teacher", "baseline", "cwd", "change", "errors of baseline", "errors of cwd"]
+    sliders = [given for tag, given in page.tags if tag == "input" and given["type"] == "range"]
+    assert all(given.get("aria-label") for given in sliders)
+
+
+def test_the_survey_agrees_with_the_evaluation(runs):
+    study = gather([runs])
+    with inference.survey(study, "cpu", lambda _: None) as found:
+        dataset = found.dataset
+        result = evaluate(load_student(runs / "cwd_seed0"), dataset)
+        assert found.confusion["cwd"].tolist() == result["confusion"]
+        image, truth, predicted = found.predict(3)
+        assert image.shape == (3, 32, 32)
+        for name, ids in predicted.items():
+            for c in range(len(NAMES)):
+                hit, union = ((ids == c) & (truth == c)).sum(), ((ids == c) & (truth != 255) | (truth == c)).sum()
+                expected = float(hit / union) if (truth == c).any() else float("nan")
+                assert found.by_image[name][3, c] == pytest.approx(expected, nan_ok=True)
+        assert found.features.keys() == found.scores.keys() == {"baseline", "cwd"}
+
+
+def test_a_run_alone_without_anything_else(tmp_path):
+    folder = write_run(tmp_path / 'a <b> & "c"', finished=False)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()[:2]
+    broken = '{"step": 30, "loss": NaN, "ce": Infinity}'
+    (folder / "metrics.jsonl").write_text("\n".join([*lines, broken]) + "\n")
+    path = write_report([folder], say=lambda _: None)
+    assert path == folder / "report/index.html"
+    page, text = check_page(path)
+    assert {"results", "training", "costs", "runs"} <= set(page.ids)
+    assert not {"classes", "prototypes", "confusions", "pictures"} & set(page.ids)
+    assert "unfinished" in text
+    assert 'a <b> & "c"' in text
+
+
+def test_what_methods_show_is_drawn(runs, tmp_path):
+    folder = write_run(tmp_path / "i2ckd", "i2ckd", teacher=runs / "teacher")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if "loss" in line:
+            line["analysis_i2ckd_within"] = 1 / line["step"]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_report([folder], out=tmp_path / "out", images=0, say=lambda _: None)
+    page, text = check_page(tmp_path / "out/index.html")
+    assert "prototypes" in page.ids
+    assert "I2CKD: distance to the own class" in text
+    assert "term analysis" not in text
+    assert (tmp_path / "out/figures/analysis_i2ckd_within.png").is_file()
+
+
+def test_many_runs_stay_small(tmp_path):
+    for i in range(20):
+        method = ("none", "kd")[i % 2]
+        folder = write_run(tmp_path / f"runs/{i}", method, seed=i // 2, level=0.2 + 0.01 * i)
+        line = (folder / "metrics.jsonl").read_text().splitlines()[0]
+        many = "\n".join(line.replace('"step": 10,', f'"step": {step},') for step in range(1, 1000))
+        (folder / "metrics.jsonl").write_text(many + "\n")
+    path = write_report([tmp_path / "runs"], images=0, out=tmp_path / "out", say=lambda _: None)
+    _, text = check_page(path)
+    assert path.stat().st_size < 1_500_000
+    assert "10 runs" in text
+
+
+def test_from_the_command_line(tmp_path, monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["segdistill", "report", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return caught.value.code, capsys.readouterr()
+
+    folder = write_run(tmp_path / "run", "cwd")
+    (folder / "metrics.jsonl").unlink()
+    single = folder, "--images", 0, "--out", tmp_path / "out"
+    status, said = run(*single)
+    assert status == 0
+    assert "index.html" in said.out
+    status, said = run(tmp_path / "nothing")
+    assert (status, said.err.count("\n")) == (2, 1)
+    assert "no run at" in said.err
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    status, said = run(*single)
+    assert status == 2
+    assert "pip install 'segdistill[report]'" in said.err

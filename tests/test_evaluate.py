@@ -5,9 +5,10 @@ from PIL import Image
 from torch import nn
 
 from segdistill import build_model, evaluate, predict
-from segdistill.data import build_dataset
+from segdistill.data import SegmentationDataset, build_dataset
 from segdistill.engine import model_stats
 from segdistill.engine.checkpoint import make_card, save_student
+from segdistill.engine.runtime import Runtime
 
 
 class Oracle(nn.Module):
@@ -29,6 +30,17 @@ class Oracle(nn.Module):
         return torch.stack(out)
 
 
+class Only(SegmentationDataset):
+    """One image of a data set."""
+
+    def __init__(self, dataset, index):
+        self.classes, self.palette, self.names = dataset.classes, dataset.palette, [dataset.names[index]]
+        self.item = dataset[index]
+
+    def __getitem__(self, index):
+        return self.item
+
+
 @pytest.fixture
 def dataset():
     return build_dataset("synthetic", "val", images=3, size=(48, 64))
@@ -39,6 +51,29 @@ def test_a_perfect_model_is_perfect(dataset):
     assert result["miou"] == result["pixel_accuracy"] == 1.0
     assert result["images"] == 3
     assert evaluate(Oracle(dataset), dataset, batch_size=2, workers=1) == result
+
+
+@pytest.mark.parametrize("how", [{}, {"batch_size": 2}, {"workers": 2}], ids=str)
+def test_images_are_counted_one_by_one(dataset, how):
+    model = Oracle(dataset, wrong=dataset.classes.index("road"))
+    result = evaluate(model, dataset, per_image=True, **how)
+    each = torch.tensor(result["per_image"])
+    assert each.shape == (3, 3, len(dataset.classes))
+    for i, counts in enumerate(each):
+        alone = torch.tensor(evaluate(model, Only(dataset, i))["confusion"])
+        assert torch.equal(counts, torch.stack([alone.diag(), alone.sum(1), alone.sum(0)]))
+    assert "per_image" not in evaluate(model, dataset, **how)
+
+
+def test_processes_count_their_own_images(dataset, monkeypatch):
+    model = Oracle(dataset, wrong=dataset.classes.index("road"))
+    whole = torch.tensor(evaluate(model, dataset, per_image=True)["per_image"])
+    monkeypatch.setattr(Runtime, "sum", lambda self, tensor: tensor)  # what each process has before they are added
+    runs = [Runtime(torch.device("cpu"), rank=rank, world=2) for rank in (0, 1)]
+    shares = [torch.tensor(evaluate(model, dataset, per_image=True, run=run)["per_image"]) for run in runs]
+    assert torch.equal(shares[0] + shares[1], whole)
+    assert not shares[0][1].any()
+    assert not shares[1][0].any()
 
 
 def test_a_class_that_is_missed_costs_its_iou(dataset):

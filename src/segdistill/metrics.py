@@ -19,6 +19,25 @@ def confusion_matrix(num_classes: int) -> MulticlassConfusionMatrix:
     return MulticlassConfusionMatrix(num_classes=num_classes, ignore_index=IGNORE, validate_args=False)
 
 
+def image_counts(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Pixels of one image by class, (3,C) int64: right ones, those of the truth, those predicted.
+
+    The IoU of a class over any set of images is right / (truth + predicted - right) of the summed counts.
+
+    Args:
+        prediction: (H,W) class ids.
+        target: (H,W) labels, 255 = ignored.
+        num_classes: C.
+
+    >>> image_counts(torch.tensor([[0, 1, 1]]), torch.tensor([[0, 0, 255]]), 2).tolist()
+    [[1, 0], [2, 0], [1, 1]]
+    """
+    labelled = target != IGNORE
+    prediction, target = prediction[labelled], target[labelled]
+    kinds = (target[prediction == target], target, prediction)
+    return torch.stack([torch.bincount(kind, minlength=num_classes) for kind in kinds])
+
+
 def scores(confusion: Tensor, classes: Sequence[str]) -> dict[str, Any]:
     """Mean IoU, mean accuracy, pixel accuracy and per-class figures, each in 0…1.
 

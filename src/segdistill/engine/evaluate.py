@@ -18,7 +18,7 @@ from segdistill.engine.checkpoint import CONFIG, load_student, read_card, studen
 from segdistill.engine.config import load_config
 from segdistill.engine.distiller import evaluating
 from segdistill.engine.runtime import Runtime, runtime
-from segdistill.metrics import confusion_matrix, scores
+from segdistill.metrics import confusion_matrix, image_counts, scores
 from segdistill.taps import as_logits, resize
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -32,6 +32,7 @@ def evaluate(
     batch_size: int = 1,
     workers: int = 0,
     run: Runtime | None = None,
+    per_image: bool = False,
 ) -> dict[str, Any]:
     """Mean IoU, mean accuracy, pixel accuracy and per-class figures, from one confusion matrix over whole images.
 
@@ -43,10 +44,12 @@ def evaluate(
         batch_size: images at a time; more than 1 needs images of one size.
         workers: processes that load images.
         run: device, precision and processes (default: the model's device, float32, one process).
+        per_image: whether to count each image by itself as well.
 
     Returns:
         `miou`, `macc`, `pixel_accuracy`, `iou` and `accuracy` by class (None for absent classes), `images`,
-        `confusion` (C×C pixel counts, truth along rows).
+        `confusion` (C×C pixel counts, truth along rows); if asked for, `per_image`, what `image_counts` gives for each
+        image, (images,3,C).
 
     Raises:
         ValueError: if the model's number of classes is not the data set's.
@@ -56,7 +59,8 @@ def evaluate(
     run = run or Runtime(device)
     network.to(run.device)
     counts = confusion_matrix(len(dataset.classes)).to(run.device)
-    images_seen = torch.zeros(1, dtype=torch.long, device=run.device)
+    by_image = torch.zeros(len(dataset) if per_image else 0, 3, len(dataset.classes), dtype=torch.long)
+    seen = 0
     batches = eval_loader(dataset, workers=workers, size=size, batch_size=batch_size, rank=run.rank, world=run.world)
     with evaluating(network), torch.no_grad():
         for images, target in batches:
@@ -70,12 +74,17 @@ def evaluate(
                 )
             prediction = resize(logits.float(), (target.shape[-2], target.shape[-1])).argmax(1)
             counts.update(prediction, target)
-            images_seen += len(images)
+            if per_image:
+                each = zip(prediction, target, strict=True)
+                found = [image_counts(ids, truth, len(dataset.classes)) for ids, truth in each]
+                by_image[run.rank + seen * run.world :: run.world][: len(images)] = torch.stack(found).cpu()
+            seen += len(images)
     confusion = run.sum(counts.confmat)
     return {
         **scores(confusion, dataset.classes),
-        "images": int(run.sum(images_seen)),
+        "images": int(run.sum(torch.tensor(seen, device=run.device))),
         "confusion": confusion.cpu().tolist(),
+        **({"per_image": run.sum(by_image.to(run.device)).tolist()} if per_image else {}),
     }
 
 
@@ -86,6 +95,7 @@ def evaluate_run(
     overrides: Sequence[str] = (),
     split: str = "val",
     device: str = "auto",
+    per_image: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a trained student in float32 on the data that its run names.
 
@@ -95,6 +105,7 @@ def evaluate_run(
         overrides: `key.sub=value`, changes to that configuration.
         split: `train`, `val` or `test`.
         device: as for `runtime`.
+        per_image: as for `evaluate`.
 
     Returns:
         What `evaluate` returns, besides `split` and `model`.
@@ -109,7 +120,13 @@ def evaluate_run(
     dataset = build_split(data, split)
     with runtime(device) as run:
         result = evaluate(
-            model, dataset, size=data.resize, batch_size=data.eval_batch_size, workers=data.workers, run=run
+            model,
+            dataset,
+            size=data.resize,
+            batch_size=data.eval_batch_size,
+            workers=data.workers,
+            run=run,
+            per_image=per_image,
         )
     return {"model": str(model), "split": split, **result}
 

@@ -111,7 +111,7 @@ def test_lists_layers_doctor(segdistill, run_folder):
 
 
 @pytest.mark.parametrize("command", [[], ["data"], ["demo"], ["train"], ["distill"], ["eval"], ["predict"], ["list"],
-                                     ["layers"], ["data", "check"], ["doctor"]])  # fmt: skip
+                                     ["layers"], ["compare"], ["data", "check"], ["doctor"]])  # fmt: skip
 def test_help_has_an_example(segdistill, command):
     status, out, _ = segdistill(*command, "--help")
     assert status == 0
@@ -138,6 +138,37 @@ def test_a_mistake_is_one_line_and_exit_code_2(segdistill, arguments, message):
     assert status == 2
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_forecast_writes_nothing(tmp_path, segdistill, run_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    teacher = f"teacher.checkpoint={run_folder}"
+    status, out, _ = segdistill("distill", "tiny.yaml", "method=cwd", teacher, "--dry-run")
+    out = " ".join(out.split())
+    assert status == 0
+    for part in ("s per step", "peak memory", "disk", "classifier", "cwd_logits", "share of"):
+        assert part in out
+    assert segdistill("train", "tiny.yaml", "--dry-run")[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_a_comparison_prints_a_table_and_fails_with_its_runs(tmp_path, segdistill, run_folder):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(TINY)
+    grid = [
+        "compare",
+        config,
+        "methods=[none,{name: kd, weight: 1.0e+38}]",
+        f"teacher.checkpoint={run_folder}",
+        "seeds=1",
+    ]
+    status, out, err = segdistill(*grid, "--out", tmp_path / "out", "--json", tmp_path / "table.json")
+    assert status == 2
+    assert err.splitlines()[-1].endswith("1 of 2 runs failed; the same command tries them again")
+    assert "baseline" in out
+    assert "failed: synthetic_pspnet_resnet18_quarter_kd-weight=1e+38_seed0: " in " ".join(out.split())
+    assert json.loads((tmp_path / "table.json").read_text())["rows"][0]["miou"] is not None
 
 
 def test_debug_gives_the_traceback(monkeypatch):

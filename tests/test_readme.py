@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from conftest import REPOSITORY
+from segdistill.compare.plan import load_plan
 from segdistill.engine.config import load_config
 from segdistill.methods import list_methods
 
@@ -30,7 +31,7 @@ def test_configurations_are_valid_and_short(text):
 
 @pytest.mark.parametrize("path", sorted(REPOSITORY.glob("configs/*/*.yaml")), ids=lambda p: p.name)
 def test_shipped_configurations_are_valid(path):
-    load_config(path)
+    (load_plan if path.stem.startswith("compare") else load_config)(path)
 
 
 def test_commands_exist():

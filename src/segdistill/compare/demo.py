@@ -2,14 +2,16 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from segdistill.engine import TrainingStopped, distill, load_student
+from segdistill.compare.grid import compare
+from segdistill.compare.statistics import mean_and_deviation
+from segdistill.engine import load_student
 
 DATA: dict[str, Any] = {
     "name": "synthetic",
@@ -20,72 +22,67 @@ DATA: dict[str, Any] = {
     "workers": 1,
     "eval_batch_size": 10,
 }
-TEACHER: dict[str, Any] = {
-    "data": DATA,
-    "student": {"name": "deeplabv3plus_resnet18_half", "width": 128},
-    "train": {"steps": 400, "optimizer": "adamw", "lr": 0.002, "weight_decay": 0.01, "warmup": 20, "log_every": 100},
-}
-STUDENT: dict[str, Any] = {
+GRID: dict[str, Any] = {
     "data": DATA,
     "student": {"name": "deeplabv3plus_resnet18_quarter", "width": 32},
     "train": {"steps": 250, "lr": 0.05, "warmup": 20, "log_every": 50},
-}
-METHODS: dict[str, Any] = {"none": "none", "kd": {"name": "kd"}, "cwd": {"name": "cwd"}}
+    "teacher": {
+        "config": {
+            "student": {"name": "deeplabv3plus_resnet18_half", "width": 128},
+            "train": {
+                "steps": 400, "optimizer": "adamw", "lr": 0.002, "weight_decay": 0.01, "warmup": 20, "log_every": 100
+            },
+        }
+    },
+    "methods": ["none", "kd", "cwd"],
+    "split": "val",
+}  # fmt: skip
 
 
-def run_demo(out: Path, seeds: int = 2, say: Callable[[str], Any] = print) -> list[dict[str, Any]]:
+def run_demo(
+    out: Path, seeds: int = 2, say: Callable[[str], Any] = print, overrides: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Train whatever is not in the folder yet, and gather the table.
 
     Args:
         out: folder of the runs; a finished run is kept, an interrupted one goes on.
         seeds: runs per student.
         say: prints a line.
+        overrides: `key.sub=value`, changes to the comparison.
 
     Returns:
         A row per network and method: `run`, `network`, `params`, `flops`, `ms` per image, `miou` as text (mean ±
         standard deviation over seeds, in percent), `mious`.
+
+    Raises:
+        ValueError: if a run failed, with its line.
     """
     began = time.monotonic()
-    teacher = out / "teacher"
-    say(f"teacher: {TEACHER['student']['name']}")
-    rows = [_row("teacher", [teacher], [_run(TEACHER, teacher)])]
-    for method, options in METHODS.items():
-        folders = [out / f"{method}_seed{seed}" for seed in range(seeds)]
-        summaries = []
-        for seed, folder in enumerate(folders):
-            say(f"student {STUDENT['student']['name']}, method {method}, seed {seed}")
-            config = {
-                **STUDENT,
-                "teacher": {"checkpoint": str(teacher)},
-                "method": options,
-                "train": {**STUDENT["train"], "seed": seed},
-            }
-            summaries.append(_run(config, folder))
-        rows.append(_row("baseline" if method == "none" else method, folders, summaries))
-    say(f"{time.monotonic() - began:.0f} s; the runs are in {out}; look at one: segdistill eval {out}/cwd_seed0")
+    result = compare(GRID, [f"seeds={seeds}", *overrides], out=out, say=say)
+    for row in result["rows"]:
+        if row["errors"]:
+            raise ValueError(row["errors"][0])
+    folders = {run["method"]: out / run["folder"] for run in reversed(result["runs"])}
+    (teacher,) = result["teachers"].values()
+    rows = [
+        _row("teacher", out / teacher["run"], {**teacher, "student": teacher["network"], "mious": [teacher["miou"]]})
+    ]
+    for row in result["rows"]:
+        rows.append(_row("baseline" if row["baseline"] else row["method"], folders[row["method"]], row))
+    say(f"{time.monotonic() - began:.0f} s; the runs are in {out}; look at one: segdistill eval {folders['cwd']}")
     return rows
 
 
-def _run(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    try:
-        return distill(config, out=folder, resume=(folder / "checkpoint.pt").exists())
-    except TrainingStopped:
-        raise
-    except ValueError as error:
-        raise ValueError(f"{error} (delete {folder} to start it afresh)") from error
-
-
-def _row(name: str, folders: list[Path], summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    mious = [100 * summary["miou"] for summary in summaries]
-    spread = f" ± {statistics.stdev(mious):.2f}" if len(mious) > 1 else ""
-    first = summaries[0]
+def _row(name: str, folder: Path, figures: Mapping[str, Any]) -> dict[str, Any]:
+    mious = [100 * miou for miou in figures["mious"]]
+    mean, deviation = mean_and_deviation(mious)
     return {
         "run": name,
-        "network": first["student"],
-        "params": first["params"],
-        "flops": first["flops"],
-        "ms": milliseconds(load_student(folders[0])),
-        "miou": f"{statistics.mean(mious):.2f}{spread}",
+        "network": figures["student"],
+        "params": figures["params"],
+        "flops": figures["flops"],
+        "ms": milliseconds(load_student(folder)),
+        "miou": f"{mean:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}"),
         "mious": mious,
     }
 

@@ -1,0 +1,144 @@
+"""Work in processes of their own, so that peak memory is a run's own and nothing that a run does ends the others."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Task:
+    """One call in a process of its own.
+
+    Args:
+        function: at the top level of a module; what it returns is sent back.
+        arguments: of the call.
+        log: file for what the process prints; None: it prints where this one does.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    log: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended.
+
+    Args:
+        value: what the function returned.
+        error: one line, if it did not return.
+    """
+
+    value: Any = None
+    error: str | None = None
+
+
+def run_tasks(tasks: Sequence[Task], jobs: int = 1) -> Iterator[tuple[int, Outcome]]:
+    """Run tasks, some at a time, and give their outcomes as they come.
+
+    The processes are forked from a server that has loaded torch and nothing else, which makes them cheap; several GPUs
+    are dealt out in turn. When the caller stops, they are asked to stop as well, which saves a run's checkpoint.
+
+    Args:
+        tasks: what to do.
+        jobs: how many at a time.
+
+    Yields:
+        The task's position, and its outcome.
+
+    Raises:
+        ValueError: if `jobs` is not positive.
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs: expected at least 1, got {jobs}")
+    context: Any = get_context("forkserver" if sys.platform != "win32" else "spawn")
+    if sys.platform != "win32":
+        context.set_forkserver_preload(["segdistill.engine"])
+    waiting = list(range(len(tasks)))
+    slots = list(range(jobs))
+    running: dict[Connection, tuple[int, int, BaseProcess]] = {}
+    before = _terminate_as_interrupt()
+    try:
+        while waiting or running:
+            while waiting and slots:
+                position, slot = waiting.pop(0), slots.pop(0)
+                here, there = context.Pipe(duplex=False)
+                gpu = _gpu(slot) if jobs > 1 else None
+                process = context.Process(target=_child, args=(there, tasks[position], gpu))
+                process.start()
+                there.close()
+                running[here] = (position, slot, process)
+            for connection in wait(list(running)):
+                assert isinstance(connection, Connection)
+                position, slot, process = running.pop(connection)
+                outcome = _receive(connection, process)
+                slots.append(slot)
+                yield position, outcome
+    finally:
+        for _, _, process in running.values():
+            process.terminate()
+        for _, _, process in running.values():
+            process.join()
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _terminate_as_interrupt() -> Any:
+    """Let SIGTERM end this process as Ctrl-C does, so that the others are asked to stop; returns the old handler."""
+
+    def interrupt(_number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        return signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread
+        return None
+
+
+def _receive(connection: Connection, process: BaseProcess) -> Outcome:
+    try:
+        outcome = connection.recv()
+        assert isinstance(outcome, Outcome)
+    except EOFError:
+        process.join()
+        outcome = Outcome(error=f"the process ended with exit code {process.exitcode}; was it out of memory?")
+    connection.close()
+    process.join()
+    return outcome
+
+
+def _child(connection: Connection, task: Task, gpu: str | None) -> None:
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    if task.log is not None:
+        task.log.parent.mkdir(parents=True, exist_ok=True)
+        with task.log.open("a") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+    try:
+        outcome = Outcome(task.function(*task.arguments))
+    except ValueError as error:
+        outcome = Outcome(error=" ".join(str(error).split()))
+    except (Exception, KeyboardInterrupt) as error:
+        if not isinstance(error, KeyboardInterrupt):
+            traceback.print_exc()
+        outcome = Outcome(error=" ".join(f"{type(error).__name__}: {error}".split()))
+    connection.send(outcome)
+    connection.close()
+
+
+def _gpu(slot: int) -> str | None:
+    """The GPU of a slot, where there are several to deal out."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())]
+    return gpus[slot % len(gpus)] if len(gpus) > 1 else None

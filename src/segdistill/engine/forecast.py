@@ -1,0 +1,213 @@
+"""What a run would be: a few of its steps, with nothing written."""
+
+import copy
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segdistill.engine.config import Config, load_config
+from segdistill.engine.distiller import evaluating, frozen, observe
+from segdistill.engine.evaluate import evaluate
+from segdistill.engine.loop import default_folder, train
+from segdistill.engine.record import Recorder
+from segdistill.engine.runtime import peak_memory, runtime
+from segdistill.engine.training import Training
+from segdistill.taps import Tapped
+
+
+class Enough(Exception):  # noqa: N818 -- it is no error
+    """The rehearsal has seen what it wanted."""
+
+
+class Rehearsal(Training):
+    """A run that leaves nothing behind."""
+
+    def save(self) -> None:
+        """Write nothing: the run was asked to stop."""
+        raise KeyboardInterrupt
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """One more micro-batch, on the run's device."""
+        if self._batches is not None:
+            self._batches.close()
+        self.done = min(self.done, self.cfg.steps - 1)
+        images, target = next(self.batches())
+        return images.to(self.run.device, memory_format=self.layout), target.to(self.run.device)
+
+    def disk(self) -> int:
+        """Bytes of the run folder at its fullest: checkpoint, the next one while it is written, and the student."""
+        states = [part.state_dict() for part in self._parts.values() if part is not None]
+        return 2 * sum(map(_bytes, states)) + _bytes(self.deliverable.state_dict())
+
+
+class Notes(Recorder):
+    """Keeps the numbers of the first steps, then ends the run.
+
+    Args:
+        steps: how many at least.
+        seconds: how long at least.
+        last: the step after which it ends in any case.
+    """
+
+    def __init__(self, steps: int, seconds: float, last: int):
+        super().__init__(None, last, 0)
+        self.wanted = min(steps, last)
+        self.until = time.monotonic() + seconds
+        self.numbers: list[Mapping[str, float]] = []
+
+    def step(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Keep one step's numbers."""
+        super().step(step, numbers)
+        self.numbers.append(numbers)
+        if step == self.steps or (step >= self.wanted and time.monotonic() >= self.until):
+            raise Enough
+
+
+def forecast(
+    config: str | Path | Mapping[str, Any] | Config,
+    overrides: Sequence[str] = (),
+    *,
+    student: nn.Module | None = None,
+    teacher: nn.Module | None = None,
+    steps: int = 3,
+    seconds: float = 0.0,
+) -> dict[str, Any]:
+    """Train a few steps as a configuration says, write nothing, and say what the whole run would take.
+
+    Args:
+        config: as for `distill`.
+        overrides: `key.sub=value`.
+        student: as for `distill`.
+        teacher: likewise.
+        steps: how many at least; the first one warms up and is not timed.
+        seconds: how long at least.
+
+    Returns:
+        `seconds_per_step` (median), `seconds_per_image` (of validation), `seconds` (of the whole run, with
+        validations), `steps`, `validations`, `peak_memory` and `disk` in bytes, `device`, `precision`; `taps`: a
+        mapping with `tap`, `student`, `student_shape`, `teacher`, `teacher_shape` each; `terms`: a mapping of name →
+        `value` and `share`, of the loss after these steps, and `gradient` and `gradient_share`, of its norm in the
+        student's parameters, each term by itself. Shares are of the sum of absolute values.
+
+    Raises:
+        ValueError: as for `distill`.
+    """
+    config = load_config(config, overrides)
+    quiet = {"log_every": 1, "eval_every": 0, "save_every": 0, "tensorboard": False}
+    short = config.model_copy(update={"train": config.train.model_copy(update=quiet)})
+    with runtime(config.train.device, config.train.precision, config.train.threads) as run:
+        if run.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(run.device)
+        training = Rehearsal(short, run, default_folder(config, student), student=student, teacher=teacher)
+        training.recorder = notes = Notes(steps, seconds, config.train.steps)
+        try:
+            with suppress(Enough):
+                train(training)
+            peak = peak_memory(run.device)
+            images, target = training.batch()
+            terms = _terms(training, images, target)
+            times = [config.data.batch_size / numbers["images_per_s"] for numbers in notes.numbers]
+            step_time = statistics.median(times[1:] or times)
+            image_time = _image_time(training)
+            return {
+                "seconds_per_step": step_time,
+                "seconds_per_image": image_time,
+                **_whole(config, step_time, image_time * len(training.val_set)),
+                "peak_memory": peak,
+                "disk": training.disk(),
+                "device": str(run.device),
+                "precision": run.precision,
+                "taps": _taps(training, images[:1]),
+                "terms": terms,
+            }
+        finally:
+            training.close()
+
+
+def _whole(config: Config, step_time: float, validation: float) -> dict[str, Any]:
+    train = config.train
+    validations = 1 + (math.ceil(train.steps / train.eval_every) if train.eval_every else 1)
+    seconds = train.steps * step_time + validations * validation
+    return {"steps": train.steps, "validations": validations, "seconds": seconds}
+
+
+def _terms(training: Training, images: Tensor, target: Tensor) -> dict[str, dict[str, float]]:
+    """Each term of one batch, and its gradient in the student's parameters."""
+    run, critic, teacher = training.run, training.critic, training.teacher
+    training.distiller.train()
+    with run.autocast(), frozen(critic):
+        seen = {} if teacher is None else observe(teacher, images, training.method.teacher_taps())
+        terms, _, _ = training.distiller(images, target, seen, training.done / training.cfg.steps, critic)
+    parameters = [p for p in training.network.parameters() if p.requires_grad]
+    norms = {name: _norm(term, parameters) for name, term in terms.items()}
+    values = {name: float(term.detach()) for name, term in terms.items()}
+    whole = math.fsum(map(abs, values.values())) or 1.0
+    length = math.fsum(norms.values()) or 1.0
+    return {
+        name: {
+            "value": value,
+            "share": abs(value) / whole,
+            "gradient": norms[name],
+            "gradient_share": norms[name] / length,
+        }
+        for name, value in values.items()
+    }
+
+
+def _norm(term: Tensor, parameters: list[nn.Parameter]) -> float:
+    if not term.requires_grad:
+        return 0.0
+    gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+    return math.sqrt(sum(float(g.float().square().sum()) for g in gradients if g is not None))
+
+
+def _taps(training: Training, images: Tensor) -> list[dict[str, Any]]:
+    """What the method compares: path and shape on both sides."""
+    names = sorted(training.method.student_taps() | training.method.teacher_taps())
+    sides: dict[str, tuple[Tapped | None, set[str]]] = {
+        "student": (training.distiller.student, training.method.student_taps()),
+        "teacher": (training.teacher, training.method.teacher_taps()),
+    }
+    rows: list[dict[str, Any]] = [{"tap": name} for name in names]
+    for side, (tapped, wanted) in sides.items():
+        shown = {}
+        if tapped is not None and wanted:
+            with torch.no_grad(), evaluating(tapped), training.run.autocast():
+                shown = tapped(images, wanted)
+        for row in rows:
+            tap = shown.get(row["tap"]) if row["tap"] in wanted else None
+            row[side] = None if tapped is None or tap is None else _path(tapped, row["tap"])
+            row[f"{side}_shape"] = None if tap is None else list(tap.shape[1:] if tap.dim() == 4 else tap.shape)
+    return rows
+
+
+def _path(tapped: Tapped, name: str) -> str:
+    given = {"weight": f"{tapped.classifier}.weight", "image": "(input)"}
+    return tapped.paths.get(name) or given.get(name, "(output)")
+
+
+def _image_time(training: Training) -> float:
+    """Seconds that validation takes per image, from a few images."""
+    data, few = training.config.data, copy.copy(training.val_set)
+    how: dict[str, Any] = {"size": data.resize, "batch_size": data.eval_batch_size, "run": training.run}
+    seconds = 0.0
+    for count in (1, max(4, data.eval_batch_size)):  # the first image warms up
+        few.names = training.val_set.names[:count]
+        began = time.monotonic()
+        evaluate(training.deliverable, few, **how)
+        seconds = time.monotonic() - began
+    return seconds / len(few)
+
+
+def _bytes(state: Any) -> int:
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    inner = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return sum(map(_bytes, inner))

@@ -1,0 +1,222 @@
+"""A grid as a whole: what is trained, kept, continued, reported."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from segdistill import distill, load_config
+from segdistill.compare.grid import compare
+from segdistill.compare.plan import load_plan
+from segdistill.compare.result import training_time
+from segdistill.compare.statistics import paired_interval
+from segdistill.compare.table import cells, markdown, notes
+from segdistill.engine import training
+
+TINY = {
+    "data": {
+        "name": "synthetic", "size": [32, 32], "images": 4, "crop": [32, 32], "batch_size": 4, "workers": 0,
+        "eval_batch_size": 4,
+    },
+    "student": {"name": "pspnet_resnet18_quarter", "output_stride": 16},
+    "train": {"steps": 3, "precision": "fp32", "log_every": 1, "save_every": 1, "threads": 1},
+    "teacher": {
+        "config": {
+            "student": {"name": "deeplabv3_resnet18_quarter"},
+            "train": {"steps": 1, "precision": "fp32", "threads": 1},
+        }
+    },
+    "seeds": 2,
+}  # fmt: skip
+FAILING = "{name: cwd, weight: 1.0e+38}"
+GRID = [f"methods=[none, kd, {FAILING}]"]
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    """A grid with a method that fails: its folder, its result, what it said."""
+    folder, said = tmp_path_factory.mktemp("compare") / "grid", []
+    return folder, compare(TINY, GRID, out=folder, say=said.append), said
+
+
+def test_every_run_is_there(grid):
+    folder, result, said = grid
+    runs = {run["folder"]: run for run in result["runs"]}
+    assert len(runs) == 6
+    for name, run in runs.items():
+        if run["status"] == "done":
+            files = {"config.yaml", "summary.json", "metrics.jsonl", "eval_test.json"}
+            assert files <= {path.name for path in (folder / name).iterdir()}
+            assert run["miou"] == json.loads((folder / name / "eval_test.json").read_text())["miou"]
+            assert run["steps"] == 3
+    assert json.loads((folder / "compare.json").read_text()) == result
+    assert sum("test mIoU" in line for line in said) == 4
+
+
+def test_a_run_that_fails_does_not_stop_the_others(grid):
+    _, result, said = grid
+    none, kd, failing = result["rows"]
+    assert failing["miou"] is None
+    assert failing["seeds"] == []
+    assert len(failing["errors"]) == 2
+    assert re.search(r"is (nan|inf) at step 0", failing["errors"][0])
+    assert (none["seeds"], kd["seeds"]) == ([0, 1], [0, 1])
+    assert sum("failed: " in line for line in said) == 2
+
+
+def test_rows_hold_means_differences_and_costs(grid):
+    folder, result, _ = grid
+    none, kd, _ = result["rows"]
+    scores = {(run["method"], run["seed"]): run["miou"] for run in result["runs"] if run["status"] == "done"}
+    pairs = [[scores[method, seed] for seed in (0, 1)] for method in ("kd", "none")]
+    assert kd["difference"] == paired_interval(*pairs).as_dict()
+    assert kd["bootstrap"]["low"] <= kd["bootstrap"]["difference"] <= kd["bootstrap"]["high"]
+    assert kd["bootstrap"]["difference"] == pytest.approx(kd["difference"]["difference"])
+    assert none["baseline"]
+    assert none["difference"] is None
+    assert kd["miou"] == pytest.approx(sum(pairs[0]) / 2)
+    for row in (none, kd):
+        assert row["seconds_per_step"] > 0
+        assert row["peak_memory"] > 1e8
+        assert row["params"] == none["params"]
+        assert row["flops"] > 0
+    teacher = result["teachers"]["synthetic"]
+    assert (teacher["run"], teacher["network"]) == ("teacher", "deeplabv3_resnet18_quarter")
+    assert teacher["miou"] is not None
+    summary = json.loads((folder / "teacher/summary.json").read_text())
+    assert summary["steps"] == 1
+
+
+def test_tables_in_four_formats(grid):
+    folder, result, _ = grid
+    header, rows = cells(result)
+    assert [row[0] for row in rows] == ["teacher", "none", "kd", "cwd(weight=1e+38)"]
+    assert {len(row) for row in rows} == {len(header)}
+    assert "(2 of 2 failed)" in rows[-1][1]
+    assert rows[2][header.index("verdict")] in ("better", "worse", "within noise")
+    text = (folder / "compare.md").read_text()
+    assert text == markdown(result)
+    assert text.count("- failed: ") == 2
+    with (folder / "compare.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [line["method"] for line in table] == [row[0] for row in rows]
+    assert float(table[2]["miou"]) == result["rows"][1]["miou"]
+    assert float(table[2]["difference_low"]) == result["rows"][1]["difference"]["low"]
+    tex = (folder / "compare.tex").read_text()
+    assert tex.count(r" \\") == 5
+    assert r"$\pm$" in tex
+    assert "_" not in tex.split(r"\toprule")[1].replace(r"\_", "")
+
+
+def test_done_runs_are_kept_and_failed_ones_tried_again(grid):
+    folder, result, _ = grid
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.*") if "38" not in path.parent.name}
+    said = []
+    again = compare(TINY, GRID, out=folder, say=said.append)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert "4 of 6 runs are there already" in said
+    assert again["rows"] == result["rows"]
+    fewer = compare(TINY, ["methods=[none, kd]", "seeds=1"], out=folder, say=said.append)
+    assert fewer["rows"][1]["difference"]["within_noise"] is None  # one seed has no spread
+    assert fewer["rows"][1]["bootstrap"]["within_noise"] is not None
+    assert cells(fewer)[1][2][cells(fewer)[0].index("verdict")] == "one seed"
+    changed = compare(TINY, ["methods=[none]", "seeds=1", "train.lr=0.5"], out=folder, say=said.append)
+    assert "was started with train.lr=0.01, not 0.5" in changed["rows"][0]["errors"][0]
+    assert "delete" in changed["rows"][0]["errors"][0]
+
+
+def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
+    plan = load_plan(TINY, ["methods=[none]", "seeds=1", "train.steps=4"], tmp_path)
+    (run,) = plan.runs
+    save = training.Training.save
+
+    def crash(self):
+        save(self)
+        if self.done == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Training, "save", crash)
+    with pytest.raises(KeyboardInterrupt):
+        distill(run.config, out=run.folder)
+    monkeypatch.setattr(training.Training, "save", save)
+    source = {key: value for key, value in TINY.items() if key != "teacher"}
+    result = compare(source, ["methods=[none]", "seeds=1", "train.steps=4"], out=tmp_path)
+    assert result["rows"][0]["errors"] == []
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+    distill(run.config, out=tmp_path / "whole")
+    states = [torch.load(f / "checkpoint.pt", weights_only=True)["distiller"] for f in (run.folder, tmp_path / "whole")]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_a_terminated_grid_saves_its_run_and_goes_on(tmp_path):
+    source = {key: value for key, value in TINY.items() if key != "teacher"}
+    config = tmp_path / "grid.yaml"
+    config.write_text(yaml.safe_dump({**source, "methods": ["none"], "train": {**TINY["train"], "save_every": 0}}))
+    command = [sys.executable, "-m", "segdistill.cli", "compare", str(config), "seeds=1", "train.steps=100000"]
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)
+    folder = tmp_path / "out/synthetic_pspnet_resnet18_quarter_none_seed0"
+    deadline = time.monotonic() + 300
+    while not (folder / "metrics.jsonl").is_file() or (folder / "metrics.jsonl").read_text().count("\n") < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGTERM)  # this process alone: it has to pass it on
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "the same command goes on" in error.splitlines()[-1]
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["facts"]["step"] >= 2
+
+
+def test_equal_seconds_become_steps(tmp_path, monkeypatch):
+    source = {key: value for key, value in TINY.items() if key != "teacher"}
+    plan = ["methods=[none]", "seeds=2", "seconds=0.5"]
+    result = compare(source, plan, out=tmp_path, say=lambda line: None)
+    (measured,) = result["measured"].values()
+    assert measured["steps"] == max(1, int(0.5 / measured["seconds_per_step"]))
+    assert [run["steps"] for run in result["runs"]] == [measured["steps"]] * 2
+    assert load_config(tmp_path / result["runs"][0]["folder"]).train.steps == measured["steps"]
+    assert "0.5 s of training per run" in " ".join(notes(result))
+    again = compare(source, plan, out=tmp_path, say=lambda line: None)
+    assert again["measured"] == result["measured"]  # it is not measured a second time, so that runs can go on
+    assert again["rows"] == result["rows"]
+
+
+def test_runs_at_a_time(tmp_path):
+    source = {key: value for key, value in TINY.items() if key != "teacher"}
+    source["train"] = {**TINY["train"], "threads": None}
+    result = compare(source, ["methods=[none]"], out=tmp_path, jobs=2, say=lambda line: None)
+    assert [run["status"] for run in result["runs"]] == ["done", "done"]
+    for run in result["runs"]:
+        assert "step 3/3" in (tmp_path / run["folder"] / "log.txt").read_text()
+        assert load_config(tmp_path / run["folder"]).train.threads >= 1
+    assert "2 runs at a time" in " ".join(notes(result))
+
+
+def test_the_clock_leaves_validation_out(tmp_path):
+    lines = [{"step": 2, "images_per_s": 4.0}, {"step": 2, "val_miou": 0.5}, {"step": 4, "images_per_s": 8.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert training_time(tmp_path / "metrics.jsonl", 4) == {"seconds_per_step": 0.5, "training_seconds": 3.0}
+
+
+def test_what_is_wrong_with_all_runs_is_said_before_the_first(tmp_path):
+    with pytest.raises(ValueError, match=r"no student at .*missing"):
+        compare(TINY, [*GRID, f"teacher.checkpoint={tmp_path}/missing"], out=tmp_path / "a")
+    with pytest.raises(ValueError, match=r"the teacher could not be trained: .*is (nan|inf) at step"):
+        compare(TINY, [*GRID, "teacher.config.train.lr=1e38", "teacher.config.train.steps=3"], out=tmp_path / "b")
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        for name in "ab":
+            Image.new("L", (8, 8)).save(tmp_path / kind / f"{name}.png")
+    data = f"data={{name: folder, root: {tmp_path}, classes: [a, b], val_fraction: 0.5}}"
+    with pytest.raises(ValueError, match=r"no split 'test'.*; split=val compares on the validation split"):
+        compare(TINY, [*GRID, data], out=tmp_path / "c")
+    assert not (tmp_path / "c").exists()

@@ -1,0 +1,99 @@
+import json
+import math
+
+import pytest
+import torch
+
+from segdistill import distill
+from segdistill.engine.forecast import forecast
+from test_compare import TINY
+from test_loop import Plain
+
+BASE = {key: value for key, value in TINY.items() if key in ("data", "student", "train")}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    distill(
+        {**BASE, "student": {"name": "deeplabv3_resnet18_quarter"}, "train": {**BASE["train"], "steps": 1}}, out=folder
+    )
+    return str(folder)
+
+
+@pytest.fixture
+def result(teacher, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    method = [{"name": "cwd", "features_weight": 2.0}, "skd"]
+    config = {**BASE, "method": method, "teacher": {"checkpoint": teacher}, "data": {**BASE["data"], "workers": 1}}
+    config["data"] |= {"size": [64, 64], "crop": [64, 64]}
+    found = forecast(config, ["train.steps=1000", "train.eval_every=300"])
+    assert list(tmp_path.iterdir()) == []  # nothing is written
+    return found
+
+
+def test_what_it_says(result):
+    assert result["steps"] == 1000
+    assert result["validations"] == 5  # four, and the last one in float32
+    validation = 4 * result["seconds_per_image"]
+    assert result["seconds"] == pytest.approx(1000 * result["seconds_per_step"] + 5 * validation)
+    assert result["peak_memory"] > 1e8
+    assert json.loads(json.dumps(result)) == result
+    taps = {row["tap"]: row for row in result["taps"]}
+    assert taps["features"]["student"] == "classifier:input"
+    assert taps["features"]["student_shape"][1:] == [4, 4]
+    assert taps["features"]["teacher_shape"][1:] == [8, 8]
+    assert taps["logits"]["teacher_shape"] == [11, 8, 8]
+    terms = result["terms"]
+    assert {"ce", "cwd_logits", "cwd_features", "skd_pixel", "skd_pair", "skd_holistic"} == set(terms)
+    for key in ("share", "gradient_share"):
+        assert math.fsum(term[key] for term in terms.values()) == pytest.approx(1)
+    assert all(term["gradient"] > 0 for term in terms.values())
+
+
+def test_disk_and_first_terms_are_those_of_the_run(tmp_path):
+    found = forecast(BASE, ["train.lr=1e-12"], student=Plain())
+    assert list(found["terms"]) == ["ce"]
+    assert found["taps"] == []
+    out = tmp_path / "run"
+    distill(BASE, ["train.lr=1e-12"], student=Plain(), out=out)
+    files = 2 * (out / "checkpoint.pt").stat().st_size + (out / "student.safetensors").stat().st_size
+    assert found["disk"] < files < found["disk"] + 40_000  # names and numbers beside the tensors
+    losses = [json.loads(line).get("loss") for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert found["terms"]["ce"]["value"] == pytest.approx(losses[2], abs=1e-4)
+
+
+def test_the_gradient_of_a_term_is_its_own():
+    found = forecast(BASE, ["train.steps=1", "train.lr=1e-12", "train.weight_decay=0"], student=Plain())
+    network, seen = Plain(), []
+
+    class Spy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network
+
+        def forward(self, images):
+            seen.append(images)
+            return self.inner(images)
+
+    assert found["terms"]["ce"]["gradient_share"] == 1
+    again = forecast(BASE, ["train.steps=1", "train.lr=1e-12", "train.weight_decay=0"], student=Spy())
+    assert again["terms"]["ce"]["gradient"] == pytest.approx(found["terms"]["ce"]["gradient"], rel=1e-5)
+    assert seen
+
+
+def test_it_goes_on_for_the_time_that_is_asked_for(monkeypatch):
+    counted = []
+    monkeypatch.setattr("segdistill.engine.forecast.Notes._write", lambda self, step, numbers: counted.append(step))
+    forecast(BASE, ["train.steps=6"], steps=2)
+    assert counted == [1, 2]
+    counted.clear()
+    forecast(BASE, ["train.steps=6"], steps=2, seconds=1000.0)
+    assert counted == [1, 2, 3, 4, 5, 6]  # but not beyond the run's end
+
+
+def test_mistakes_are_those_of_the_run():
+    with pytest.raises(ValueError, match="needs a teacher"):
+        forecast({**BASE, "method": "kd"})
+    with pytest.raises(ValueError, match=r"is (nan|inf) at step"):
+        forecast(BASE, ["train.lr=1e38"])

@@ -1,0 +1,77 @@
+import os
+import time
+
+import pytest
+
+from segdistill.compare import pool
+from segdistill.compare.pool import Outcome, Task, run_tasks
+
+
+def double(number):
+    print("doubling", number)
+    return 2 * number
+
+
+def fail(kind):
+    raise kind("two\nlines")
+
+
+def die():
+    os._exit(7)
+
+
+def where():
+    return os.environ.get("CUDA_VISIBLE_DEVICES"), os.getpid()
+
+
+def slow(folder, name):
+    (folder / name).touch()
+    time.sleep(60)
+
+
+def test_values_come_back_from_processes_of_their_own():
+    outcomes = dict(run_tasks([Task(where, ()), Task(where, ())]))
+    pids = {outcome.value[1] for outcome in outcomes.values()}
+    assert len(pids | {os.getpid()}) == 3
+
+
+def test_a_failure_is_one_line_and_ends_nothing_else(tmp_path):
+    tasks = [
+        Task(fail, (ValueError,)),
+        Task(fail, (KeyError,), tmp_path / "log.txt"),
+        Task(die, ()),
+        Task(double, (4,)),
+    ]
+    outcomes = dict(run_tasks(tasks, jobs=2))
+    assert outcomes[0] == Outcome(error="two lines")
+    assert outcomes[1].error.startswith("KeyError: ")
+    assert "Traceback" in (tmp_path / "log.txt").read_text()
+    assert "exit code 7" in outcomes[2].error
+    assert outcomes[3] == Outcome(8)
+
+
+def test_what_a_task_prints_goes_into_its_log(tmp_path):
+    list(run_tasks([Task(double, (3,), tmp_path / "new/log.txt")]))
+    assert (tmp_path / "new/log.txt").read_text() == "doubling 3\n"
+
+
+def test_gpus_are_dealt_out(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert [pool._gpu(slot) for slot in range(3)] == ["4", "6", "4"]
+    outcomes = dict(run_tasks([Task(where, ()), Task(where, ())], jobs=2))
+    assert {outcome.value[0] for outcome in outcomes.values()} == {"4", "6"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
+    assert pool._gpu(1) is None
+
+
+def test_whoever_stops_the_caller_stops_the_tasks(tmp_path):
+    began = time.monotonic()
+    running = run_tasks([Task(double, (1,)), Task(slow, (tmp_path, "a")), Task(slow, (tmp_path, "b"))], jobs=2)
+    assert next(running) == (0, Outcome(2))
+    running.close()
+    assert time.monotonic() - began < 50
+
+
+def test_jobs_are_positive():
+    with pytest.raises(ValueError, match="jobs: expected at least 1, got 0"):
+        list(run_tasks([], jobs=0))

@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from conftest import REPOSITORY
+from segdistill.engine import load_config
 from segdistill.methods import build_method
 from segdistill.methods._level_graph import LevelGraph, constant, texture_knowledge
 from segdistill.methods.sstkd import UnitChannels, both_stages, statistical_texture, structural_texture
@@ -268,3 +270,24 @@ def test_errors():
         statistical_texture(torch.zeros(2, 3, 4), torch.zeros(2, 1, 4))
     with pytest.raises(ValueError, match="graph"):
         build_method({"name": "sstkd", "graph": "learned"})
+
+
+ROWS = {
+    "structural": "response",
+    "statistical_global": "response",
+    "statistical_sampler": "statistical_global",
+    "statistical_heuristic": "statistical_sampler",
+    "statistical_denoise": "statistical_heuristic",
+    "both": "statistical_denoise",
+    "full": "both",
+}
+
+
+@pytest.mark.parametrize(("row", "before"), ROWS.items())
+def test_each_row_of_the_ablations_configurations_differs_by_one_option(row, before):
+    own, other = (load_config(REPOSITORY / f"configs/camvid/sstkd_{name}.yaml") for name in (row, before))
+    (own_options,), (other_options,) = own.method, other.method
+    assert len([name for name in own_options if own_options[name] != other_options[name]]) == 1
+    assert own.model_copy(update={"method": None}) == other.model_copy(update={"method": None})
+    if row == "full":
+        assert own_options == load_config({**own.model_dump(), "method": "sstkd"}).method[0]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import REPOSITORY
 from segdistill import cli
 from segdistill.compare import texture_pictures
 from segdistill.compare.texture_pictures import draw_textures
@@ -151,3 +152,12 @@ def test_help_has_an_example(segdistill):
     status, out, _ = segdistill("--help")
     assert status == 0
     assert "segdistill textures street.jpg" in out
+
+
+def test_the_pages_pictures_are_there_and_small():
+    page = (REPOSITORY / "docs/methods/sstkd.md").read_text()
+    pictures = sorted((REPOSITORY / "docs/methods/img").glob("sstkd_*"))
+    assert pictures
+    for picture in pictures:
+        assert f"img/{picture.name}" in page
+        assert picture.stat().st_size <= 150_000

@@ -179,7 +179,7 @@ def _centred(patterns: Tensor, size: int) -> Tensor:
 
 
 def draw_directions(textures: Textures) -> Any:
-    """Energy by direction, network by network: what the structural term brings together."""
+    """Energy by direction, network by network; the structural term compares it after the student's projection."""
     figure = _figure(10.5, 3.6, "Subband energy by direction")
     both = figure.subplots(1, 2, sharey=True)
     for scale, axes in enumerate(both):
@@ -198,7 +198,7 @@ def draw_directions(textures: Textures) -> Any:
         axes.grid(axis="y", color=PALE, lw=0.6)
         axes.set_axisbelow(True)
     both[0].set(ylim=(0, None), ylabel="mean square")
-    figure.legend(*both[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(textures.networks))
+    figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower right", ncols=len(textures.networks))
     return figure
 
 
@@ -208,7 +208,7 @@ def draw_regions(textures: Textures) -> Any:
 
     image, regions = textures.image, textures.regions
     aspect = image.shape[1] / image.shape[2]
-    figure = _figure(13.0, 13.0 / 3 * aspect + 0.62, f"Sampled regions: {regions.source}")
+    figure = _figure(13.0, 13.0 / 3 * aspect + 0.75, f"Sampled regions: {regions.source}")
     panels = figure.subplots(1, 3)
     extent = _extent(image)
     height, width = regions.importance.shape

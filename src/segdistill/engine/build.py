@@ -122,10 +122,10 @@ def build_class_map(config: NetworkConfig, network: nn.Module, names: Sequence[s
 
 
 def _class_number(given: int | str, names: Sequence[str], count: int, whose: str) -> int:
-    if isinstance(given, int) and 0 <= given < count:
-        return given
     if given in names:
         return list(names).index(str(given))
+    if str(given).isdecimal() and int(given) < count:  # a run's configuration has numbers as text
+        return int(given)
     have = f"{closest(str(given), names)}" if names else f"; its classes have numbers below {count} and no names"
     raise ValueError(f"teacher.class_map: the {whose} has no class {given!r}{have}")
 

@@ -130,18 +130,20 @@ def _low(layers: list[Layer], logits: str) -> dict[str, str]:
             there = there[:1]
         if there:
             found[tap] = there[-1].path
-    return found or _by_depth(encoder)
+    return found or _by_depth(layers)
 
 
-def _by_depth(blocks: list[Layer]) -> dict[str, str]:
-    strides = [block.stride or 0.0 for block in blocks]
-    first = next((stride for stride in strides if stride > 1.5), 0.0)
-    rising = next((i for i, s in enumerate(strides) if s < first and max(strides[:i], default=0) >= first), None)
-    same = [b for b in blocks[:rising] if b.trained and b.stride == b.stride_in == first]
-    repeated = [b for b in same if sum(type(b.module) is type(other.module) for other in same) > 2]
-    if len(repeated) < 4:
+def _by_depth(layers: list[Layer]) -> dict[str, str]:
+    """The blocks after a quarter and a half of the largest set of siblings of one type and the first stride."""
+    first = next((layer.stride for layer in layers if layer.stride is not None and layer.stride > 1.5), None)
+    siblings: dict[tuple[str, type], list[Layer]] = {}
+    for layer in layers:
+        if layer.trained and layer.usable and layer.stride == layer.stride_in == first:
+            siblings.setdefault((layer.path.rpartition(".")[0], type(layer.module)), []).append(layer)
+    most = max(siblings.values(), key=len, default=[])
+    if len(most) < 4:
         return {}
-    return {"low1": repeated[len(repeated) // 4 - 1].path, "low2": repeated[len(repeated) // 2 - 1].path}
+    return {"low1": most[len(most) // 4 - 1].path, "low2": most[len(most) // 2 - 1].path}
 
 
 def _blocks(layers: list[Layer]) -> list[Layer]:

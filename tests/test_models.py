@@ -83,18 +83,19 @@ def test_every_listed_network_keeps_the_contract(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_spec_makes_the_architecture_again(name):
-    options = dict(build(name).spec)
-    assert options.pop("name") == name
     with torch.device("meta"):
-        networks = build(name), build_model(name, **options)
-    first, second = ({k: v.shape for k, v in network.state_dict().items()} for network in networks)
+        network = build(name)
+        options = dict(network.spec)
+        assert options.pop("name") == name
+        again = build_model(name, **options)
+    first, second = ({k: v.shape for k, v in n.state_dict().items()} for n in (network, again))
     assert first == second
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_classifier_makes_the_logits(name):
     network = build(name).eval()
-    for size in [(64, 96), (75, 53), (33, 32)]:
+    for size in [(64, 96), (75, 53)]:
         taps = Tapped(network)(torch.rand(1, 3, *size))
         assert taps["output"].shape == (1, 5, *size)
         assert taps["output"].isfinite().all()
@@ -110,7 +111,8 @@ def test_evaluation_is_deterministic_and_image_by_image(name):
     with torch.no_grad():
         first = network(images)
         assert torch.equal(network(images), first)
-        torch.testing.assert_close(network(images[1:]), first[1:], rtol=1e-4, atol=1e-5)
+        scale = first.abs().max()
+        torch.testing.assert_close(network(images[1:]) / scale, first[1:] / scale, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -135,15 +137,39 @@ def test_any_stride(name, stride):
     assert network(torch.rand(1, 3, 75, 53)).shape == (1, 5, 75, 53)
 
 
-SLOW_EXPORTS = ("hrnet_w18_small", "pspnet_mobilenetv2_plus", "lightnet_mobilenetv2_plus", "fcn_resnet18_quarter")
+def some_slow(but: tuple[str, ...]) -> list:
+    """All small networks, but for a few only in `pytest -m slow`."""
+    return [name if name in but else pytest.param(name, marks=pytest.mark.slow) for name in SMALL]
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW_EXPORTS else n for n in SMALL])
+@pytest.mark.parametrize("name", some_slow(but=("pspnet_resnet18_quarter", "isanet_resnet18_quarter", "espnet")))
 def test_export(name):
     network, images = build(name).eval(), torch.rand(1, 3, 64, 80)
     with torch.no_grad():
         exported = torch.export.export(network, (images,), strict=False)
         torch.testing.assert_close(exported.module()(images), network(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_compiles_into_one_graph(name):
+    network, images = build(name).train(), torch.rand(2, 3, 64, 80)
+    torch.compile(network, backend="eager", fullgraph=True)(images).sum().backward()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_compiling_between_taps_leaves_out_no_convolution(name, monkeypatch):
+    network = build(name)
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
+    Tapped(network).compile_between_taps()
+    seen: set[nn.Module] = set()
+    handles = [module.register_forward_hook(lambda m, *_: seen.update(m.modules())) for module in compiled]
+    network.train()(torch.rand(2, 3, 64, 64))
+    for handle in handles:
+        handle.remove()
+    left = {name for name, module in network.named_modules() if isinstance(module, nn.Conv2d) and module not in seen}
+    assert left <= {network.classifier_path}
 
 
 @pytest.mark.slow

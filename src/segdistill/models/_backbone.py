@@ -1,5 +1,6 @@
 """Backbones: any timm network as four feature maps, with the two low-level ones named for taps."""
 
+import itertools
 from typing import Any
 
 import timm
@@ -116,6 +117,23 @@ class Excitation(nn.Module):
         return x * self.channel(x) + x * self.pixel(x)  # type: ignore[no-any-return]
 
 
+class SevenStages(nn.Module):
+    """The layers of timm's MobileNetV2, with the maps of all its stages.
+
+    Args:
+        features: timm's network.
+    """
+
+    def __init__(self, features: Any):
+        super().__init__()
+        self.conv_stem, self.bn1, self.blocks = features.conv_stem, features.bn1, features.blocks
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Maps of the seven stages, shallow to deep."""
+        x = self.bn1(self.conv_stem(images))
+        return list(itertools.accumulate(self.blocks, lambda x, stage: stage(x), initial=x))[1:]
+
+
 class MobileNetV2Plus(Backbone):
     """MobileNetV2Plus, SKD's student (LightNet, github.com/ansleliu/LightNet): MobileNetV2 with growing dilation.
 
@@ -133,8 +151,8 @@ class MobileNetV2Plus(Backbone):
         self.channels = [24 + 16, 32, 96, 16 + 24 + 32 + 64 + 96 + 160 + 320]
         strides = [min(stride, output_stride) for stride in (2, 4, 8, 16, 16, 32, 32)]
         self.halvings = [(output_stride // stride).bit_length() - 1 for stride in strides]
-        blocks: Any = self.body.blocks
-        for stage, dilation in zip(blocks[3:], (2, 4, 8, 16), strict=True):
+        self.body = SevenStages(self.body)
+        for stage, dilation in zip(self.body.blocks[3:], (2, 4, 8, 16), strict=True):
             _dilate(stage, max(1, dilation * 8 // output_stride))
         self.excite = Excitation(self.channels[3])
 
@@ -144,12 +162,7 @@ class MobileNetV2Plus(Backbone):
         Args:
             images: (N,3,H,W), normalised.
         """
-        body: Any = self.body
-        x = body.bn1(body.conv_stem(images))
-        maps = []
-        for stage in body.blocks:
-            x = stage(x)
-            maps.append(x)
+        maps = self.body(images)
         low1 = torch.cat([maps[1], _halved(maps[0], 1)], dim=1)
         joined = torch.cat([_halved(x, times) for x, times in zip(maps, self.halvings, strict=True)], dim=1)
         return self.low1(low1), self.low2(maps[2]), maps[4], self.excite(joined)

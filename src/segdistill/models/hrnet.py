@@ -1,6 +1,6 @@
 """HRNet (Sun et al., CVPR 2019; Wang et al., TPAMI 2021) with its FCN head; layers are named as in its checkpoints."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,11 @@ class Size(NamedTuple):
     blocks: tuple[int, int, int, int]
     modules: tuple[int, int, int]
     timm_name: str
+
+    @property
+    def channels(self) -> list[int]:
+        """Of the four branches, fine to coarse."""
+        return [self.width * 2**i for i in range(4)]
 
 
 SIZES = {
@@ -98,6 +103,46 @@ class Transition(nn.ModuleList):
         return [layer(x) for layer, x in zip(self, [*maps, maps[-1]], strict=True)]
 
 
+class Body(nn.Module):
+    """HRNet's layers: images (N,3,H,W) → its four branches, and two early maps.
+
+    Args:
+        size: one of `SIZES`.
+    """
+
+    def __init__(self, size: Size):
+        super().__init__()
+        channels = size.channels
+        self.conv1 = nn.Conv2d(3, 64, 3, 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.conv2 = nn.Conv2d(64, 64, 3, 2, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(64)
+        first = Bottleneck(64, 64, downsample=conv_bn(64, 256, 1, relu=False))
+        self.layer1 = nn.Sequential(first, *(Bottleneck(256, 64) for _ in range(size.blocks[0] - 1)))
+        self.transition1 = Transition([256], channels[:2])
+        self.stage2 = self._stage(size, 2)
+        self.transition2 = Transition(channels[:2], channels[:3])
+        self.stage3 = self._stage(size, 3)
+        self.transition3 = Transition(channels[:3], channels)
+        self.stage4 = self._stage(size, 4)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @staticmethod
+    def _stage(size: Size, stage: int) -> nn.Sequential:
+        branches, blocks = size.channels[:stage], size.blocks[stage - 1]
+        return nn.Sequential(*(Exchange(branches, blocks) for _ in range(size.modules[stage - 2])))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Output of the first stage, coarse branch of the second, then the four branches, fine to coarse."""
+        x = F.relu(self.bn1(self.conv1(images)))
+        first = self.layer1(F.relu(self.bn2(self.conv2(x))))
+        two = self.stage2(self.transition1([first]))
+        one, half, quarter, eighth = self.stage4(self.transition3(self.stage3(self.transition2(two))))
+        return first, two[1], one, half, quarter, eighth
+
+
 class HighResolution(Stages):
     """HRNet without a classifier: images (N,3,H,W) → its four branches at strides 4, 8, 16 and 32.
 
@@ -110,24 +155,8 @@ class HighResolution(Stages):
     """
 
     def __init__(self, size: Size, *, pretrained: bool | str = False):
-        channels = [size.width * 2**i for i in range(4)]
-        super().__init__(channels)
-        self.body: Any = nn.Module()
-        self.body.conv1 = nn.Conv2d(3, 64, 3, 2, 1, bias=False)
-        self.body.bn1 = nn.BatchNorm2d(64)
-        self.body.conv2 = nn.Conv2d(64, 64, 3, 2, 1, bias=False)
-        self.body.bn2 = nn.BatchNorm2d(64)
-        down = conv_bn(64, 256, 1, relu=False)
-        self.body.layer1 = nn.Sequential(
-            Bottleneck(64, 64, downsample=down), *(Bottleneck(256, 64) for _ in range(size.blocks[0] - 1))
-        )
-        before = [256]
-        for stage in (2, 3, 4):
-            after = channels[:stage]
-            modules = (Exchange(after, size.blocks[stage - 1]) for _ in range(size.modules[stage - 2]))
-            self.body.add_module(f"transition{stage - 1}", Transition(before, after))
-            self.body.add_module(f"stage{stage}", nn.Sequential(*modules))
-            before = after
+        super().__init__(size.channels)
+        self.body = Body(size)
         if pretrained:
             load_backbone_weights(self.body, size.timm_name, {}, pretrained)
 
@@ -137,13 +166,11 @@ class HighResolution(Stages):
         Args:
             images: (N,3,H,W), normalised.
         """
-        body = self.body
-        x = F.relu(body.bn1(body.conv1(images)))
-        x = F.relu(body.bn2(body.conv2(x)))
-        maps = body.stage2(body.transition1([self.low1(body.layer1(x))]))
-        maps = body.stage3(body.transition2([maps[0], self.low2(maps[1])]))
-        one, two, three, four = body.stage4(body.transition3(maps))
-        return one, two, three, four
+        first, second, *branches = self.body(images)
+        self.low1(first)  # read through the taps
+        self.low2(second)
+        one, half, quarter, eighth = branches
+        return one, half, quarter, eighth
 
 
 class HRNetHead(nn.Module):

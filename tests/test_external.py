@@ -2,14 +2,18 @@
 
 import json
 import math
+import re
 import sys
 
 import pytest
 import timm
 import torch
+import yaml
 from torch import nn
 
+from conftest import REPOSITORY
 from segdistill import Tapped, build_model, distill, load_student
+from segdistill.data.camvid import PALETTE
 from segdistill.engine.build import build_class_map, build_network, build_teacher, tap
 from segdistill.engine.checkpoint import make_card, read_card, save_student
 from segdistill.engine.config import NetworkConfig, load_config
@@ -464,3 +468,13 @@ def test_the_list_gives_examples_of_each_library():
     assert "hf:nvidia/mit-b0" in names["hf"]
     with torch.device("meta"):
         assert sum(p.numel() for p in build_model("hf:nvidia/mit-b0", num_classes=150).parameters()) == 3752694
+
+
+def test_what_the_page_shows_works():
+    page = (REPOSITORY / "docs/models.md").read_text().partition("## Your own network")[2]
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "docs/models.md", "exec"), {})
+    configs = [load_config(yaml.safe_load(text)) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    assert len(configs) == 2
+    for config in configs:
+        assert set(config.teacher.class_map.values()) <= set(PALETTE)

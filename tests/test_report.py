@@ -188,6 +188,8 @@ def test_a_teachers_path_of_another_place_is_found_beside_the_run(tmp_path):
     write_run(tmp_path / "here/teacher")
     write_run(tmp_path / "here/kd", "kd", teacher="elsewhere/teacher")
     assert gather([tmp_path / "here/kd"]).teacher.runs[0].name == "teacher"
+    write_run(tmp_path / "cwd", "cwd", teacher=tmp_path)  # a folder that is there, but no run
+    assert gather([tmp_path / "cwd"]).teacher is None
 
 
 def test_other_classes_are_refused_in_one_line(runs, tmp_path):

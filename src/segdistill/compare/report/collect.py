@@ -173,7 +173,7 @@ def find_runs(path: str | Path) -> list[Path]:
         ValueError: if there is none.
     """
     path = Path(path).expanduser()
-    if any((path / name).is_file() for name in (CONFIG, SUMMARY, METRICS)):
+    if is_run(path):
         return [path]
     found = sorted(file.parent for file in path.rglob(CONFIG)) if path.is_dir() else []
     if not found:
@@ -226,6 +226,11 @@ def check_classes(runs: Sequence[Run]) -> list[str]:
                 f"{known[0].folder} has {counts}; a report compares runs on the same classes, so report them apart"
             )
     return known[0].classes if known else []
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run."""
+    return any((folder / name).is_file() for name in (CONFIG, SUMMARY, METRICS))
 
 
 def has_student(folder: Path) -> bool:

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segdistill.compare.report.collect import Run, Spread, check_classes, find_runs, has_student, number, read_run
+from segdistill.compare.report.collect import (
+    Run,
+    Spread,
+    check_classes,
+    find_runs,
+    has_student,
+    is_run,
+    number,
+    read_run,
+)
 from segdistill.engine import load_config
 
 COLOURS = ("#1f77c9", "#d9590c", "#0f9d76", "#b5539c", "#d99a00", "#3fa7d6", "#7a5bd0", "#8a6d3b")
@@ -162,7 +171,7 @@ def _named_teachers(runs: Iterable[Run]) -> list[Path]:
         path = Path(run.teacher).expanduser()
         path = path.parent if path.suffix == ".safetensors" else path
         for candidate in (path, run.folder.parent / path.name):
-            if candidate.is_dir():
+            if is_run(candidate):
                 found[candidate.resolve()] += 1
                 break
     return [path for path, _ in found.most_common()]

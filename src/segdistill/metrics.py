@@ -1,21 +1,25 @@
 """Segmentation metrics from one confusion matrix over a whole data set."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from segdistill.functional import IGNORE
 
+if TYPE_CHECKING:
+    from torchmetrics.classification import MulticlassConfusionMatrix
 
-def confusion_matrix(num_classes: int) -> MulticlassConfusionMatrix:
+
+def confusion_matrix(num_classes: int) -> "MulticlassConfusionMatrix":
     """A counter of pixels, (C,C) with the truth along rows; ignored pixels are left out.
 
     Args:
         num_classes: C.
     """
+    from torchmetrics.classification import MulticlassConfusionMatrix  # takes seconds to import
+
     return MulticlassConfusionMatrix(num_classes=num_classes, ignore_index=IGNORE, validate_args=False)
 
 

@@ -127,6 +127,8 @@ def _finished(runs: Sequence[Run], jobs: int, say: Say, split: str | None) -> It
             yield run, Outcome(error=line)
     if done:
         say(f"{len(done)} of {len(runs)} runs are there already")
+    if waiting and jobs > 1:
+        say(f"{len(waiting)} runs, {jobs} at a time; each prints into log.txt in its folder")
     yield from ((run, Outcome()) for run in done)
     tasks = [
         Task(train_and_evaluate, (run.config, run.folder, split), run.folder / "log.txt" if jobs > 1 else None)

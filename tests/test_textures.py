@@ -1,3 +1,4 @@
+import shutil
 import sys
 
 import pytest
@@ -13,6 +14,8 @@ from segdistill.data import build_dataset
 from segdistill.engine.checkpoint import make_card, save_student
 from segdistill.models import build_model
 from segdistill.texture import box_variance
+
+STUDENT = "pspnet_resnet18_quarter"
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +128,6 @@ def test_mistakes_are_one_line(folder, tmp_path, segdistill, monkeypatch):
     street, model = folder / "street.png", folder / "model"
     Image.new("RGB", (200, 40)).save(tmp_path / "flat.png")
     (tmp_path / "text.png").write_text("not an image")
-    network = build_model("pspnet_resnet18_quarter", num_classes=2)
-    network.taps = {"logits": "classifier"}
-    save_student(tmp_path / "deaf.safetensors", network, make_card(network, ["a", "b"], [(0, 0, 0), (1, 1, 1)]))
     for arguments, message in (
         ((tmp_path / "missing.png", "--model", model), "no image at"),
         ((tmp_path, "--model", model), "give one image file"),
@@ -135,7 +135,6 @@ def test_mistakes_are_one_line(folder, tmp_path, segdistill, monkeypatch):
         ((tmp_path / "flat.png", "--model", model), "40×200 is too small"),
         ((street, "--model", model, "--size", 32, 32), "64×64 is the least"),
         ((street, "--model", tmp_path / "nothing"), "no student at"),
-        ((street, "--model", tmp_path / "deaf.safetensors"), "has no taps low1 and low2 but logits"),
         ((street, "--model", model, "--teacher", tmp_path / "nothing"), "no student at"),
         ((street,), "Missing option"),
     ):
@@ -143,9 +142,22 @@ def test_mistakes_are_one_line(folder, tmp_path, segdistill, monkeypatch):
         assert status == 2
         assert message in err
         assert err.count("\n") == 1
+    with monkeypatch.context() as deaf:
+        deaf.setattr(type(build_model(STUDENT, num_classes=2)), "taps", {"logits": "classifier"}, raising=False)
+        status, _, err = segdistill(street, "--model", model)
+    assert (status, "has no taps low1 and low2 but logits" in err) == (2, True)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     status, _, err = segdistill(street, "--model", model, "--out", tmp_path)
     assert (status, "segdistill[report]" in err) == (2, True)
+
+
+def test_taps_are_those_of_the_runs_configuration(folder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(folder / "model", run)
+    section = "{name: pspnet_resnet18_quarter, taps: {low1: backbone.low2}}"
+    (run / "config.yaml").write_text(f"data: {{name: synthetic}}\nstudent: {section}\n")
+    network = read_textures(folder / "street.png", run).networks["model"]
+    assert network.low1.shape == network.low2.shape == (12, 20)
 
 
 def test_help_has_an_example(segdistill):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from segdistill.engine.build import tap
 from segdistill.methods import Composite, build_method, resolve_methods
 from segdistill.taps import Tapped, Taps, match_maps
 from segdistill.texture import analysis_operations, contourlet_operations
@@ -57,10 +58,11 @@ def shapes(network: nn.Module, size: tuple[int, int], names: set[str]) -> Taps:
         size: (H,W) of the image.
         names: of the taps.
     """
-    tapped = Tapped(copy.deepcopy(network).to("meta").eval())
+    known = tap(network)
+    tapped = Tapped(copy.deepcopy(network).to("meta").eval(), known.paths, known.classifier)
     with torch.no_grad():
         taps = tapped(torch.empty(1, 3, *size, device="meta"), names)
-    return {name: torch.rand(tap.shape) for name, tap in taps.items()}
+    return {name: torch.rand(seen.shape) for name, seen in taps.items()}
 
 
 def _run(options: dict[str, Any], student: Taps, teacher: Taps) -> tuple[Composite, int, int]:

@@ -235,7 +235,7 @@ def draw_regions(textures: Textures) -> Any:
     drawn = torch.zeros(height, width)
     for left, top, right, bottom in torch.cat([regions.important, regions.uniform]).tolist():
         drawn[top:bottom, left:right] += 1
-    title = f"regions at each place, 0 to {int(drawn.max())}; dashed: the most varied one"
+    title = f"regions at each place, 0 to {int(drawn.max())}; dashed: the one that is counted"
     _picture(panels[2], drawn, title, cmap=HEAT, extent=extent, vmin=0)
     outline(panels[2], textures.box.tolist(), edgecolor="white", lw=1.4, linestyle="--")
     return figure

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segdistill.engine import load_student
+from segdistill.engine import load_config, load_student
+from segdistill.engine.build import tap
+from segdistill.engine.checkpoint import CONFIG, student_path
 from segdistill.engine.evaluate import read_image
 from segdistill.methods.sstkd import UnitChannels, both_stages
-from segdistill.taps import Tapped
 from segdistill.texture import (
     Contourlet,
     clip_counts,
@@ -187,13 +188,14 @@ def low_level(path: str | Path, image: Tensor) -> LowLevel:
     network = load_student(path)
     card = network.card
     assert isinstance(card, Mapping)
-    tapped = Tapped(network, card.get("taps") or {})
+    folder = student_path(path).parent
+    tapped = tap(network, load_config(folder).student if (folder / CONFIG).is_file() else None)
     if not {"low1", "low2"} <= tapped.paths.keys():
         raise ValueError(
             f"{path} has no taps low1 and low2 but {', '.join(tapped.paths) or 'none at all'}; "
-            "name its first two stages in the configuration it is trained with: student.taps"
+            "name its first two stages in its configuration: student.taps"
         )
-    taps = {name: tap.float() for name, tap in tapped(image[None], ["low1", "low2"]).items()}
+    taps = {name: seen.float() for name, seen in tapped(image[None], ["low1", "low2"]).items()}
     stages = both_stages(taps)
     stages = UnitChannels(stages.shape[1])(stages)
     bands = [[band.square().mean((0, 1)) for band in scale] for scale in contourlet(stages, LEVELS).bands]

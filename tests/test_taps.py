@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from segdistill.taps import Tapped, as_logits, match_maps
+from segdistill.taps import Tapped, as_logits, as_map, match_maps
 
 
 class Net(nn.Module):
@@ -88,3 +88,51 @@ def test_the_smaller_map_is_resized():
     assert s["logits"].dtype == torch.float32
     s, t = match_maps(teacher, student)
     assert s["logits"].shape == t["logits"].shape == (1, 2, 8, 6)
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+def test_tokens_become_a_map_without_their_prefix(prefix):
+    grid = torch.randn(2, 8, 4, 6)
+    tokens = torch.cat([torch.full((2, prefix, 8), 99.0), grid.flatten(2).transpose(1, 2)], 1)
+    torch.testing.assert_close(as_map(tokens, (64, 96)), grid)
+    torch.testing.assert_close(as_map(tokens, (64, 96), prefix), grid)
+
+
+def test_maps_stay_and_channels_go_first():
+    grid = torch.randn(2, 8, 4, 6)
+    assert as_map(grid, (64, 96)) is grid
+    torch.testing.assert_close(as_map(grid.permute(0, 2, 3, 1), (64, 96)), grid)
+    assert as_map(torch.randn(2, 8, 19, 14), (75, 53)).shape == (2, 8, 19, 14)  # rounded up
+    for pooled in (1, 2, 3, 6):
+        assert as_map(torch.randn(2, 8, pooled, pooled), (128, 192)) is None
+    assert as_map(torch.randn(2, 8), (64, 96)) is None
+    assert as_map(torch.randn(2, 10, 8), (64, 96), prefix=1) is None
+
+
+class Tokens(nn.Module):
+    """Layers that give tuples, tokens with two in front, and channels last."""
+
+    num_prefix_tokens = 2
+
+    def __init__(self):
+        super().__init__()
+        self.pair, self.tokens, self.last, self.vector = (nn.Identity() for _ in range(4))
+
+    def forward(self, x):
+        grid = nn.functional.avg_pool2d(x, 8)
+        self.pair((grid, None))
+        tokens = grid.flatten(2).transpose(1, 2)
+        self.tokens(torch.cat([tokens[:, :2] * 0, tokens], 1))
+        self.last(grid.permute(0, 2, 3, 1))
+        self.vector(grid.mean((2, 3)))
+        return grid
+
+
+def test_taps_of_any_layout_are_maps():
+    images = torch.rand(1, 3, 64, 96)
+    network = Tokens()
+    taps = Tapped(network, {"pair": "pair", "tokens": "tokens", "last": "last"})(images)
+    for name in ("pair", "tokens", "last"):
+        torch.testing.assert_close(taps[name], taps["output"])
+    with pytest.raises(ValueError, match=r"'vector' gives \(1, 3\), no map of the image"):
+        Tapped(network, {"vector": "vector"})(images)

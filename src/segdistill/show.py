@@ -17,10 +17,12 @@ from torch import nn
 from segdistill.compare.table import COSTS, TEXTS, cells, notes
 from segdistill.data import check_data, dataset_class, dataset_options, list_datasets
 from segdistill.engine import environment, load_config, load_student
+from segdistill.engine.build import tap
 from segdistill.engine.runtime import pick_device, pick_precision
 from segdistill.engine.sizes import listed_sizes, published_sizes
 from segdistill.methods import list_methods, method_class, method_options
-from segdistill.models import build_model, list_models
+from segdistill.models import build_model, external_names, list_models
+from segdistill.taps import as_map
 
 EXTRAS = {
     "smp": ["segmentation_models_pytorch"],
@@ -102,6 +104,10 @@ def catalogue(console: Console, what: str, *, stats: bool = False) -> None:
         for name in list_models():
             table.add_row(name)
         console.print(table)
+        table = Table("library", "networks, for example", title="networks of other libraries")
+        for library, names in external_names().items():
+            table.add_row(library, " ".join(names))
+        console.print(table)
 
 
 def sizes(console: Console) -> None:
@@ -125,32 +131,66 @@ def sizes(console: Console) -> None:
 
 
 def layers(console: Console, model: str, size: tuple[int, int], depth: int) -> None:
-    """Print the submodules of a network with the shapes that they give, and its taps."""
+    """Print the submodules of a network with the shapes that they give, and its taps, known or proposed."""
     network: nn.Module = load_student(model) if Path(model).exists() else build_model(model, num_classes=19)
-    network = network.to("meta").eval()
-    shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
-    handles = []
-    for path, module in network.named_modules():
-
-        def keep(module: nn.Module, _args: Any, output: Any, path: str = path) -> None:
-            if isinstance(output, torch.Tensor):
-                shapes[path] = (type(module).__name__, tuple(output.shape))
-
-        if path and path.count(".") < depth:
-            handles.append(module.register_forward_hook(keep))
-    with torch.no_grad():
-        network(torch.empty(1, 3, *size, device="meta"))
-    for handle in handles:
-        handle.remove()
-    taps: dict[str, str] = getattr(network, "taps", {})
+    tapped = tap(network.eval())
     by_path: dict[str, list[str]] = {}
-    for name, path in taps.items():
+    for name, path in tapped.paths.items():
         by_path.setdefault(path.removesuffix(":input"), []).append(name + (" (its input)" if ":" in path else ""))
+    wanted = {path for path, _ in network.named_modules() if path and (path.count(".") < depth or path in by_path)}
+    try:
+        shapes = layer_shapes(network.to("meta"), wanted, torch.empty(1, 3, *size, device="meta"))
+    except (RuntimeError, NotImplementedError):  # something in there needs numbers
+        network = load_student(model) if Path(model).exists() else build_model(model, num_classes=19)
+        shapes = layer_shapes(network.eval(), wanted, torch.rand(1, 3, *size))
     table = Table("path", "module", "output", "stride", "tap", title=f"{model} at {size[0]}×{size[1]}")
-    for path, (kind, shape) in shapes.items():
-        stride = f"{size[0] / shape[2]:.3g}" if len(shape) == 4 else "–"
+    for path, (kind, shape, mapped) in shapes.items():
+        stride = f"{size[0] / mapped[2]:.3g}" if mapped else "–"
         table.add_row(path, kind, "×".join(map(str, shape)), stride, ", ".join(by_path.get(path, [])))
     console.print(table)
+    lines = [f"taps: {{{', '.join(f'{name}: {path}' for name, path in tapped.paths.items() if name != 'aux')}}}"]
+    lines += [f"classifier: {tapped.classifier}"] if tapped.classifier else []
+    lines += [
+        f"no {name}: write taps: {{{name}: PATH}} for methods that read it"
+        for name in ("low1", "low2", "features")
+        if name not in tapped.paths
+    ]
+    for line in lines:
+        plain(console)(line)
+
+
+def layer_shapes(
+    network: nn.Module, paths: set[str], images: torch.Tensor
+) -> dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """Each submodule's type, the shape of what it gives, and its shape as a map (empty if it is none).
+
+    Args:
+        network: in eval mode.
+        paths: of the submodules.
+        images: (N,3,H,W).
+    """
+    shapes: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {}
+    inner = getattr(network, "input_size", None)
+    size = (images.shape[-2], images.shape[-1])
+    size = size if inner is None else inner(*size)
+
+    def keep(module: nn.Module, output: Any, path: str) -> None:
+        value = output[0] if isinstance(output, tuple | list) and output else output
+        if isinstance(value, torch.Tensor):
+            mapped = as_map(value, size)
+            shapes[path] = (type(module).__name__, tuple(value.shape), () if mapped is None else tuple(mapped.shape))
+
+    handles = [
+        network.get_submodule(path).register_forward_hook(lambda m, _args, out, path=path: keep(m, out, path))
+        for path in sorted(paths)
+    ]
+    try:
+        with torch.no_grad():
+            network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes
 
 
 def data_check(console: Console, config: Path, overrides: Sequence[str]) -> bool:

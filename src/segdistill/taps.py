@@ -56,9 +56,11 @@ def as_map(value: Tensor, size: tuple[int, int], prefix: int | None = None) -> T
     torch.Size([1, 8, 4, 6])
     """
     if value.dim() == 4:
-        if _covers((value.shape[2], value.shape[3]), size):
+        if _covers((value.shape[2], value.shape[3]), size, COMMON):
             return value
-        return value.permute(0, 3, 1, 2) if _covers((value.shape[1], value.shape[2]), size) else None
+        if _covers((value.shape[1], value.shape[2]), size, COMMON):
+            return value.permute(0, 3, 1, 2)
+        return value if _covers((value.shape[2], value.shape[3]), size, range(1, 33)) else None
     if value.dim() != 3:
         return None
     count = value.shape[1]
@@ -71,18 +73,19 @@ def as_map(value: Tensor, size: tuple[int, int], prefix: int | None = None) -> T
     return None
 
 
+COMMON = (1, 2, 4, 8, 16, 32)
+"""Strides that decide between channels first and last; a channels-first map may have any up to the largest."""
 PREFIX = 16
 """The most class and register tokens that are looked for before those of the image."""
 STRIDES = (4, 8, 16, 32, 14, 7, 28, 12, 2, 64, *range(3, 64))
 """Strides of tokens, in the order in which they are tried."""
 
 
-def _covers(shape: tuple[int, int], size: tuple[int, int]) -> bool:
-    """Whether a map's (h,w) is that of the whole image at one stride of at most 32."""
-    return any(
+def _covers(shape: tuple[int, int], size: tuple[int, int], strides: Iterable[int]) -> bool:
+    """Whether a map's (h,w) is that of the whole image at one of some strides, rounded up or down."""
+    return min(shape) > 0 and any(
         all(side // stride <= n <= -(-side // stride) for side, n in zip(size, shape, strict=True))
-        for stride in range(1, 33)
-        if min(shape) > 0
+        for stride in strides
     )
 
 

@@ -152,6 +152,34 @@ def test_the_width_is_told_by_the_file_and_the_classes_too(tmp_path):
     assert loaded.num_classes == 3
 
 
+def test_backbones_of_imagenet_under_other_names_and_without_counters(tmp_path):
+    import timm
+
+    theirs = timm.create_model("resnet18", stem_type="deep", stem_width=64).state_dict()
+    stem = {
+        "conv1.0": "conv1",
+        "conv1.1": "bn1",
+        "conv1.3": "conv2",
+        "conv1.4": "bn2",
+        "conv1.6": "conv3",
+        "bn1": "bn3",
+    }
+    named = {}
+    for name, tensor in theirs.items():  # as SKD's and CIRKD's files of ImageNet weights name them
+        module, _, kind = name.rpartition(".")
+        if kind != "num_batches_tracked":
+            named[f"{stem.get(module, module)}.{kind}"] = tensor
+    torch.save(named, tmp_path / "resnet18-imagenet.pth")
+    path = str(tmp_path / "resnet18-imagenet.pth")
+    body = build_model("pspnet_resnet18_deepstem", num_classes=3, pretrained=path).backbone.body
+    for name in ("conv1.0.weight", "conv1.6.weight", "bn1.running_mean", "layer4.1.bn2.weight"):
+        torch.testing.assert_close(body.state_dict()[name], theirs[name])
+    old = {k: v for k, v in timm.create_model("resnet18").state_dict().items() if "num_batches" not in k}
+    torch.save(old, tmp_path / "old.pth")
+    body = build_model("pspnet_resnet18", num_classes=3, pretrained=str(tmp_path / "old.pth")).backbone.body
+    torch.testing.assert_close(body.state_dict()["layer1.0.conv1.weight"], old["layer1.0.conv1.weight"])
+
+
 class Malicious:
     def __reduce__(self):
         return (print, ("this must never run",))

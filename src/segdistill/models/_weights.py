@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+COUNTER = "num_batches_tracked"
+"""Ends the names of batch norms' counters, which old files do not have and eval mode does not need."""
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
 """Keys under which training scripts put a state dict."""
 
@@ -78,8 +80,7 @@ def load_named(network: nn.Module, tensors: Mapping[str, Tensor], source: str, *
     """
     own = network.state_dict()
     fits = {k: v for k, v in tensors.items() if k in own and v.shape == own[k].shape}
-    counters = tuple(key for key in own if key.endswith("num_batches_tracked"))
-    lacking = [key for key in own if key not in tensors and not key.startswith(spare) and key not in counters]
+    lacking = [k for k in own if k not in tensors and not k.startswith(spare) and not k.endswith(COUNTER)]
     unused = [key for key in tensors if key not in own and not key.startswith(spare)]
     wrong = [
         f"{key} is {tuple(tensors[key].shape)}, expected {tuple(own[key].shape)}"
@@ -136,8 +137,8 @@ def installed_weights(distribution: str) -> Path:
 def load_backbone_weights(body: nn.Module, timm_name: str, arguments: dict[str, Any], source: bool | str) -> None:
     """Load ImageNet weights into a timm network that was built with `features_only`.
 
-    A file's tensors are taken by their names or, where it uses other names throughout, by their order, provided that
-    every single shape agrees (as in ports of the same network). The ImageNet classifier is left out.
+    A file's tensors are taken by their names or, where it uses other names, by their order, provided that every single
+    shape agrees (as in ports of the same network). The ImageNet classifier is left out.
 
     Args:
         body: the network.
@@ -162,15 +163,17 @@ def load_backbone_weights(body: nn.Module, timm_name: str, arguments: dict[str, 
         path = installed_weights(text[4:]) if text.startswith("pip:") else Path(text).expanduser()
         tensors = _by_name_or_order(read_tensors(path), timm.create_model(timm_name, **arguments).state_dict(), path)
     wanted = body.state_dict()
-    missing = sorted(set(wanted) - set(tensors))
+    missing = sorted(name for name in set(wanted) - set(tensors) if not name.endswith(COUNTER))
     if missing:
         raise ValueError(f"weights for {timm_name} lack {len(missing)} of {len(wanted)} tensors, {missing[0]} first")
-    body.load_state_dict({name: tensors[name] for name in wanted})
+    body.load_state_dict({**wanted, **{name: tensors[name] for name in wanted if name in tensors}})
 
 
 def _by_name_or_order(tensors: dict[str, Tensor], full: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    tensors, full = ({k: v for k, v in those.items() if not k.endswith(COUNTER)} for those in (tensors, full))
     common = set(tensors) & set(full)
-    if len(common) >= len(full) // 2:
+    in_order = [t.shape for t in tensors.values()] == [t.shape for t in full.values()]
+    if len(common) >= len(full) // 2 and (len(common) == len(full) or not in_order):
         wrong = [name for name in sorted(common) if tensors[name].shape != full[name].shape]
         wrong = [name for name in wrong if not name.startswith(("fc.", "classifier.", "head."))]
         if wrong:
@@ -178,6 +181,6 @@ def _by_name_or_order(tensors: dict[str, Tensor], full: dict[str, Tensor], path:
                 f"{path}: {wrong[0]} is {tuple(tensors[wrong[0]].shape)}, expected {tuple(full[wrong[0]].shape)}"
             )
         return tensors
-    if [t.shape for t in tensors.values()] == [t.shape for t in full.values()]:
+    if in_order:
         return dict(zip(full, tensors.values(), strict=True))
     raise ValueError(f"{path} fits neither by names ({len(common)} of {len(full)} known) nor by order and shapes")

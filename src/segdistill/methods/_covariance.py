@@ -127,10 +127,7 @@ class ClassCovariance(nn.Module):
             torch.index_select(F.pad(centres, (0, 0, 0, 1)), 0, labels, out=centred).sub_(rows)
             error = class_mean(centred)  # a mean of large features is rounded more than a small covariance bears
             mean[:, part] = centres.double() - error
-            if self.full:
-                products = self._products(centred, labels)
-            else:
-                products = class_mean(centred.square_()) * counts[:, None]
+            products = self._products(centred, labels) if self.full else class_mean(centred.square_()) * counts[:, None]
             scatter[:, part] = products - self._spread(counts[None], error[None])
         return counts, mean, scatter
 

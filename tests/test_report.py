@@ -176,6 +176,19 @@ def test_a_gain_without_pairs_has_no_deviation(runs):
     assert study.given.label == "baseline"
 
 
+def test_a_baseline_of_another_schedule_is_told(tmp_path):
+    student = write_run(tmp_path / "cwd", "cwd")
+    longer = write_run(tmp_path / "longer")
+    config = (longer / "config.yaml").read_text()
+    (longer / "config.yaml").write_text(config.replace("steps: 40", "steps: 80"))
+    study = gather([student, longer])
+    assert study.unequal(study.focus) == ["train.steps"]
+    assert "differs from its baseline in train.steps" in study.notes[0]
+    equal = gather([student, longer, write_run(tmp_path / "equal", level=0.1)])  # of two, the one of the same schedule
+    assert equal.baseline(equal.focus).runs[0].name == "equal"
+    assert equal.notes == []
+
+
 def test_groups_of_one_method_are_told_apart(tmp_path):
     for weight in (1.0, 3.0):
         write_run(tmp_path / f"w{weight}", "cwd", teacher=tmp_path, weight=weight)

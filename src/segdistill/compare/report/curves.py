@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segdistill.compare.report.collect import COSTS
-from segdistill.compare.report.figures import INK, Album, Drawing, note, percent_axis
+from segdistill.compare.report.figures import DASHES, INK, Album, Drawing, note, percent_axis
 from segdistill.compare.report.study import Group, Study
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def _lines(axes: "Axes", groups: Sequence[Group], key: str) -> list[float]:
                 xs,
                 ys,
                 color=group.colour,
+                ls=DASHES[group.cycle % len(DASHES)],
                 alpha=0.95 if len(group.runs) == 1 else 0.6,
                 marker="o" if len(points) < 12 else None,
                 ms=2.5,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 INK, MUTED, LINE, BAR = TEACHER, "#68727e", "#dde1e6", "#c3c9d0"
 """Text, lesser text, grid, neutral bars. The page replaces them by its own, which change in dark mode."""
+DASHES = ("-", (0, (4, 1.2)), (0, (1, 1.2)))
+"""Of lines, where there are more groups than colours."""
 BETTER, WORSE = "#1f77c9", "#e66101"
 THEMED = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", BAR: "var(--bar)"}
 STYLE: Any = {
@@ -117,8 +119,9 @@ def frame(figure: "Figure", title: str, legend: Sequence[Group]) -> None:
     from matplotlib.lines import Line2D
 
     width, height = figure.get_size_inches()
-    columns = max(1, int(width // 1.7))
-    below = 0.05 + 0.2 * -(-len(legend) // columns)
+    longest = max((len(group.label) for group in legend), default=0)
+    columns = max(1, int(width // (0.5 + 0.066 * longest)))
+    below = 0.05 + 0.18 * -(-len(legend) // columns)
     whole = 0.3 + height + below
     figure.set_layout_engine("none")
     figure.set_size_inches(width, whole)
@@ -128,7 +131,8 @@ def frame(figure: "Figure", title: str, legend: Sequence[Group]) -> None:
     figure.text(0.08 / width, 1 - 0.08 / whole, title, va="top", fontsize=9, fontweight="bold")
     if legend:
         handles = [
-            Line2D([], [], color=g.colour, ls="--" if g.role == "teacher" else "-", label=g.label) for g in legend
+            Line2D([], [], color=g.colour, ls="--" if g.role == "teacher" else DASHES[g.cycle % 3], label=g.label)
+            for g in legend
         ]
         figure.legend(handles=handles, loc="lower left", ncols=columns, fontsize=7.5, borderaxespad=0.2)
 

@@ -155,7 +155,8 @@ def _line(study: Study, group: Group) -> dict[str, Any]:
     wait = group.cost("data_wait")
     return {
         "group": group,
-        "network": group.runs[0].network,
+        "network": "" if group.runs[0].network in group.label else group.runs[0].network,
+        "unequal": ", ".join(study.unequal(group)),
         "seeds": len(group.runs),
         **{key: group.result(key) for key in (*SCORES, "params", "flops", "seconds", "peak_memory")},
         "test": group.evaluation("test", "miou"),

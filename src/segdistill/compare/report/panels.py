@@ -77,7 +77,7 @@ def distances(album: Album, found: Mapping[str, ClassDistances], study: Study, s
             f"prototypes_{space}",
             f"Prototypes of {space}, at the end",
             f"Distances of class prototypes of {space} to the teacher's, within and between classes: {told}",
-            (3.9, 0.8 + 0.3 * len(groups)),
+            (3.9, 0.7 + 0.36 * len(groups)),
             lambda figure: _distances(figure, groups, found),
         )
     ]
@@ -178,10 +178,12 @@ def _distances(figure: "Figure", groups: Sequence[Group], found: Mapping[str, Cl
         axes.plot([within, between], [y, y], color=LINE, lw=2.5, zorder=1)
         axes.plot(within, y, "o", ms=6.5, color=group.colour)
         axes.plot(between, y, "D", ms=5.5, mfc="none", color=group.colour)
-        axes.annotate(f"{within:.2f}", (within, y), (0, 6), textcoords="offset points", ha="center", fontsize=7)
-        axes.annotate(f"{between:.2f}", (between, y), (0, 6), textcoords="offset points", ha="center", fontsize=7)
-    axes.set_yticks(range(len(groups)), [group.label for group in groups])
-    axes.tick_params(axis="y", labelcolor=INK)
+        for x in (within, between):
+            axes.annotate(
+                f"{x:.2f}", (x, y), (0, -11), textcoords="offset points", ha="center", fontsize=6.5, color=MUTED
+            )
+        axes.annotate(group.label, (0, y), (0, 5), textcoords="offset points", fontsize=7)
+    axes.set_yticks([])
     axes.set_ylim(len(groups) - 0.5, -0.7)
     axes.set_xlim(left=0)
     axes.margins(x=0.1)

@@ -36,6 +36,8 @@ class Group:
     role: str = "student"
     colour: str = BASELINE
     slot: int = 0
+    cycle: int = 0
+    """How often the colours have been dealt out before; lines are then dashed."""
 
     @property
     def first(self) -> Run:
@@ -99,7 +101,16 @@ class Study:
         if self.given is not None:
             return self.given
         same = [g for g in self.groups if g.role == "baseline" and g.runs[0].network == group.runs[0].network]
-        return same[0] if same else None
+        return min(same, key=lambda other: len(_differing(group, other)), default=None)
+
+    def unequal(self, group: Group) -> list[str]:
+        """Settings of data and training in which a group differs from its baseline, so that a gain is not fair.
+
+        Args:
+            group: one of `groups`.
+        """
+        baseline = self.baseline(group)
+        return [] if baseline is None else _differing(group, baseline)
 
     def gain(self, group: Group) -> Spread | None:
         """MIoU over the baseline; paired by seed, with a deviation, where every seed has its baseline.
@@ -156,6 +167,12 @@ def gather(
         found = {str(_flat(run.config).get(key)) for run in (*read.values(), *named)}
         if len(found) > 1:
             notes.append(f"The runs differ in {key} ({', '.join(sorted(found))}): their figures are not comparable.")
+    unequal = {key: group.label for group in groups for key in study.unequal(group)}
+    if unequal:
+        told = ", ".join(unequal)
+        notes.append(
+            f"Gains marked * are not those of the method alone: such a run differs from its baseline in {told}."
+        )
     return study
 
 
@@ -211,8 +228,14 @@ def _paint(groups: list[Group]) -> None:
     for slot, group in enumerate(groups, start=1):
         group.slot = slot
         if group.role == "student":
-            group.colour = COLOURS[students % len(COLOURS)]
+            group.colour, group.cycle = COLOURS[students % len(COLOURS)], students // len(COLOURS)
             students += 1
+
+
+def _differing(group: Group, other: Group) -> list[str]:
+    a, b = _settings(group.runs[0]), _settings(other.runs[0])
+    keys = sorted(key for key in a.keys() | b.keys() if key.startswith(("data.", "train.")) and key not in SAME)
+    return [key for key in keys if a.get(key) != b.get(key)]
 
 
 def _settings(run: Run) -> dict[str, Any]:

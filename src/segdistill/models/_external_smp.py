@@ -75,6 +75,7 @@ def build_smp(
     elif pretrained:
         load_named(network.encoder, read_source(str(pretrained)), f"{pretrained}")  # type: ignore[arg-type]
     stride = int(getattr(network.encoder, "output_stride", 32))
+    stride *= 2 if decoder == "DPT" else 1  # it halves the tokens' map once more
     # PAN halves its deepest map three times.
     least = 8 * stride if decoder == "PAN" else 1
     wrapped = External(network, normalisation=_normalisation(encoder), multiple=stride, minimum=least)

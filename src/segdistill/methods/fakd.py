@@ -141,7 +141,7 @@ def augmented_pixel_kl(
     growth = _growth(weight, scale * _with_none(weight, covariance)[present])
     pixels, taken, owners = class_blocks((present.cumsum(0) - 1)[index], len(growth))
     probability, knowledge = (F.embedding(pixels, _pixels(x)).exp_() for x in (log_student, log_teacher))
-    excess: Tensor = torch.linalg.vecdot(knowledge, (probability @ growth[owners]).log1p()) * taken
+    excess: Tensor = torch.linalg.vecdot(knowledge, (probability @ growth.index_select(0, owners)).log1p()) * taken
     return plain.mean() + excess.sum() / plain.numel()
 
 

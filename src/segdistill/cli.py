@@ -281,7 +281,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the runs; finished ones in it are kept.")] = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(help="Runs per student.", min=1)] = 2,
 ) -> None:
-    """Teacher, baseline and two distilled students on built-in data, in one table (about five minutes on two cores)."""
+    """Teacher, baseline and two distilled students on built-in data, in one table (about six minutes on two cores)."""
     from segdistill.compare.demo import run_demo
 
     show.demo(console, run_demo(out, seeds, say=show.plain(console)))

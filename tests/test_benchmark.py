@@ -139,10 +139,16 @@ def test_the_command_prints_and_writes(tmp_path, segdistill, networks, monkeypat
     assert (status, "–" in out) == (0, True)
 
 
+def test_the_papers_pair_stands_in_for_what_is_left_out(segdistill, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    status, out, _ = segdistill("--method", "sstkd", "--repeats", 0, "--size", 32, 64)
+    assert status == 0
+    assert all(word in out for word in ("pspnet_resnet101", "pspnet_resnet18", "CDM: contourlet"))
+
+
 def test_mistakes_are_one_line(segdistill):
     for arguments, message in (
         (("pspent_resnet18",), "did you mean pspnet_resnet18"),
-        ((STUDENT, "--method", "sstkd"), "give --teacher"),
         ((STUDENT, "--teacher", STUDENT), "leave out the teacher"),
         ((STUDENT, "--teacher", TEACHER, "--method", "sstk"), "did you mean sstkd"),
         ((STUDENT, "--teacher", TEACHER, "--method", "none"), "reads nothing of a teacher"),

@@ -225,10 +225,11 @@ def data_check(config: ConfigPath, overrides: Overrides = None) -> None:
 
 @app.command(epilog="Example: `segdistill benchmark pspnet_resnet18 --teacher pspnet_resnet101 --method sstkd`")
 def benchmark(
-    student: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a network, or a run.", show_default=False)],
+    student: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a network, or a run.")] = "pspnet_resnet18",
     teacher: Annotated[str | None, typer.Option(metavar="MODEL", help="Likewise.", show_default=False)] = None,
     method: Annotated[
-        str | None, typer.Option(help="Also count what this method adds; needs a teacher.", show_default=False)
+        str | None,
+        typer.Option(help="Also count what this method adds (teacher: pspnet_resnet101).", show_default=False),
     ] = None,
     size: Annotated[tuple[int, int], typer.Option(help="Height and width of the image.")] = (512, 1024),
     repeats: Annotated[int, typer.Option(help="Passes that are timed; 0: only count.")] = 10,
@@ -242,7 +243,7 @@ def benchmark(
     from segdistill.engine import write_json
 
     how = {"sizes": [size], "repeats": repeats, "threads": threads, "compiled": compiled, "device": device}
-    result = benchmark_models(student, teacher, method=method, **how)
+    result = benchmark_models(student, teacher or ("pspnet_resnet101" if method else None), method=method, **how)
     show.benchmark(console, result)
     if json is not None:
         write_json(json, result)

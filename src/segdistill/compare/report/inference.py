@@ -20,7 +20,7 @@ from segdistill.engine import load_config, load_student, read_card, runtime
 from segdistill.engine.build import build_split
 from segdistill.engine.distiller import evaluating
 from segdistill.engine.runtime import Runtime
-from segdistill.metrics import confusion_matrix
+from segdistill.metrics import confusion_matrix, image_counts
 from segdistill.taps import Tapped, match_maps, resize
 
 Size = tuple[int, int]
@@ -139,9 +139,7 @@ def _classes(logits: Tensor, target: Tensor) -> Tensor:
 
 def _image_iou(ids: Tensor, target: Tensor, classes: int) -> NDArray[np.float64]:
     """IoU of each class that the image's truth has, (C,), else NaN."""
-    known = (target >= 0) & (target < classes)
-    pairs = torch.bincount(target[known] * classes + ids[known], minlength=classes * classes).reshape(classes, classes)
-    hit, truth, taken = pairs.diag().double(), pairs.sum(1).double(), pairs.sum(0).double()
+    hit, truth, taken = image_counts(ids, target, classes).double()
     iou = hit / (truth + taken - hit)
     return np.asarray(iou.masked_fill(truth == 0, torch.nan).cpu().numpy())
 

@@ -1,6 +1,7 @@
 """Fixtures that many tests share: golden numbers, real images, small taps."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,22 @@ REPOSITORY = Path(__file__).parent.parent
 def _seed() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # small tensors: more threads only wait for each other, all the more on a busy machine
+
+
+@pytest.fixture
+def segdistill(monkeypatch, capsys):
+    """Run the command line in this process: arguments → exit code, standard output, standard error."""
+
+    def run(*arguments):
+        from segdistill import cli
+
+        monkeypatch.setattr(sys, "argv", ["segdistill", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

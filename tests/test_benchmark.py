@@ -1,11 +1,10 @@
 import json
-import sys
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from segdistill import cli
 from segdistill.compare import benchmark as module
 from segdistill.compare.benchmark import benchmark, peak_bytes
 from segdistill.compare.complexity import method_costs, shapes
@@ -23,15 +22,8 @@ def networks():
 
 
 @pytest.fixture
-def segdistill(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["segdistill", "benchmark", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return run
+def segdistill(segdistill):
+    return partial(segdistill, "benchmark")
 
 
 def test_a_convolution_is_counted_timed_and_weighed():

@@ -21,18 +21,6 @@ train: {steps: 2, precision: fp32, log_every: 1}
 """
 
 
-@pytest.fixture
-def segdistill(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["segdistill", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return run
-
-
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory):
     from segdistill import distill

@@ -1,12 +1,12 @@
 import shutil
 import sys
+from functools import partial
 
 import pytest
 import torch
 from PIL import Image
 
 from conftest import REPOSITORY
-from segdistill import cli
 from segdistill.compare import texture_pictures
 from segdistill.compare.texture_pictures import draw_textures
 from segdistill.compare.textures import REGIONS, atoms, histograms, orientations, read_textures
@@ -44,15 +44,8 @@ def _coarse(monkeypatch):
 
 
 @pytest.fixture
-def segdistill(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["segdistill", "textures", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return run
+def segdistill(segdistill):
+    return partial(segdistill, "textures")
 
 
 @pytest.mark.parametrize(("scale", "count"), [(0, 16), (1, 8)])

@@ -150,6 +150,7 @@ class TrainConfig(Strict):
     eval_every: int = Field(0, ge=0)
     save_every: int = Field(200, ge=0)
     log_every: int = Field(10, gt=0)
+    gradient_samples: int = Field(20, ge=0)
     tensorboard: bool = False
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from segdistill.engine.config import Config, load_config
 from segdistill.engine.distiller import evaluating, frozen, observe
 from segdistill.engine.evaluate import evaluate
+from segdistill.engine.gradients import term_gradients
 from segdistill.engine.loop import default_folder, train
 from segdistill.engine.record import Recorder
 from segdistill.engine.runtime import peak_memory, runtime
@@ -100,7 +101,7 @@ def forecast(
         ValueError: as for `distill`.
     """
     config = load_config(config, overrides)
-    quiet = {"log_every": 1, "eval_every": 0, "save_every": 0, "tensorboard": False}
+    quiet = {"log_every": 1, "eval_every": 0, "save_every": 0, "gradient_samples": 0, "tensorboard": False}
     short = config.model_copy(update={"train": config.train.model_copy(update=quiet)})
     with runtime(config.train.device, config.train.precision, config.train.threads) as run:
         if run.device.type == "cuda":
@@ -146,7 +147,7 @@ def _terms(training: Training, images: Tensor, target: Tensor) -> dict[str, dict
         seen = {} if teacher is None else observe(teacher, images, training.method.teacher_taps())
         terms, _, _ = training.distiller(images, target, seen, training.done / training.cfg.steps, critic)
     parameters = [p for p in training.network.parameters() if p.requires_grad]
-    norms = {name: _norm(term, parameters) for name, term in terms.items()}
+    norms = {name: norm for name, (norm, _) in term_gradients(terms, parameters).items()}
     values = {name: float(term.detach()) for name, term in terms.items()}
     whole = math.fsum(map(abs, values.values())) or 1.0
     length = math.fsum(norms.values()) or 1.0
@@ -159,13 +160,6 @@ def _terms(training: Training, images: Tensor, target: Tensor) -> dict[str, dict
         }
         for name, value in values.items()
     }
-
-
-def _norm(term: Tensor, parameters: list[nn.Parameter]) -> float:
-    if not term.requires_grad:
-        return 0.0
-    gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-    return math.sqrt(sum(float(g.float().square().sum()) for g in gradients if g is not None))
 
 
 def _taps(training: Training, images: Tensor) -> list[dict[str, Any]]:

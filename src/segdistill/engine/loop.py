@@ -80,6 +80,7 @@ def train(training: Training) -> None:
         run.seed(cfg.seed, step)
         set_rate((training.optimizer, training.critic_optimizer), schedule(step, cfg))
         totals: dict[str, float] = {}
+        shown: dict[str, float] = {}
         for images, target in islice(batches, cfg.accumulate):
             images = images.to(run.device, memory_format=training.layout, non_blocking=True)
             target = target.to(run.device, non_blocking=True)
@@ -89,6 +90,7 @@ def train(training: Training) -> None:
                 seen = {} if teacher is None else observe(teacher, images, training.method.teacher_taps())
                 terms, student, seen = training.model(images, target, seen, step / cfg.steps, critic)
                 loss = torch.stack(list(terms.values())).sum() / cfg.accumulate
+            shown = shown or training.analyse(terms, student, seen, target)  # for the record alone
             training.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             # 2. the adversarial methods' second loss: same taps, detached
             if critic is not None:
@@ -99,7 +101,6 @@ def train(training: Training) -> None:
                 terms |= {f"critic_{name}": term for name, term in critic_terms.items()}
             for name, value in _finite(terms, training).items():
                 totals[name] = totals.get(name, 0.0) + value / cfg.accumulate
-        shown = training.analyse(student, seen, target)  # for the record alone
 
         # 3. one step of the student and its adapters, one of the critic
         norm = _step(training.optimizer, training.distiller, training, scaler=training.scaler, clip=cfg.clip)

@@ -33,12 +33,22 @@ from segdistill.engine.checkpoint import (
 from segdistill.engine.config import Config, dump_config, load_config
 from segdistill.engine.distiller import Distiller
 from segdistill.engine.evaluate import evaluate, model_stats
+from segdistill.engine.gradients import term_gradients
 from segdistill.engine.record import Recorder
 from segdistill.engine.runtime import Runtime, environment, peak_memory
 from segdistill.methods import build_method
 from segdistill.taps import Taps
 
-FREE_TO_CHANGE = {"workers", "eval_every", "save_every", "log_every", "tensorboard", "device", "threads"}
+FREE_TO_CHANGE = {
+    "workers",
+    "eval_every",
+    "save_every",
+    "log_every",
+    "tensorboard",
+    "device",
+    "threads",
+    "gradient_samples",
+}
 """Settings that a resumed run may change, since they do not change what is computed."""
 
 
@@ -160,19 +170,41 @@ class Training:
         size = data.crop or data.size
         return size if size is not None else tuple(self.train_set[0][0].shape[-2:])  # type: ignore[return-value]
 
-    @torch.no_grad()
-    def analyse(self, student: Taps, teacher: Taps, target: Tensor) -> dict[str, float]:
-        """What the methods show of a step that is about to be recorded; nothing on other steps.
+    def analyse(self, terms: Mapping[str, Tensor], student: Taps, teacher: Taps, target: Tensor) -> dict[str, float]:
+        """What is shown of a step that is about to be recorded, of its first micro-batch; nothing on other steps.
 
         Args:
+            terms: of the micro-batch, with their graph.
             student: its taps.
             teacher: its taps.
             target: (N,h,w) labels.
+
+        Returns:
+            `analysis_<figure>` as the methods say, and on a sample of steps `gradient_<term>` and `cosine_<term>`, as
+            `term_gradients` finds them.
         """
         if not self.due(self.cfg.log_every, self.done + 1):
             return {}
-        figures = self.method.analysis({name: tap.detach() for name, tap in student.items()}, teacher, target)
-        return {f"analysis_{name}": value for name, value in figures.items() if math.isfinite(value)}
+        with torch.no_grad():
+            figures = self.method.analysis({name: tap.detach() for name, tap in student.items()}, teacher, target)
+        shown = {f"analysis_{name}": value for name, value in figures.items() if math.isfinite(value)}
+        if len(terms) > 1 and self._sampled(self.done + 1):
+            began = time.monotonic()
+            found = term_gradients(terms, self._trained, scale=self.scaler.get_scale())
+            shown |= {f"gradient_{name}": norm for name, (norm, _) in found.items() if math.isfinite(norm)}
+            shown |= {f"cosine_{name}": cosine for name, (_, cosine) in found.items() if cosine is not None}
+            self.clock.pause(time.monotonic() - began)
+        return shown
+
+    def _sampled(self, done: int) -> bool:
+        """Whether a recorded step is one of those, spread over the whole run, on which gradients are looked at."""
+        cfg = self.cfg
+        before = done - ((done - 1) % cfg.log_every + 1)  # the recorded step before this one
+        return done * cfg.gradient_samples // cfg.steps > before * cfg.gradient_samples // cfg.steps
+
+    @property
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.network.parameters() if p.requires_grad]
 
     def record(self, terms: Mapping[str, float], shown: Mapping[str, float], norm: float, batches: "Waited") -> None:
         """Record this step's terms, and the speed since the last record.

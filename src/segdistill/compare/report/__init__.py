@@ -6,6 +6,7 @@ from pathlib import Path
 from segdistill.compare.report import curves, panels
 from segdistill.compare.report.classes import Matrix, class_rows, improvement, largest_changes, stored_confusions
 from segdistill.compare.report.figures import Album, style
+from segdistill.compare.report.gradients import gradients
 from segdistill.compare.report.inference import Survey, survey
 from segdistill.compare.report.page import Content, render
 from segdistill.compare.report.pictures import make_cards, write_sheets
@@ -52,6 +53,7 @@ def write_report(
     album = Album(folder / FIGURES)
     content = Content(study, class_rows(study, study.focus))
     content.curves = curves.curves(album, study)
+    content.gradients = gradients(album, study)
     content.prototypes = curves.shown(album, study)
     if images:
         try:

@@ -15,7 +15,8 @@ from segdistill.engine.checkpoint import CONFIG, ENVIRONMENT, METRICS, STUDENT, 
 
 SCORES = ("miou", "macc", "pixel_accuracy")
 COSTS = ("lr", "grad_norm", "images_per_s", "data_wait", "memory_mb")
-"""What a recorded step holds beside loss terms and the methods' own figures."""
+SHOWN = ("val_", "analysis_", "gradient_", "cosine_")
+"""Beginnings of names of what a record holds beside loss terms and costs."""
 
 
 @dataclass(frozen=True)

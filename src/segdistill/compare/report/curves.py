@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segdistill.compare.report.collect import COSTS
+from segdistill.compare.report.collect import COSTS, SHOWN
 from segdistill.compare.report.figures import DASHES, INK, Album, Drawing, note, percent_axis
 from segdistill.compare.report.study import Group, Study
 
@@ -76,7 +76,7 @@ def _keys(study: Study) -> set[str]:
 
 
 def _is_term(key: str) -> bool:
-    return key not in ("step", *COSTS) and not key.startswith(("val_", "analysis_"))
+    return key not in ("step", *COSTS) and not key.startswith(SHOWN)
 
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

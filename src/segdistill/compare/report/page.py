@@ -24,6 +24,7 @@ class Content:
     study: Study
     rows: list[ClassRow]
     curves: list[Drawing] = field(default_factory=list)
+    gradients: list[Drawing] = field(default_factory=list)
     classes: list[Drawing] = field(default_factory=list)
     prototypes: list[Drawing] = field(default_factory=list)
     confusions: list[Drawing] = field(default_factory=list)

@@ -1,4 +1,5 @@
 import json
+import sys
 from functools import partial
 
 import pytest
@@ -63,6 +64,38 @@ def test_compiled_networks_stand_beside_the_eager_ones(monkeypatch):
     assert [row["mode"] for row in rows] == ["eager", "compiled"]
     assert compiled == [network]
     assert all(row["ms"] > 0 for row in rows)
+
+
+def test_onnx_runtime_computes_the_same_with_as_many_threads(networks):
+    pytest.importorskip("onnxruntime")
+    image = torch.rand(1, 3, 32, 64)
+    network = networks[STUDENT].eval()
+    session = module.OnnxNetwork(STUDENT, network, image)
+    with torch.no_grad():
+        torch.testing.assert_close(session(image), network(image), atol=1e-4, rtol=1e-4)
+    assert session.session.get_session_options().intra_op_num_threads == torch.get_num_threads()
+    rows = benchmark({STUDENT: network}, sizes=[(32, 64)], repeats=2, device="cpu", threads=1, onnx=True)["rows"]
+    assert [row["mode"] for row in rows] == ["eager", "onnxruntime"]
+    assert rows[0]["params"] == rows[1]["params"]
+    assert rows[1]["ms"] > 0
+    assert rows[0]["peak_mib"] > 0
+    assert rows[1]["peak_mib"] is None
+
+
+def test_what_onnx_runtime_cannot_do_is_one_line(segdistill, monkeypatch):
+    class Undecided(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x  # depends on the values: no graph
+
+    with pytest.raises(ValueError, match="undecided cannot be exported to ONNX") as caught:
+        module.OnnxNetwork("undecided", Undecided(), torch.rand(1, 3, 32, 32))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="has no meta"):
+        module.OnnxNetwork("undecided", Undecided(), torch.rand(1, 3, 32, 32, device="meta"))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    status, _, err = segdistill(STUDENT, "--size", 32, 32, "--repeats", 1, "--onnx")
+    assert status == 2
+    assert "pip install 'segdistill[export]'" in err
 
 
 def test_threads_are_set_for_the_measurement_only():

@@ -1,10 +1,12 @@
 import io
 import json
+import sys
+from pathlib import Path
 
 from rich.console import Console
 
 from segdistill import show
-from segdistill.compare.demo import GRID, run_demo
+from segdistill.compare.demo import GRID, demo_report, run_demo
 from segdistill.compare.plan import load_plan
 
 SMALL = [
@@ -35,6 +37,17 @@ def test_the_demo_is_a_comparison(tmp_path):
     assert rows[3]["miou"] in text
     show.comparison(console, result)
     assert "what it cost" in console.export_text()
+    demo_report(tmp_path, say=said.append)
+    page = Path(said[-1].removeprefix("report: "))
+    assert page == tmp_path / "report/index.html"
+    assert "cwd" in page.read_text(encoding="utf-8")
+
+
+def test_without_what_draws_the_report_the_demo_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    said = []
+    demo_report(tmp_path, say=said.append)
+    assert said == ["no report: a report needs matplotlib; pip install 'segdistill[report]'"]
 
 
 def test_its_configuration_is_whole():

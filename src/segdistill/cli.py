@@ -235,6 +235,7 @@ def benchmark(
     repeats: Annotated[int, typer.Option(help="Passes that are timed; 0: only count.")] = 10,
     threads: Annotated[int | None, typer.Option(help="Of the CPU (default: torch's).", show_default=False)] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Measure compiled networks too.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Measure ONNX Runtime too.")] = False,
     device: Device = "auto",
     json: Annotated[Path | None, typer.Option(help="Where the figures go.", show_default=False)] = None,
 ) -> None:
@@ -242,8 +243,9 @@ def benchmark(
     from segdistill.compare.benchmark import benchmark_models
     from segdistill.engine import write_json
 
-    how = {"sizes": [size], "repeats": repeats, "threads": threads, "compiled": compiled, "device": device}
-    result = benchmark_models(student, teacher or ("pspnet_resnet101" if method else None), method=method, **how)
+    teacher = teacher or ("pspnet_resnet101" if method else None)
+    how = {"sizes": [size], "repeats": repeats, "threads": threads, "device": device}
+    result = benchmark_models(student, teacher, method=method, compiled=compiled, onnx=onnx, **how)
     show.benchmark(console, result)
     if json is not None:
         write_json(json, result)
@@ -282,10 +284,11 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the runs; finished ones in it are kept.")] = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(help="Runs per student.", min=1)] = 2,
 ) -> None:
-    """Teacher, baseline and two distilled students on built-in data, in one table (about six minutes on two cores)."""
-    from segdistill.compare.demo import run_demo
+    """Teacher, baseline, two distilled students on built-in data; a table and a report (six minutes on two cores)."""
+    from segdistill.compare.demo import demo_report, run_demo
 
     show.demo(console, run_demo(out, seeds, say=show.plain(console)))
+    demo_report(out, say=show.plain(console))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What networks cost on this machine: parameters, operations, peak memory, latency, eager and compiled."""
+"""What networks cost on this machine: parameters, operations, peak memory, latency; eager, compiled, ONNX Runtime."""
 
 import os
 import statistics
@@ -80,6 +80,7 @@ def benchmark(
     device: str = "auto",
     threads: int | None = None,
     compiled: bool = False,
+    onnx: bool = False,
 ) -> dict[str, Any]:
     """Count and time one forward pass on one image, in float32, network by network and size by size.
 
@@ -92,13 +93,16 @@ def benchmark(
         device: as for `segdistill.engine.runtime.pick_device`.
         threads: of the CPU; None: torch's own choice.
         compiled: whether to measure `torch.compile`d networks besides the eager ones.
+        onnx: whether to export the networks and measure them in ONNX Runtime too, with as many threads.
 
     Returns:
-        `rows` of `network`, `mode`, `size`, `params`, `flops` (a multiply-add is two) and, if anything was run,
-        `peak_mib` (None where the device does not tell), `ms`, `ms_p95`; `repeats`, `device`, `environment`.
+        `rows` of `network`, `mode` (`eager`, `compiled`, `onnxruntime`), `size`, `params`, `flops` (a multiply-add is
+        two) and, if anything was run, `peak_mib` (None where the device or ONNX Runtime does not tell), `ms`, `ms_p95`;
+        `repeats`, `device`, `environment`.
 
     Raises:
-        ValueError: if the device is missing, a network cannot be compiled, or a number is out of range.
+        ValueError: if the device is missing, a network cannot be compiled or exported, ONNX Runtime is missing or has
+            no such device, or a number is out of range.
     """
     if repeats < 0 or (threads is not None and threads < 1):
         raise ValueError(f"expected repeats of at least 0 and threads of at least 1, got {repeats} and {threads}")
@@ -115,6 +119,9 @@ def benchmark(
                 if compiled:
                     rows.append({**rows[-1], "mode": "compiled"})
                     works[len(rows) - 1] = torch.compile(network)
+                if onnx:
+                    rows.append({**rows[-1], "mode": "onnxruntime"})
+                    works[len(rows) - 1] = OnnxNetwork(name, network, torch.rand(1, 3, *size, device=place))
             if repeats:
                 for index, figures in _measure(works, torch.rand(1, 3, *size, device=place), repeats).items():
                     rows[index] |= figures
@@ -144,7 +151,8 @@ def _measure(works: Mapping[int, Any], image: Tensor, repeats: int) -> dict[int,
     for index, work in works.items():
         for _ in range(WARMUP):  # the first pass of a compiled network compiles it
             _first(work, image)
-        memory[index] = peak_bytes(lambda work=work: work(image), image.device)  # type: ignore[misc]
+        own = not isinstance(work, OnnxNetwork)  # nobody tells what another library allocates
+        memory[index] = None if not own else peak_bytes(lambda work=work: work(image), image.device)  # type: ignore[misc]
     times: dict[int, list[float]] = {index: [] for index in works}
     for turn in range(repeats):
         for index in works if turn % 2 else reversed(list(works)):
@@ -166,6 +174,49 @@ def _first(work: Any, image: Tensor) -> None:
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise ValueError(f"torch.compile: {str(error).strip().splitlines()[0]}; leave out --compile") from error
         raise
+
+
+class OnnxNetwork:
+    """A network in ONNX Runtime, on the device of an image.
+
+    Args:
+        name: of the network, for messages.
+        network: in eval mode.
+        image: (1,3,H,W), the size that is exported.
+
+    Raises:
+        ValueError: if the extra `export` is missing, the network cannot be exported, or ONNX Runtime lacks the device.
+    """
+
+    def __init__(self, name: str, network: nn.Module, image: Tensor):
+        try:
+            import onnxruntime
+            import onnxscript  # noqa: F401 -- torch's exporter needs it
+        except ImportError as error:
+            raise ValueError(f"ONNX Runtime: {error.name} is missing; pip install 'segdistill[export]'") from None
+        provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(image.device.type)
+        if provider not in onnxruntime.get_available_providers():
+            raise ValueError(
+                f"this ONNX Runtime has no {image.device.type}; install onnxruntime-gpu or leave out --onnx"
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.session = onnxruntime.InferenceSession(_onnx(name, network, image), options, providers=[provider])
+        self.input = self.session.get_inputs()[0].name
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Logits, on the CPU."""
+        return torch.from_numpy(self.session.run(None, {self.input: image.cpu().numpy()})[0])
+
+
+def _onnx(name: str, network: nn.Module, image: Tensor) -> bytes:
+    try:
+        program = torch.onnx.export(network, (image,), dynamo=True, verbose=False)
+    except Exception as error:
+        raise ValueError(f"{name} cannot be exported to ONNX: {str(error).strip().splitlines()[0]}") from error
+    assert program is not None
+    model: bytes = program.model_proto.SerializeToString()
+    return model
 
 
 def synchronize(device: torch.device) -> None:

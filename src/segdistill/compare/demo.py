@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from segdistill.compare.grid import compare
+from segdistill.compare.report import write_report
 from segdistill.compare.statistics import mean_and_deviation
 from segdistill.engine import load_student
 
@@ -71,6 +72,19 @@ def run_demo(
         rows.append(_row("baseline" if row["baseline"] else row["method"], folders[row["method"]], row))
     say(f"{time.monotonic() - began:.0f} s; the runs are in {out}; look at one: segdistill eval {folders['cwd']}")
     return rows
+
+
+def demo_report(out: Path, say: Callable[[str], Any] = print) -> None:
+    """Write the report on the demo's runs, and say where it is.
+
+    Args:
+        out: folder of the runs.
+        say: prints a line.
+    """
+    try:
+        say(f"report: {write_report([out], say=say)}")
+    except ValueError as error:  # without the extra `report` the table stands alone
+        say(f"no report: {error}")
 
 
 def _row(name: str, folder: Path, figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -404,6 +404,25 @@ def test_what_methods_show_is_drawn(runs, tmp_path):
     assert (tmp_path / "out/figures/analysis_i2ckd_within.png").is_file()
 
 
+def test_gradients_of_terms_are_drawn(runs, tmp_path):
+    for seed in (0, 1):
+        folder = write_run(tmp_path / f"runs/kd{seed}", "kd", teacher=runs / "teacher", seed=seed)
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for line in lines:
+            if "loss" in line and line["step"] > 10:
+                line |= {"gradient_ce": 3.0, "gradient_kd_logits": 1.0 + 4 * seed, "cosine_kd_logits": 0.5 - seed}
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_report([tmp_path / "runs"], out=tmp_path / "out", images=0, say=lambda _: None)
+    page, text = check_page(tmp_path / "out/index.html")
+    assert "gradients" in page.ids
+    assert "term gradient" not in text
+    assert "term cosine" not in text
+    (label,) = [given["aria-label"] for tag, given in page.tags if tag == "svg" and "shares of" in given["aria-label"]]
+    assert "ce 50 %, kd_logits 50 %" in label  # 3 beside the mean of 1 and 5
+    assert "kd_logits +0.00" in label
+    assert (tmp_path / "out/figures/gradients_1.png").is_file()
+
+
 def test_many_runs_stay_small(tmp_path):
     for i in range(20):
         method = ("none", "kd")[i % 2]

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from segdistill.engine.checkpoint import (
     write_atomically,
     write_json,
 )
+from segdistill.engine.clock import Clock, Waited
 from segdistill.engine.config import Config, dump_config, load_config
 from segdistill.engine.distiller import Distiller
 from segdistill.engine.evaluate import evaluate, model_stats
@@ -64,7 +65,7 @@ class Training:
     """
 
     recorder: Recorder
-    _batches: "Waited | None" = None
+    _batches: Waited | None = None
 
     def __init__(
         self,
@@ -129,7 +130,7 @@ class Training:
         done = self.done if done is None else done
         return done == self.cfg.steps or (every > 0 and done % every == 0)
 
-    def batches(self) -> "Waited":
+    def batches(self) -> Waited:
         """Micro-batches from the step where the run stands."""
         data, cfg, run = self.config.data, self.cfg, self.run
         transform = TrainTransform(
@@ -206,7 +207,7 @@ class Training:
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self.network.parameters() if p.requires_grad]
 
-    def record(self, terms: Mapping[str, float], shown: Mapping[str, float], norm: float, batches: "Waited") -> None:
+    def record(self, terms: Mapping[str, float], shown: Mapping[str, float], norm: float, batches: Waited) -> None:
         """Record this step's terms, and the speed since the last record.
 
         Args:
@@ -335,62 +336,6 @@ class Training:
         if run.main:
             write_json(self.folder / SUMMARY, summary)
         return summary
-
-
-class Clock:
-    """Seconds of a run over its interruptions, and of its laps without validation.
-
-    Args:
-        before: seconds that the run has taken before.
-    """
-
-    def __init__(self, before: float = 0.0):
-        self.before = before
-        self.began = self.since = time.monotonic()
-
-    def total(self) -> float:
-        """Seconds of the whole run so far."""
-        return self.before + time.monotonic() - self.began
-
-    def lap(self) -> float:
-        """Seconds since the last call, without pauses."""
-        now = time.monotonic()
-        seconds, self.since = now - self.since, now
-        return seconds
-
-    def pause(self, seconds: float) -> None:
-        """Keep some seconds out of the present lap."""
-        self.since += seconds
-
-
-class Waited:
-    """An iterator that knows how long its consumer waited for it.
-
-    Args:
-        batches: what to iterate over.
-    """
-
-    def __init__(self, batches: Iterable[tuple[Tensor, Tensor]]):
-        self.batches = (batch for batch in batches)
-        self.seconds = 0.0
-
-    def __iter__(self) -> "Waited":
-        return self
-
-    def __next__(self) -> tuple[Tensor, Tensor]:
-        began = time.monotonic()
-        batch = next(self.batches)
-        self.seconds += time.monotonic() - began
-        return batch
-
-    def close(self) -> None:
-        """Stop iterating; processes that load ahead end."""
-        self.batches.close()
-
-    def take(self) -> float:
-        """Seconds waited since the last call."""
-        seconds, self.seconds = self.seconds, 0.0
-        return seconds
 
 
 def check_same(old: Config, new: Config, folder: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from segdistill import cli
-from segdistill.compare.report import classes, inference, pictures, write_report
+from segdistill.compare.report import classes, collect, inference, pictures, write_report
 from segdistill.compare.report.collect import Spread, find_runs, number, read_run
 from segdistill.compare.report.figures import page_svg
 from segdistill.compare.report.page import percent, points, short, tint
@@ -253,7 +253,7 @@ def test_rank_correlation_is_spearmans():
     assert classes.rank_correlation([1, 2], [1, 2]) is None
 
 
-@pytest.mark.parametrize("module", [classes, pictures])
+@pytest.mark.parametrize("module", [classes, collect, pictures])
 def test_examples_in_docstrings(module):
     assert doctest.testmod(module).failed == 0
 

@@ -4,6 +4,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from segdistill.engine import load_config
 from segdistill.engine.checkpoint import CONFIG, ENVIRONMENT, METRICS, STUDENT, SUMMARY, read_json
 
 SCORES = ("miou", "macc", "pixel_accuracy")
@@ -115,6 +117,13 @@ class Run:
         best = max(self.validations, key=lambda record: number(record.get("val_miou")) or -1.0, default={})
         return {key.removeprefix("val_"): value for key, value in best.items()}
 
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The configuration as `key.sub` → value, with the defaults of settings that are newer than the run."""
+        with suppress(ValueError):
+            return flat(load_config(self.config).model_dump(mode="json"))
+        return flat(self.config)
+
     @property
     def iou(self) -> dict[str, float | None]:
         """IoU by class on the validation split; empty where it was never validated."""
@@ -155,6 +164,23 @@ class Run:
     @property
     def _train(self) -> dict[str, Any]:
         return self.config.get("train") or {}
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A tree of mappings as one mapping of `key.sub` → value.
+
+    Args:
+        tree: mappings, lists and values.
+        prefix: of the keys.
+
+    >>> flat({"train": {"steps": 4}, "method": [{"name": "kd"}]})
+    {'train.steps': 4, 'method.0.name': 'kd'}
+    """
+    if isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
+        tree = {str(index): item for index, item in enumerate(tree)}
+    if isinstance(tree, Mapping) and tree:
+        return {key: value for name, sub in tree.items() for key, value in flat(sub, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): tree}
 
 
 def number(value: Any) -> float | None:

@@ -1,23 +1,21 @@
 """What is compared with what: runs grouped over their seeds, their baseline and their teacher."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from segdistill.compare.report.collect import (
     Run,
     Spread,
     check_classes,
     find_runs,
+    flat,
     has_student,
     is_run,
     number,
     read_run,
 )
-from segdistill.engine import load_config
 
 COLOURS = ("#1f77c9", "#d9590c", "#0f9d76", "#b5539c", "#d99a00", "#3fa7d6", "#7a5bd0", "#8a6d3b")
 """Of the students, told apart by colour-blind eyes too (after Okabe and Ito, 2008)."""
@@ -164,7 +162,7 @@ def gather(
     _paint(groups)
     study = Study(groups, Group("teacher", guide, "teacher", TEACHER) if guide else None, classes, notes, given)
     for key in ("data.name", "data.size"):
-        found = {str(_flat(run.config).get(key)) for run in (*read.values(), *named)}
+        found = {str(flat(run.config).get(key)) for run in (*read.values(), *named)}
         if len(found) > 1:
             notes.append(f"The runs differ in {key} ({', '.join(sorted(found))}): their figures are not comparable.")
     unequal = {key: group.label for group in groups for key in study.unequal(group)}
@@ -197,8 +195,8 @@ def _named_teachers(runs: Iterable[Run]) -> list[Path]:
 def _grouped(runs: Iterable[Run]) -> list[Group]:
     by_key: dict[str, list[Run]] = {}
     for run in runs:
-        flat = {key: value for key, value in _settings(run).items() if key not in SAME}
-        by_key.setdefault(repr(sorted(flat.items())) if flat else str(run.folder), []).append(run)
+        own = {key: value for key, value in run.settings.items() if key not in SAME}
+        by_key.setdefault(repr(sorted(own.items())) if own else str(run.folder), []).append(run)
     groups = [Group("", sorted(runs, key=lambda run: run.seed or 0)) for runs in by_key.values()]
     networks = {group.runs[0].network for group in groups}
     for group in groups:
@@ -213,11 +211,11 @@ def _grouped(runs: Iterable[Run]) -> list[Group]:
 
 def _tell_apart(groups: Sequence[Group]) -> None:
     """Give groups of one label the settings in which they differ, or the names of their folders."""
-    flats = [_settings(group.runs[0]) for group in groups]
-    keys = sorted(set().union(*flats) - set(SAME))
-    differing = [key for key in keys if len({str(flat.get(key)) for flat in flats}) > 1]
-    for group, flat in zip(groups, flats, strict=True):
-        told = ", ".join(f"{key.split('.')[-1]}={flat.get(key)}" for key in differing)
+    settings = [group.runs[0].settings for group in groups]
+    keys = sorted(set().union(*settings) - set(SAME))
+    differing = [key for key in keys if len({str(own.get(key)) for own in settings}) > 1]
+    for group, own in zip(groups, settings, strict=True):
+        told = ", ".join(f"{key.split('.')[-1]}={own.get(key)}" for key in differing)
         group.label += f" ({told if 0 < len(differing) <= 3 and len(told) <= 60 else group.runs[0].name})"
 
 
@@ -233,24 +231,9 @@ def _paint(groups: list[Group]) -> None:
 
 
 def _differing(group: Group, other: Group) -> list[str]:
-    a, b = _settings(group.runs[0]), _settings(other.runs[0])
+    a, b = group.runs[0].settings, other.runs[0].settings
     keys = sorted(key for key in a.keys() | b.keys() if key.startswith(("data.", "train.")) and key not in SAME)
     return [key for key in keys if a.get(key) != b.get(key)]
-
-
-def _settings(run: Run) -> dict[str, Any]:
-    """A run's configuration, with the defaults of settings that were not there yet when it was written."""
-    with suppress(ValueError):
-        return _flat(load_config(run.config).model_dump(mode="json"))
-    return _flat(run.config)
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
-        tree = {str(index): item for index, item in enumerate(tree)}
-    if isinstance(tree, Mapping) and tree:
-        return {key: value for name, sub in tree.items() for key, value in _flat(sub, f"{prefix}{name}.").items()}
-    return {prefix.rstrip("."): tree}
 
 
 def _mean(spread: Spread | None) -> float:

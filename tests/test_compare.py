@@ -92,6 +92,8 @@ def test_rows_hold_means_differences_and_costs(grid):
     teacher = result["teachers"]["synthetic"]
     assert (teacher["run"], teacher["network"]) == ("teacher", "deeplabv3_resnet18_quarter")
     assert teacher["miou"] is not None
+    left = json.loads((folder / f"teacher/eval_{result['split']}.json").read_text())  # for a report
+    assert (left["miou"], left["iou"]) == (teacher["miou"], teacher["iou"])
     summary = json.loads((folder / "teacher/summary.json").read_text())
     assert summary["steps"] == 1
 

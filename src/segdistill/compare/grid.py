@@ -187,6 +187,11 @@ def _evaluate_teachers(plan: Plan) -> dict[str, dict[str, Any]]:
             raise ValueError(f"teacher: {outcome.error}")
         results[tasks[position][0]] |= outcome.value
     _note(plan, teachers=results)
+    for folder in plan.teachers:  # where `segdistill eval` would leave it, for a report
+        found = [facts for facts in results.values() if facts["run"] == folder.name]
+        if len(found) == 1:
+            scores = {key: found[0][key] for key in ("split", "miou", "macc", "pixel_accuracy", "iou")}
+            write_json(evaluation_path(folder, plan.options.split), scores)
     return results
 
 

@@ -175,23 +175,24 @@ def _evaluate_teachers(plan: Plan) -> dict[str, dict[str, Any]]:
         assert config.teacher is not None
         path = config.teacher.checkpoint or config.teacher.weights
         written = student_path(path).stat().st_mtime if config.teacher.checkpoint and path else None
-        own = next((folder.name for folder in plan.teachers if str(folder) == path), None)
-        facts = {"run": own or path or config.teacher.name, "split": plan.options.split, "written": written}
+        own = next((folder for folder in plan.teachers if str(folder) == path), None)
+        name = own.name if own else path or config.teacher.name
+        facts = {"run": name, "split": plan.options.split, "written": written}
         results[data] = facts
         if written is not None and facts.items() <= known.get(data, {}).items():
             results[data] = known[data]
         else:
-            tasks.append((data, Task(evaluate_teacher, (config, plan.options.split))))
-    for position, outcome in run_tasks([task for _, task in tasks]):
+            at_home = own if own and plan.teachers[own].data == config.data else None
+            tasks.append((data, at_home, Task(evaluate_teacher, (config, plan.options.split))))
+    for position, outcome in run_tasks([task for *_, task in tasks]):
         if outcome.error:
             raise ValueError(f"teacher: {outcome.error}")
-        results[tasks[position][0]] |= outcome.value
+        data, at_home, _ = tasks[position]
+        results[data] |= outcome.value
+        if at_home:  # where `segdistill eval` would leave it, for a report
+            scores = {key: outcome.value[key] for key in ("miou", "macc", "pixel_accuracy", "iou")}
+            write_json(evaluation_path(at_home, plan.options.split), scores)
     _note(plan, teachers=results)
-    for folder in plan.teachers:  # where `segdistill eval` would leave it, for a report
-        found = [facts for facts in results.values() if facts["run"] == folder.name]
-        if len(found) == 1:
-            scores = {key: found[0][key] for key in ("split", "miou", "macc", "pixel_accuracy", "iou")}
-            write_json(evaluation_path(folder, plan.options.split), scores)
     return results
 
 

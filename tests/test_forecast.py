@@ -97,3 +97,12 @@ def test_mistakes_are_those_of_the_run():
         forecast({**BASE, "method": "kd"})
     with pytest.raises(ValueError, match=r"is (nan|inf) at step"):
         forecast(BASE, ["train.lr=1e38"])
+
+
+@pytest.mark.slow
+def test_compiled_networks_have_the_same_gradients(teacher, tmp_path):
+    config = {**BASE, "method": "cwd", "teacher": {"checkpoint": teacher}}
+    plain, compiled = (forecast(config, [f"train.compile={on}"], steps=1)["terms"] for on in ("false", "true"))
+    assert compiled.keys() == plain.keys() >= {"ce", "cwd_logits"}
+    for name, term in plain.items():
+        assert compiled[name] == pytest.approx(term, rel=1e-3)

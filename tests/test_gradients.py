@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from segdistill.engine import distill, gradients, load_config
+from segdistill.engine import TrainingStopped, distill, gradients, load_config, training
 from segdistill.engine.gradients import term_gradients
+from segdistill.engine.runtime import Runtime
 
 CONFIG = {
     "data": {"name": "synthetic", "size": [32, 32], "images": 6, "batch_size": 2, "workers": 0},
@@ -80,9 +81,10 @@ def test_looking_at_gradients_changes_nothing(teacher, tmp_path):
         folder = tmp_path / str(samples)
         overrides = ["method=[cwd, skd]", f"teacher.checkpoint={teacher}", f"train.gradient_samples={samples}"]
         distill(load_config(CONFIG, overrides), out=folder)
-        states[samples] = torch.load(folder / "checkpoint.pt", weights_only=True)["distiller"]
-    assert states[0].keys() == states[3].keys()
-    assert all(torch.equal(states[0][key], states[3][key]) for key in states[0])
+        states[samples] = torch.load(folder / "checkpoint.pt", weights_only=True)
+    for part in ("distiller", "critic"):
+        assert states[0][part].keys() == states[3][part].keys()
+        assert all(torch.equal(states[0][part][key], states[3][part][key]) for key in states[0][part])
     assert not any(key.startswith("gradient_") for record in records(tmp_path / "0") for key in record)
     steps = [record for record in records(tmp_path / "3") if "gradient_ce" in record]
     assert [record["step"] for record in steps] == [2, 4, 6]
@@ -104,6 +106,27 @@ def test_samples_fall_on_recorded_steps(teacher, tmp_path, log_every, expected):
     ]
     distill(load_config(CONFIG, overrides), out=tmp_path / "run")
     assert [record["step"] for record in records(tmp_path / "run") if "gradient_ce" in record] == expected
+
+
+def test_only_the_first_micro_batch_is_looked_at(teacher, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(training, "term_gradients", lambda *_, **__: calls.append(1) or {})
+    overrides = ["method=kd", f"teacher.checkpoint={teacher}", "train.gradient_samples=2", "train.accumulate=2"]
+    overrides.append("data.batch_size=4")  # BatchNorm wants two images
+    distill(load_config(CONFIG, overrides), out=tmp_path / "run")
+    assert len(calls) == 2
+
+
+def test_a_resumed_run_may_look_more_often(teacher, tmp_path, monkeypatch):
+    overrides = ["method=kd", f"teacher.checkpoint={teacher}"]
+    with monkeypatch.context() as asked:
+        asked.setattr(Runtime, "any", lambda *_: True)  # to stop after its first step
+        with pytest.raises(TrainingStopped):
+            distill(load_config(CONFIG, [*overrides, "train.gradient_samples=0"]), out=tmp_path / "run")
+    config = load_config(CONFIG, [*overrides, "train.gradient_samples=6"])
+    distill(config, out=tmp_path / "run", resume=True)
+    found = {record["step"]: "gradient_ce" in record for record in records(tmp_path / "run") if "loss" in record}
+    assert found == {1: False, **dict.fromkeys(range(2, 7), True)}
 
 
 def test_a_single_term_is_not_looked_at(teacher):

@@ -79,7 +79,10 @@ def page(tmp_path_factory):
     root = tmp_path_factory.mktemp("browser")
     teacher = write_run(root / "teacher", level=0.4, student=1)
     write_run(root / "none", level=0.2, student=2)
-    write_run(root / "cwd", "cwd", level=0.3, teacher=teacher, student=3)
+    cwd = write_run(root / "cwd", "cwd", level=0.3, teacher=teacher, student=3)
+    record = cwd / "metrics.jsonl"
+    shown = '"gradient_ce": 1, "gradient_cwd_logits": 2, "cosine_cwd_logits": 0.5, "lr"'
+    record.write_text(record.read_text().replace('"lr"', shown))
     write_run(root / "kd", "kd", level=0.25, teacher=teacher)
     return write_report([root], out=root / "report", images=2, say=lambda _: None)
 
@@ -122,6 +125,6 @@ def test_every_control_works(page, width, options):
     assert all(told["details"])
     assert told["details"]
     assert all(told["nav"])
-    assert len(told["nav"]) >= 6
+    assert len(told["nav"]) == 9  # all sections
     assert told["dark"] == (DARK in options)
     assert told["wide"][0] <= told["wide"][1] == width  # nothing sticks out of the screen

@@ -63,7 +63,9 @@ def compare(
 def _compare(plan: Plan, jobs: int, say: Say) -> dict[str, Any]:
     plan.out.mkdir(parents=True, exist_ok=True)
     plan = _share_threads(plan, jobs)
-    for _, outcome in _finished(_teachers(plan), jobs, say, None):
+    datas = [run.config.data for run in plan.runs]
+    at_home = all(config.data in datas for config in plan.teachers.values())  # then the split is there for them too
+    for _, outcome in _finished(_teachers(plan), jobs, say, plan.options.split if at_home else None):
         if outcome.error:
             raise ValueError(f"the teacher could not be trained: {outcome.error}")
     teachers = _evaluate_teachers(plan)
@@ -175,23 +177,17 @@ def _evaluate_teachers(plan: Plan) -> dict[str, dict[str, Any]]:
         assert config.teacher is not None
         path = config.teacher.checkpoint or config.teacher.weights
         written = student_path(path).stat().st_mtime if config.teacher.checkpoint and path else None
-        own = next((folder for folder in plan.teachers if str(folder) == path), None)
-        name = own.name if own else path or config.teacher.name
-        facts = {"run": name, "split": plan.options.split, "written": written}
+        own = next((folder.name for folder in plan.teachers if str(folder) == path), None)
+        facts = {"run": own or path or config.teacher.name, "split": plan.options.split, "written": written}
         results[data] = facts
         if written is not None and facts.items() <= known.get(data, {}).items():
             results[data] = known[data]
         else:
-            at_home = own if own and plan.teachers[own].data == config.data else None
-            tasks.append((data, at_home, Task(evaluate_teacher, (config, plan.options.split))))
-    for position, outcome in run_tasks([task for *_, task in tasks]):
+            tasks.append((data, Task(evaluate_teacher, (config, plan.options.split))))
+    for position, outcome in run_tasks([task for _, task in tasks]):
         if outcome.error:
             raise ValueError(f"teacher: {outcome.error}")
-        data, at_home, _ = tasks[position]
-        results[data] |= outcome.value
-        if at_home:  # where `segdistill eval` would leave it, for a report
-            scores = {key: outcome.value[key] for key in ("miou", "macc", "pixel_accuracy", "iou")}
-            write_json(evaluation_path(at_home, plan.options.split), scores)
+        results[tasks[position][0]] |= outcome.value
     _note(plan, teachers=results)
     return results
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Clock:
-    """Seconds of a run over its interruptions, and of its laps without validation.
+    """Seconds of a run over its interruptions, and of its laps without validation and samples of gradients.
 
     Args:
         before: seconds that the run has taken before.

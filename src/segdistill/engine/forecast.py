@@ -143,7 +143,7 @@ def _terms(training: Training, images: Tensor, target: Tensor) -> dict[str, dict
     """Each term of one batch, and its gradient in the student's parameters."""
     run, critic, teacher = training.run, training.critic, training.teacher
     training.distiller.train()
-    with run.autocast(), frozen(critic):
+    with torch.compiler.set_stance("force_eager"), run.autocast(), frozen(critic):  # a compiled graph serves one term
         seen = {} if teacher is None else observe(teacher, images, training.method.teacher_taps())
         terms, _, _ = training.distiller(images, target, seen, training.done / training.cfg.steps, critic)
     parameters = [p for p in training.network.parameters() if p.requires_grad]

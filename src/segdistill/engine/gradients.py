@@ -26,16 +26,17 @@ def term_gradients(
     >>> term_gradients({"ce": weight.sum(), "kd": weight[0] * 2}, [weight])["kd"]
     (2.0, 0.7071067690849304)
     """
-    others = [name for name in terms if name != reference]
-    base = _gradient(terms[reference], parameters, scale) if reference in terms else None
-    length = None if base is None else base.norm()
+    order = sorted(terms, key=lambda name: name != reference)  # the reference first
+    base: Gradients | None = None
     found: dict[str, tuple[Tensor, Tensor | None]] = {}
-    if length is not None:
-        found[reference] = length, None
-    for name in others:
-        own = _gradient(terms[name], parameters, scale)
-        norm = own.norm()
-        found[name] = norm, None if base is None or length is None else (own @ base) / (norm * length)
+    for name in order:
+        own = _gradients(terms[name], parameters, scale)
+        norm, cosine = _dot(own, own).sqrt(), None
+        if name == reference:
+            base, length = own, norm
+        elif base is not None:
+            cosine = _dot(own, base) / (norm * length)
+        found[name] = norm, cosine
     return {
         name: (norm.item() / scale, None if cosine is None or not cosine.isfinite() else cosine.item())
         for name in terms
@@ -43,10 +44,16 @@ def term_gradients(
     }
 
 
-def _gradient(term: Tensor, parameters: Sequence[nn.Parameter], scale: float) -> Tensor:
-    """The gradient of one term, (P,) in float32."""
+Gradients = list[Tensor | None]
+
+
+def _gradients(term: Tensor, parameters: Sequence[nn.Parameter], scale: float) -> Gradients:
     if not term.requires_grad:
-        return torch.zeros(sum(p.numel() for p in parameters), device=term.device)
-    found = torch.autograd.grad(term * scale, list(parameters), retain_graph=True, allow_unused=True)
-    pieces = zip(found, parameters, strict=True)
-    return torch.cat([(torch.zeros_like(p) if g is None else g).float().reshape(-1) for g, p in pieces])
+        return [None] * len(parameters)
+    return list(torch.autograd.grad(term * scale, list(parameters), retain_graph=True, allow_unused=True))
+
+
+def _dot(a: Gradients, b: Gradients) -> Tensor:
+    """The inner product of two gradients, tensor by tensor, so that nothing of their size is made."""
+    products = [(x.float() * y.float()).sum() for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+    return torch.stack(products).sum() if products else torch.zeros(())

@@ -90,7 +90,8 @@ def train(training: Training) -> None:
                 seen = {} if teacher is None else observe(teacher, images, training.method.teacher_taps())
                 terms, student, seen = training.model(images, target, seen, step / cfg.steps, critic)
                 loss = torch.stack(list(terms.values())).sum() / cfg.accumulate
-            shown = shown or training.analyse(terms, student, seen, target)  # for the record alone
+            if not totals:  # of the first micro-batch, for the record alone
+                shown = training.analyse(terms, student, seen, target)
             training.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             # 2. the adversarial methods' second loss: same taps, detached
             if critic is not None:

@@ -193,6 +193,16 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until an accelerator has done what it was given.
+
+    Args:
+        device: of the run; nothing is to be waited for on a CPU.
+    """
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def peak_memory(device: torch.device) -> int:
     """Bytes: the device's peak allocation on CUDA, else the process's peak resident size.
 

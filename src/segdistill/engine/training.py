@@ -36,7 +36,7 @@ from segdistill.engine.distiller import Distiller
 from segdistill.engine.evaluate import evaluate, model_stats
 from segdistill.engine.gradients import term_gradients
 from segdistill.engine.record import Recorder
-from segdistill.engine.runtime import Runtime, environment, peak_memory
+from segdistill.engine.runtime import Runtime, environment, peak_memory, synchronize
 from segdistill.methods import build_method
 from segdistill.taps import Taps
 
@@ -190,6 +190,7 @@ class Training:
             figures = self.method.analysis({name: tap.detach() for name, tap in student.items()}, teacher, target)
         shown = {f"analysis_{name}": value for name, value in figures.items() if math.isfinite(value)}
         if len(terms) > 1 and self._sampled(self.done + 1):
+            synchronize(self.run.device)
             began = time.monotonic()
             found = term_gradients(terms, self._trained, scale=self.scaler.get_scale())
             shown |= {f"gradient_{name}": norm for name, (norm, _) in found.items() if math.isfinite(norm)}
@@ -201,7 +202,8 @@ class Training:
         """Whether a recorded step is one of those, spread over the whole run, on which gradients are looked at."""
         cfg = self.cfg
         before = done - ((done - 1) % cfg.log_every + 1)  # the recorded step before this one
-        return done * cfg.gradient_samples // cfg.steps > before * cfg.gradient_samples // cfg.steps
+        samples = 0 if cfg.compile else cfg.gradient_samples  # a compiled graph may be used once: it reuses its memory
+        return done * samples // cfg.steps > before * samples // cfg.steps
 
     @property
     def _trained(self) -> list[nn.Parameter]:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segdistill.compare.report.figures import BAR, LINE, Album, Drawing, percent_axis
+from segdistill.compare.report.figures import BAR, MUTED, Album, Drawing, percent_axis
 from segdistill.compare.report.study import COLOURS, Group, Study
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _shares(norms: dict[str, Curve], terms: list[str]) -> tuple[list[float], dic
 def _paint(figure: "Figure", norms: dict[str, Curve], cosines: dict[str, Curve], terms: list[str]) -> None:
     others = [term for term in terms if term not in OWN]
     colours = {term: COLOURS[index % len(COLOURS)] for index, term in enumerate(others)}
-    colours |= {"ce": BAR, "aux": LINE}
+    colours |= {"ce": BAR, "aux": MUTED}
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     steps, shares = _shares(norms, terms)
     above.stackplot(steps, list(shares.values()), colors=[colours[term] for term in terms], labels=terms, lw=0)
@@ -74,7 +74,7 @@ def _paint(figure: "Figure", norms: dict[str, Curve], cosines: dict[str, Curve],
     above.set_ylabel("share, %")
     percent_axis(above.yaxis)
     above.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, fontsize=7, borderaxespad=0.1, handlelength=1)
-    _cosines(below, {term: cosines[term] for term in others if term in cosines}, colours)
+    _cosines(below, {term: cosines[term] for term in terms if term in cosines}, colours)
 
 
 def _cosines(axes: "Axes", curves: dict[str, Curve], colours: dict[str, str]) -> None:

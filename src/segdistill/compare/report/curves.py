@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANEL = (3.5, 2.3)
+MARGINS = (0.55, 0.42, 0.1, 0.22)
 POINTS = 240
 """Of one curve at most; longer ones are averaged."""
 TERMS = 12
@@ -37,6 +38,7 @@ def curves(album: Album, study: Study) -> list[Drawing]:
                 PANEL,
                 lambda figure: _miou(figure, study),
                 study.everyone,
+                MARGINS,
             )
         )
     keys = {key for key in _keys(study) if _is_term(key)}
@@ -49,6 +51,7 @@ def curves(album: Album, study: Study) -> list[Drawing]:
                 PANEL,
                 lambda figure, term=term: _curve_panel(figure, everyone, term),  # type: ignore[misc]
                 [group for group in everyone if any(term in run.keys for run in group.runs)],
+                MARGINS,
             )
         )
     return drawings
@@ -66,6 +69,7 @@ def shown(album: Album, study: Study) -> list[Drawing]:
             PANEL,
             lambda figure, key=key: _curve_panel(figure, study.groups, key, log=False),  # type: ignore[misc]
             [group for group in study.groups if any(key in run.keys for run in group.runs)],
+            MARGINS,
         )
         for key, name in ((key, key.removeprefix("analysis_")) for key in keys)
     ]
@@ -133,5 +137,5 @@ def _curve_panel(figure: "Figure", groups: Sequence[Group], key: str, *, log: bo
     values = _lines(axes, groups, key)
     if log and values and min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
-        axes.yaxis.set_minor_formatter("")
+        axes.minorticks_off()
     axes.set_xlabel("step")

@@ -48,6 +48,8 @@ STYLE: Any = {
     "lines.linewidth": 1.4,
 }
 Paint = Callable[["Figure"], None]
+Margins = tuple[float, float, float, float]
+"""Left, bottom, right and top of the axes, in inches."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,14 @@ class Album:
         folder.mkdir(parents=True, exist_ok=True)
 
     def draw(
-        self, name: str, title: str, alt: str, size: tuple[float, float], paint: Paint, legend: Sequence[Group] = ()
+        self,
+        name: str,
+        title: str,
+        alt: str,
+        size: tuple[float, float],
+        paint: Paint,
+        legend: Sequence[Group] = (),
+        margins: Margins | None = None,
     ) -> Drawing:
         """Draw a figure.
 
@@ -83,11 +92,15 @@ class Album:
             size: (width, height) in inches.
             paint: draws into a matplotlib figure.
             legend: groups that are named under the PNG; the page has one legend for all.
+            margins: around the axes; fitted to their texts if left out, which doubles the time.
         """
         from matplotlib.figure import Figure
 
         with style():
-            figure = Figure(figsize=size, layout="tight")
+            figure = Figure(figsize=size, layout=None if margins else "tight")
+            if margins:
+                (left, bottom, right, top), (width, height) = margins, size
+                figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height, hspace=0.12)
             paint(figure)
             figure.patch.set_alpha(0)
             buffer = io.StringIO()

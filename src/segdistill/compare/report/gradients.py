@@ -1,5 +1,6 @@
 """How strongly each term pulls at the student over training, and whether it pulls where cross-entropy does."""
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +40,7 @@ def gradients(album: Album, study: Study) -> list[Drawing]:
                 lambda figure, norms=norms, cosines=cosines, terms=terms: _paint(  # type: ignore[misc]
                     figure, norms, cosines, terms
                 ),
+                margins=(0.55, 0.42, 0.1, 0.1 + 0.16 * math.ceil(len(terms) / 2)),
             )
         )
     return drawings

@@ -40,6 +40,7 @@ def test_the_demo_is_a_comparison(tmp_path):
     demo_report(tmp_path, say=said.append)
     page = Path(said[-1].removeprefix("report: "))
     assert page == tmp_path / "report/index.html"
+    assert '<section id="verdicts">' in page.read_text(encoding="utf-8")
     assert "cwd" in page.read_text(encoding="utf-8")
 
 

@@ -11,7 +11,8 @@ from segdistill.compare.report.inference import Survey, survey
 from segdistill.compare.report.page import Content, render
 from segdistill.compare.report.pictures import make_cards, write_sheets
 from segdistill.compare.report.study import Study, gather
-from segdistill.engine.checkpoint import write_atomically
+from segdistill.compare.result import COMPARISON
+from segdistill.engine.checkpoint import read_json, write_atomically
 
 PAGE, FIGURES = "index.html", "figures"
 MOST_IMAGES = 40
@@ -52,6 +53,8 @@ def write_report(
     folder = Path(out) if out is not None else Path(runs[0]).expanduser() / "report"
     album = Album(folder / FIGURES)
     content = Content(study, class_rows(study, study.focus))
+    tables = [Path(run).expanduser() / COMPARISON for run in runs]
+    content.comparisons = [read_json(path) for path in tables if path.is_file()]
     content.curves = curves.curves(album, study)
     content.gradients = gradients(album, study)
     content.prototypes = curves.shown(album, study)

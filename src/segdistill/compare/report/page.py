@@ -13,6 +13,7 @@ from segdistill.compare.report.figures import Drawing, signed
 from segdistill.compare.report.pictures import BOTH, BROKEN, FIXED, Card
 from segdistill.compare.report.prototypes import ClassDistances
 from segdistill.compare.report.study import Group, Study
+from segdistill.compare.table import COSTS, TEXTS, Comparison, cells, notes
 
 HERE = Path(__file__).parent
 
@@ -23,6 +24,7 @@ class Content:
 
     study: Study
     rows: list[ClassRow]
+    comparisons: list[Comparison] = field(default_factory=list)
     curves: list[Drawing] = field(default_factory=list)
     gradients: list[Drawing] = field(default_factory=list)
     classes: list[Drawing] = field(default_factory=list)
@@ -66,6 +68,7 @@ def render(content: Content) -> str:
         baseline=baseline,
         tiles=tiles(study),
         table=[_line(study, group) for group in study.everyone],
+        verdicts=[_verdicts(result) for result in content.comparisons],
         tests=any("test" in run.evaluations for group in study.everyone for run in group.runs),
         gains=gain_table(study, content.rows),
         students=[group for group in study.groups if group.role == "student" and study.baseline(group)],
@@ -168,6 +171,14 @@ def _line(study: Study, group: Group) -> dict[str, Any]:
         "wait": wait,
         "memory": group.cost("memory_mb"),
     }
+
+
+def _verdicts(result: Comparison) -> dict[str, Any]:
+    """A comparison's own table, without the columns of costs that the page has elsewhere."""
+    header, rows = cells(result)
+    kept = len(header) - len(COSTS)
+    columns = [(name, name not in TEXTS) for name in header[:kept]]
+    return {"split": result["split"], "columns": columns, "rows": [row[:kept] for row in rows], "notes": notes(result)}
 
 
 def _facts(run: Run) -> dict[str, Any]:

@@ -56,11 +56,12 @@ def cells(result: Comparison) -> tuple[list[str], list[list[str]]]:
     return header, lines
 
 
-def notes(result: Comparison) -> list[str]:
+def notes(result: Comparison, *, costs: bool = True) -> list[str]:
     """What the table needs said below it, and the line of each run that failed.
 
     Args:
         result: what `gather` returned.
+        costs: whether the table has the columns of costs.
     """
     seeds = result["seeds"]
     lines = [
@@ -70,9 +71,9 @@ def notes(result: Comparison) -> list[str]:
     ]
     if result["budget"] == "seconds":
         lines.append(f"Budget: {result['seconds']:g} s of training per run, as steps of the time measured before.")
-    if result["jobs"] > 1:
+    if costs and result["jobs"] > 1:
         lines.append(f"Times and memory with {result['jobs']} runs at a time.")
-    sizes = {tuple(row["flops_size"]) for row in result["rows"] if row["flops_size"]}
+    sizes = {tuple(row["flops_size"]) for row in result["rows"] if row["flops_size"] and costs}
     lines += [f"GFLOPs of one image of {height}×{width}." for height, width in sorted(sizes)]
     return lines + [f"failed: {error}" for row in result["rows"] for error in row["errors"]]
 

@@ -17,8 +17,10 @@ PANEL = (3.5, 2.3)
 MARGINS = (0.55, 0.42, 0.1, 0.22)
 POINTS = 240
 """Of one curve at most; longer ones are averaged."""
-TERMS = 12
-"""Panels of loss terms at most."""
+TERMS = 18
+"""Panels of loss terms at most; critics' own terms come last."""
+LINES = 12
+"""Of one panel at most; where there are more runs, a line is the mean over a group's."""
 NAMES = {
     "i2ckd_within": "I2CKD: distance to the own class",
     "i2ckd_between": "I2CKD: distance to other classes",
@@ -42,7 +44,10 @@ def curves(album: Album, study: Study) -> list[Drawing]:
             )
         )
     keys = {key for key in _keys(study) if _is_term(key)}
-    for term in [t for t in ("loss", "ce") if t in keys] + sorted(keys - {"loss", "ce"})[:TERMS]:
+    terms = sorted(keys - {"loss", "ce"}, key=lambda term: (term.startswith("critic_"), term))
+    if terms[TERMS:]:
+        study.notes.append(f"Not drawn, for their number: the terms {', '.join(terms[TERMS:])}.")
+    for term in [t for t in ("loss", "ce") if t in keys] + terms[:TERMS]:
         drawings.append(
             album.draw(
                 f"term_{term}",
@@ -101,11 +106,12 @@ def _last(groups: Sequence[Group], key: str, factor: float = 1.0) -> str:
 
 
 def _lines(axes: "Axes", groups: Sequence[Group], key: str) -> list[float]:
-    """One line per run, one colour per group; returns all values."""
+    """One line per run, or per group where they would be too many; one colour per group; returns all values."""
     values: list[float] = []
+    means = sum(bool(run.series(key)) for group in groups for run in group.runs) > LINES
     for group in groups:
-        for run in group.runs:
-            points = _thin(run.series(key))
+        for series in [group.mean_series(key)] if means else [run.series(key) for run in group.runs]:
+            points = _thin(series)
             values += [y for _, y in points]
             xs, ys = zip(*points, strict=True) if points else ((), ())
             axes.plot(
@@ -113,7 +119,7 @@ def _lines(axes: "Axes", groups: Sequence[Group], key: str) -> list[float]:
                 ys,
                 color=group.colour,
                 ls=DASHES[group.cycle % len(DASHES)],
-                alpha=0.95 if len(group.runs) == 1 else 0.6,
+                alpha=0.95 if means or len(group.runs) == 1 else 0.6,
                 marker="o" if len(points) < 12 else None,
                 ms=2.5,
                 gid=f"series-{group.slot}",

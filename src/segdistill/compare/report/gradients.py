@@ -47,14 +47,9 @@ def gradients(album: Album, study: Study) -> list[Drawing]:
 
 
 def _means(group: Group, prefix: str) -> dict[str, Curve]:
-    """Term → its curve, mean over the runs at the steps that all of them have."""
-    found: dict[str, Curve] = {}
-    for key in sorted(set().union(*(run.keys for run in group.runs))):
-        curves = [dict(points) for run in group.runs if key.startswith(prefix) and (points := run.series(key))]
-        steps = sorted(set.intersection(*map(set, curves))) if curves else []
-        if steps:
-            found[key.removeprefix(prefix)] = [(step, float(np.mean([c[step] for c in curves]))) for step in steps]
-    return found
+    """Term → its mean curve."""
+    keys = sorted(key for key in set().union(*(run.keys for run in group.runs)) if key.startswith(prefix))
+    return {key.removeprefix(prefix): points for key in keys if (points := group.mean_series(key))}
 
 
 def _shares(norms: dict[str, Curve], terms: list[str]) -> tuple[list[float], dict[str, list[float]]]:

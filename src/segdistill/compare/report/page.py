@@ -9,6 +9,7 @@ from typing import Any
 from segdistill._version import __version__
 from segdistill.compare.report.classes import ClassRow, gain_table
 from segdistill.compare.report.collect import SCORES, Run, Spread
+from segdistill.compare.report.curves import LINES
 from segdistill.compare.report.figures import Drawing, signed
 from segdistill.compare.report.pictures import BOTH, BROKEN, FIXED, Card
 from segdistill.compare.report.prototypes import ClassDistances
@@ -66,7 +67,9 @@ def render(content: Content) -> str:
         study=study,
         focus=focus,
         baseline=baseline,
+        size=(focus.runs[0].config.get("data") or {}).get("size"),
         tiles=tiles(study),
+        means=LINES if sum(len(group.runs) for group in study.groups) > LINES else None,
         table=[_line(study, group) for group in study.everyone],
         verdicts=[_verdicts(result) for result in content.comparisons],
         tests=any("test" in run.evaluations for group in study.everyone for run in group.runs),
@@ -91,7 +94,7 @@ def tiles(study: Study) -> list[tuple[str, str, str]]:
     found = [] if miou is None else [("mIoU", percent(miou), f"{focus.label}, {_seeds(focus)}")]
     baseline = study.baseline(focus)
     if gain is not None and baseline is not None:
-        found.append(("gain", points(gain), f"points over {baseline.label}"))
+        found.append(("gain", points(gain), f"points over {baseline.label}, validation split"))
     best = teacher.result("miou") if teacher else None
     if teacher is None or best is None or miou is None:
         return found
@@ -178,7 +181,8 @@ def _verdicts(result: Comparison) -> dict[str, Any]:
     header, rows = cells(result)
     kept = len(header) - len(COSTS)
     columns = [(name, name not in TEXTS) for name in header[:kept]]
-    return {"split": result["split"], "columns": columns, "rows": [row[:kept] for row in rows], "notes": notes(result)}
+    told = notes(result, costs=False)
+    return {"split": result["split"], "columns": columns, "rows": [row[:kept] for row in rows], "notes": told}
 
 
 def _facts(run: Run) -> dict[str, Any]:

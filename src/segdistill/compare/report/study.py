@@ -1,5 +1,6 @@
 """What is compared with what: runs grouped over their seeds, their baseline and their teacher."""
 
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -58,6 +59,16 @@ class Group:
         """Mean IoU over seeds of one class."""
         spread = Spread.of(run.iou.get(name) for run in self.runs)
         return None if spread is None else spread.mean
+
+    def mean_series(self, key: str) -> list[tuple[float, float]]:
+        """Mean over the runs of an entry of the records, at the steps that all have of those runs that have it.
+
+        Args:
+            key: such as `loss` or `val_miou`.
+        """
+        curves = [dict(points) for run in self.runs if (points := run.series(key))]
+        steps = sorted(set(curves[0]).intersection(*curves[1:])) if curves else []
+        return [(step, statistics.fmean(curve[step] for curve in curves)) for step in steps]
 
     @property
     def unfinished(self) -> list[Run]:

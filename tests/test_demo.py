@@ -40,8 +40,9 @@ def test_the_demo_is_a_comparison(tmp_path):
     demo_report(tmp_path, say=said.append)
     page = Path(said[-1].removeprefix("report: "))
     assert page == tmp_path / "report/index.html"
-    assert '<section id="verdicts">' in page.read_text(encoding="utf-8")
-    assert "cwd" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert '<section id="verdicts">' in text
+    assert "cwd" in text
 
 
 def test_without_what_draws_the_report_the_demo_says_so(tmp_path, monkeypatch):

@@ -146,8 +146,7 @@ def _terms(training: Training, images: Tensor, target: Tensor) -> dict[str, dict
     with torch.compiler.set_stance("force_eager"), run.autocast(), frozen(critic):  # a compiled graph serves one term
         seen = {} if teacher is None else observe(teacher, images, training.method.teacher_taps())
         terms, _, _ = training.distiller(images, target, seen, training.done / training.cfg.steps, critic)
-    parameters = [p for p in training.network.parameters() if p.requires_grad]
-    norms = {name: norm for name, (norm, _) in term_gradients(terms, parameters).items()}
+    norms = {name: norm for name, (norm, _) in term_gradients(terms, training.trained).items()}
     values = {name: float(term.detach()) for name, term in terms.items()}
     whole = math.fsum(map(abs, values.values())) or 1.0
     length = math.fsum(norms.values()) or 1.0

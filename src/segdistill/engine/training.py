@@ -192,7 +192,7 @@ class Training:
         if len(terms) > 1 and self._sampled(self.done + 1):
             synchronize(self.run.device)
             began = time.monotonic()
-            found = term_gradients(terms, self._trained, scale=self.scaler.get_scale())
+            found = term_gradients(terms, self.trained, scale=self.scaler.get_scale())
             shown |= {f"gradient_{name}": norm for name, (norm, _) in found.items() if math.isfinite(norm)}
             shown |= {f"cosine_{name}": cosine for name, (_, cosine) in found.items() if cosine is not None}
             self.clock.pause(time.monotonic() - began)
@@ -206,7 +206,8 @@ class Training:
         return done * samples // cfg.steps > before * samples // cfg.steps
 
     @property
-    def _trained(self) -> list[nn.Parameter]:
+    def trained(self) -> list[nn.Parameter]:
+        """The student's weights that are trained, in which gradients of terms are taken."""
         return [p for p in self.network.parameters() if p.requires_grad]
 
     def record(self, terms: Mapping[str, float], shown: Mapping[str, float], norm: float, batches: Waited) -> None:

@@ -179,10 +179,12 @@ def _line(study: Study, group: Group) -> dict[str, Any]:
 def _verdicts(result: Comparison) -> dict[str, Any]:
     """A comparison's own table, without the columns of costs that the page has elsewhere."""
     header, rows = cells(result)
-    kept = len(header) - len(COSTS)
-    columns = [(name, name not in TEXTS) for name in header[:kept]]
-    told = notes(result, costs=False)
-    return {"split": result["split"], "columns": columns, "rows": [row[:kept] for row in rows], "notes": told}
+    return {
+        "split": result["split"],
+        "columns": [(name, name not in TEXTS) for name in header[: -len(COSTS)]],
+        "rows": [row[: -len(COSTS)] for row in rows],
+        "notes": notes(result, costs=False),
+    }
 
 
 def _facts(run: Run) -> dict[str, Any]:

@@ -205,10 +205,8 @@ def _matrix(figure: "Figure", change: Matrix, classes: Sequence[str]) -> None:
         axes.set_yticks(range(len(classes)), classes)
     if len(classes) <= 12:
         for i, j in np.argwhere(np.abs(known) >= 0.005):
-            more = (
-                known[i, j] if i == j else -known[i, j]
-            )  # pixels, as the page's list says; the colour says better or worse
-            axes.text(j, i, f"{100 * more:+.0f}".replace("-", "−"), ha="center", va="center", fontsize=6)
+            sign = 1 if i == j else -1  # more or fewer pixels, as in the page's list; the colour says better or worse
+            axes.text(j, i, f"{100 * sign * known[i, j]:+.0f}".replace("-", "−"), ha="center", va="center", fontsize=6)
     axes.set_xlabel("taken for")
     axes.set_ylabel("true class")
     axes.grid(visible=False)

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -80,11 +79,10 @@ def test_it_starts_at_any_step(start):
     equal(whole[start:], train_loader(Numbered(11), noisy, batch_size=4, steps=8, start=start))
 
 
-def test_a_late_start_costs_nothing():
+def test_a_late_start_skips_what_is_before_it():
+    # Walking through a million million steps would not end.
     loader = train_loader(Numbered(200), noisy, batch_size=8, steps=10**12, start=10**12 - 2)
-    started = time.perf_counter()
     assert len(list(loader)) == 2
-    assert time.perf_counter() - started < 1
 
 
 def test_workers_do_not_matter():

@@ -268,7 +268,7 @@ def feed(statistics, rows, labels, cuts, width=3):
             statistics.update(maps, labels[start:stop].view(-1, 1, width))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     cuts=st.lists(st.integers(0, 40), max_size=5),
     full=st.booleans(),

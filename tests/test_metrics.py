@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from segdistill.metrics import confusion_matrix, scores
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31), st.integers(2, 6))
 def test_agree_with_loops(seed, classes):
     rng = np.random.default_rng(seed)

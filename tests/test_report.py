@@ -14,7 +14,7 @@ import yaml
 from segdistill import cli
 from segdistill.compare.report import classes, collect, inference, pictures, write_report
 from segdistill.compare.report.collect import Spread, find_runs, number, read_run
-from segdistill.compare.report.figures import page_svg
+from segdistill.compare.report.figures import page_svg, place_labels
 from segdistill.compare.report.page import percent, points, short, tint
 from segdistill.compare.report.prototypes import Prototypes
 from segdistill.compare.report.study import gather
@@ -323,6 +323,23 @@ def test_an_svg_joins_a_page_without_clashes():
     assert "metadata" not in svg
 
 
+def test_points_on_top_of_one_another_are_all_named():
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    figure = Figure(figsize=(4, 3))
+    axes = figure.subplots()
+    points = [(8.0, 0.38 + 0.002 * i, f"method {i}") for i in range(9)] + [(25.0, 0.5, "teacher")]
+    axes.plot([x for x, *_ in points], [y for _, y, _ in points], "o")
+    axes.margins(0.2)
+    place_labels(axes, points)
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines to the points
+    assert {text.get_text() for text in axes.texts} == {name for *_, name in points}
+    assert all(axes.bbox.contains(*corner) for box in boxes for corner in (box.min, box.max))
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
 def test_numbers_as_people_read_them():
     assert (percent(None), percent(0.5), percent(Spread(0.5, 0.01, 2))) == ("–", "50.0", "50.00 ± 1.00")
     assert (points(-0.0123), points(Spread(0.02, None, 1))) == ("−1.2", "+2.00")
@@ -338,7 +355,7 @@ def test_numbers_as_people_read_them():
 
 def test_a_whole_report(runs, tmp_path):
     lines = []
-    path = write_report([runs], out=tmp_path / "out", images=2, device="cpu", say=lines.append)
+    path = write_report([runs], out=tmp_path / "out", images=2, figures="png", device="cpu", say=lines.append)
     page, text = check_page(path)
     assert lines == ["6 images through teacher, baseline, cwd"]
     for section in ("results", "training", "classes", "prototypes", "confusions", "pictures", "costs", "runs"):
@@ -401,7 +418,6 @@ def test_what_methods_show_is_drawn(runs, tmp_path):
     assert "prototypes" in page.ids
     assert "I2CKD: distance to the own class" in text
     assert "term analysis" not in text
-    assert (tmp_path / "out/figures/analysis_i2ckd_within.png").is_file()
 
 
 def test_gradients_of_terms_are_drawn(runs, tmp_path):
@@ -420,7 +436,18 @@ def test_gradients_of_terms_are_drawn(runs, tmp_path):
     (label,) = [given["aria-label"] for tag, given in page.tags if tag == "svg" and "shares of" in given["aria-label"]]
     assert "ce 50 %, kd_logits 50 %" in label  # 3 beside the mean of 1 and 5
     assert "kd_logits +0.00" in label
-    assert (tmp_path / "out/figures/gradients_1.png").is_file()
+    assert not (tmp_path / "out/figures").exists()
+
+
+def test_figures_as_files(tmp_path):
+    folder = write_run(tmp_path / "run", "none")
+    for kind, start in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")):
+        write_report([folder], out=tmp_path / kind, images=0, figures=kind, say=lambda _: None)
+        file = tmp_path / kind / "figures" / f"miou.{kind}"
+        assert file.read_bytes().startswith(start)
+    assert "Validation mIoU, %" in file.read_text()  # a file has its title, which the page has outside the figure
+    with pytest.raises(ValueError, match="figures: expected one of png, pdf, svg, got gif"):
+        write_report([folder], figures="gif")
 
 
 def test_many_runs_stay_small(tmp_path):

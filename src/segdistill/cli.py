@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -183,15 +183,20 @@ def report(
     images: Annotated[
         int, typer.Option(help="How many of the images that gained most, and lost most; 0: none.", min=0, max=40)
     ] = 4,
+    figures: Annotated[
+        Literal["png", "pdf", "svg"] | None, typer.Option(help="Write the figures as files as well, for a paper.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Write one page on runs: tables, curves, classes, confusions, pictures; and the figures as PNG files."""
+    """Write one page on runs: tables, curves, classes, confusions, pictures; if wanted, the figures as files."""
     from segdistill.compare.report import write_report
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    page = write_report(runs, baseline=baseline, teacher=teacher, out=out, images=images, device=device, say=say)
+    page = write_report(
+        runs, baseline=baseline, teacher=teacher, out=out, images=images, figures=figures, device=device, say=say
+    )
     say(f"written to {page}")
 
 

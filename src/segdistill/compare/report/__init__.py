@@ -1,11 +1,12 @@
-"""`segdistill report`: runs on one page that a person wants to look at, and its figures as PNG files."""
+"""`segdistill report`: runs on one page that a person wants to look at, and its figures as files for a paper."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from segdistill.compare.report import curves, panels
 from segdistill.compare.report.classes import Matrix, class_rows, improvement, largest_changes, stored_confusions
-from segdistill.compare.report.figures import Album, style
+from segdistill.compare.report.figures import Album, Format, style
 from segdistill.compare.report.gradients import gradients
 from segdistill.compare.report.inference import Survey, survey
 from segdistill.compare.report.page import Content, render
@@ -25,10 +26,11 @@ def write_report(
     teacher: str | Path | None = None,
     out: str | Path | None = None,
     images: int = 4,
+    figures: Format | None = None,
     device: str = "auto",
     say: Callable[[str], object] = print,
 ) -> Path:
-    """Write a report on runs: one page that needs nothing else, and its figures beside it.
+    """Write a report on runs: one page that needs nothing else.
 
     Args:
         runs: run folders, or folders of them; runs that differ in their seed only are shown as mean ± deviation.
@@ -37,6 +39,8 @@ def write_report(
         out: folder of the report (default: `report/` in the first of the runs).
         images: how many of the images where distillation helped most are shown, and as many where it hurt most; 0
             leaves out all that needs the networks: pictures, confusions and prototypes at the end of training.
+        figures: write the page's figures, each with its title and legend, into `figures/` beside it as well: png, pdf
+            or svg; the pictures always as PNG.
         device: on which the networks run.
         say: prints a line.
 
@@ -46,12 +50,15 @@ def write_report(
     Raises:
         ValueError: if there is no run, the runs' classes differ, or matplotlib or jinja2 is missing.
     """
+    if figures not in (None, *get_args(Format)):
+        raise ValueError(f"figures: expected one of {', '.join(get_args(Format))}, got {figures}")
     if not 0 <= images <= MOST_IMAGES:
         raise ValueError(f"images: expected 0 to {MOST_IMAGES}, got {images}")
     with style():
         study = gather(runs, baseline=baseline, teacher=teacher)
     folder = Path(out) if out is not None else Path(runs[0]).expanduser() / "report"
-    album = Album(folder / FIGURES)
+    folder.mkdir(parents=True, exist_ok=True)
+    album = Album(folder / FIGURES, figures)
     content = Content(study, class_rows(study, study.focus))
     tables = [Path(run).expanduser() / COMPARISON for run in runs]
     content.comparisons = [read_json(path) for path in tables if path.is_file()]
@@ -89,7 +96,8 @@ def _look(content: Content, album: Album, found: Survey, images: int) -> None:
     if focus.label in found.networks:
         other = baseline.label if baseline and baseline.label in found.networks else None
         content.cards = make_cards(found, focus.label, other, images)
-        write_sheets(album.folder, content.cards, focus.label, other)
+        if album.kind is not None:
+            write_sheets(album.folder, content.cards, focus.label, other)
 
 
 def _compare(content: Content, album: Album, split: str, confusions: dict[str, Matrix]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segdistill.compare.report.collect import COSTS, SHOWN
-from segdistill.compare.report.figures import DASHES, INK, Album, Drawing, note, percent_axis
+from segdistill.compare.report.figures import DASHES, INK, MARGINS, Album, Drawing, note, percent_axis
 from segdistill.compare.report.study import Group, Study
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANEL = (3.5, 2.3)
-MARGINS = (0.55, 0.42, 0.1, 0.22)
 POINTS = 240
 """Of one curve at most; longer ones are averaged."""
 TERMS = 18

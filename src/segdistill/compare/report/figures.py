@@ -1,4 +1,4 @@
-"""How a figure is drawn: once for the page, as an SVG that follows its colours, and once as a PNG file."""
+"""How a figure is drawn: as an SVG that follows the page's colours and, where wanted, as a file of its own."""
 
 import io
 import re
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from segdistill.compare.report.study import TEACHER, Group
 
@@ -21,9 +21,19 @@ DASHES = ("-", (0, (4, 1.2)), (0, (1, 1.2)))
 """Of lines, where there are more groups than colours."""
 BETTER, WORSE = "#1f77c9", "#e66101"
 THEMED = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", BAR: "var(--bar)"}
+NEAR = [(5, -3, "left"), (-5, -3, "right"), (0, 6, "center"), (0, -12, "center")]
+FAR = [
+    (16 * side, 9 * sign * row - 3, "left" if side > 0 else "right")
+    for row in range(1, 12)
+    for sign in (1, -1)
+    for side in (1, -1)
+]
+PLACES = NEAR + FAR
+"""Of a name beside its point: right, up (in points), and which end of it is meant."""
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "segdistill",
+    "pdf.fonttype": 42,
     "font.family": "DejaVu Sans",
     "font.size": 8.0,
     "axes.titlesize": 8.5,
@@ -47,9 +57,12 @@ STYLE: Any = {
     "legend.frameon": False,
     "lines.linewidth": 1.4,
 }
+Format = Literal["png", "pdf", "svg"]
 Paint = Callable[["Figure"], None]
 Margins = tuple[float, float, float, float]
 """Left, bottom, right and top of the axes, in inches."""
+MARGINS: Margins = (0.55, 0.42, 0.1, 0.22)
+"""Of a small figure with numbers on both axes, names of the axes and a note."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +75,19 @@ class Drawing:
 
 
 class Album:
-    """Draws figures and keeps their PNG files in a folder.
+    """Draws figures.
 
     Args:
-        folder: of the PNG files; made if it is missing.
+        folder: of their files; made if it is missing.
+        kind: of the files; None: there are none, which takes less than two thirds of the time.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, kind: Format | None = None):
         self.folder = folder
+        self.kind = kind
         self.drawings: list[Drawing] = []
-        folder.mkdir(parents=True, exist_ok=True)
+        if kind is not None:
+            folder.mkdir(parents=True, exist_ok=True)
 
     def draw(
         self,
@@ -86,12 +102,12 @@ class Album:
         """Draw a figure.
 
         Args:
-            name: of the PNG file.
+            name: of the file.
             title: over the figure.
             alt: what it shows, in words.
             size: (width, height) in inches.
             paint: draws into a matplotlib figure.
-            legend: groups that are named under the PNG; the page has one legend for all.
+            legend: groups that are named under the figure in the file; the page has one legend for all.
             margins: around the axes; fitted to their texts if left out, which doubles the time.
         """
         from matplotlib.figure import Figure
@@ -106,8 +122,9 @@ class Album:
             buffer = io.StringIO()
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
             drawing = Drawing(name, title, page_svg(buffer.getvalue(), f"f{len(self.drawings)}", alt))
-            frame(figure, title, legend)
-            figure.savefig(self.folder / f"{name}.png", dpi=144, facecolor="white")
+            if self.kind is not None:
+                frame(figure, title, legend)
+                figure.savefig(self.folder / f"{name}.{self.kind}", dpi=144, facecolor="white")
         self.drawings.append(drawing)
         return drawing
 
@@ -197,28 +214,40 @@ def note(axes: "Axes", text: str) -> None:
 
 
 def place_labels(axes: "Axes", points: Iterable[tuple[float, float, str]], size: float = 7.0) -> None:
-    """Name points, each where it hides no other name; a name that finds no place is left out.
+    """Name points, each beside its point or, where that would hide another name, at the end of a line from it.
 
     Args:
-        axes: with its limits set.
-        points: (x, y, name), the most important first.
+        axes: with all that sets its limits; they stay as they are from here.
+        points: (x, y, name), the most important first; a name that finds no place is left out.
         size: of the letters.
     """
+    axes.axis(axes.axis())  # fits the limits to what is drawn, and keeps them
     points = list(points)
     scale = axes.figure.dpi / 72
     at = [axes.transData.transform((x, y)) / scale for x, y, _ in points]
     taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in at]
     frame = axes.get_window_extent()
-    left, right = frame.x0 / scale, frame.x1 / scale
+    left, bottom, right, top = (edge / scale for edge in frame.extents)
     for (px, py), (x, y, name) in zip(at, points, strict=True):
-        width, height = 0.56 * size * len(name), size
-        for dx, dy, align in ((5, -3, "left"), (-5, -3, "right"), (0, 6, "center"), (0, -12, "center")):
+        width = 0.64 * size * len(name)
+        for dx, dy, align in PLACES:
             start = px + dx - {"left": 0.0, "right": width, "center": width / 2}[align]
-            box = (start, py + dy, start + width, py + dy + height)
-            if box[0] < left or box[2] > right or any(_overlap(box, other) for other in taken):
+            box = (start, py + dy - 0.25 * size, start + width, py + dy + 0.85 * size)  # dy is of the baseline
+            inside = box[0] >= left and box[2] <= right and box[1] >= bottom and box[3] <= top
+            if not inside or any(_overlap(box, other) for other in taken):
                 continue
             taken.append(box)
-            axes.annotate(name, (x, y), (dx, dy), textcoords="offset points", ha=align, fontsize=size, color=INK)
+            line = {"arrowstyle": "-", "lw": 0.6, "color": MUTED, "shrinkA": 0, "shrinkB": 0}
+            axes.annotate(
+                name,
+                (x, y),
+                (dx, dy),
+                textcoords="offset points",
+                ha=align,
+                fontsize=size,
+                color=INK,
+                arrowprops=line if (dx, dy, align) in FAR else None,
+            )
             break
 
 

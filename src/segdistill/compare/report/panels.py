@@ -11,6 +11,7 @@ from segdistill.compare.report.figures import (
     BETTER,
     INK,
     LINE,
+    MARGINS,
     MUTED,
     WORSE,
     Album,
@@ -61,6 +62,7 @@ def gains(album: Album, rows: Sequence[ClassRow]) -> list[Drawing]:
                 lambda figure, points=points, told=told, log=key == "share": _scatter(  # type: ignore[misc]
                     figure, points, told, log
                 ),
+                margins=MARGINS,
             )
         )
     return drawings
@@ -109,18 +111,25 @@ def cost(album: Album, study: Study) -> Drawing | None:
         axes = figure.subplots()
         for group, x, y in points:
             error = None if y.sd is None else y.sd
-            axes.errorbar(x, y.mean, error, fmt="o", ms=6, color=group.colour, gid=f"series-{group.slot}")
+            look: Any = {"fmt": "o", "ms": 5, "elinewidth": 0.8, "color": group.colour, "gid": f"series-{group.slot}"}
+            axes.errorbar(x, y.mean, error, **look)
         xs = [x for _, x, _ in points]
         if max(xs) > 8 * min(xs):
             axes.set_xscale("log")
         axes.margins(x=0.2, y=0.15)
         axes.set_xlabel("GFLOPs")
         percent_axis(axes.yaxis)
-        figure.draw_without_rendering()
-        place_labels(axes, [(x, y.mean, group.label) for group, x, y in points])
+        place_labels(axes, sorted(((x, y.mean, group.label) for group, x, y in points), key=lambda point: -point[1]))
 
     told = ", ".join(f"{g.label} {100 * y.mean:.1f} % at {x:.3g} GFLOPs" for g, x, y in points)
-    return album.draw("cost", "mIoU against cost, %", f"Scatter of mIoU against operations: {told}", (3.9, 2.7), paint)
+    return album.draw(
+        "cost",
+        "mIoU against cost, %",
+        f"Scatter of mIoU against operations: {told}",
+        (3.9, 2.7),
+        paint,
+        margins=MARGINS,
+    )
 
 
 def _bars(figure: "Figure", rows: Sequence[ClassRow]) -> None:
@@ -167,7 +176,6 @@ def _scatter(figure: "Figure", points: Sequence[tuple[float, float, str]], told:
     percent_axis(axes.xaxis)
     percent_axis(axes.yaxis)
     note(axes, told)
-    figure.draw_without_rendering()
     place_labels(axes, sorted(points, key=lambda point: -abs(point[1])))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from segdistill import cli
 from segdistill.compare.report import classes, collect, inference, pictures, write_report
@@ -189,6 +190,48 @@ def test_a_baseline_of_another_schedule_is_told(tmp_path):
     assert equal.notes == []
 
 
+def test_a_baseline_is_that_of_the_same_student(tmp_path):
+    for width in (16, 64):
+        for method, level in (("none", 0.1 + 0.001 * width), ("kd", 0.2)):
+            folder = write_run(tmp_path / f"{method}{width}", method, level=level)
+            config = yaml.safe_load((folder / "config.yaml").read_text())
+            config["student"]["width"] = width
+            (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    study = gather([tmp_path])
+    assert {g.label: study.baseline(g).label for g in study.groups if g.role == "student"} == {
+        "kd (width=16)": "baseline (width=16)",
+        "kd (width=64)": "baseline (width=64)",
+    }
+    alone = gather([tmp_path / "kd16", tmp_path / "none64"])
+    assert alone.unequal(alone.focus) == ["student.width"]
+
+
+def test_no_two_groups_have_one_label(tmp_path):
+    for parent in ("a", "b"):
+        options = {name: len(name) + (parent == "b") for name in ("weight", "temperature", "sigma", "rank")}
+        write_run(tmp_path / parent / "cwd", "cwd", **options)
+        write_run(tmp_path / parent / "c/cwd", "cwd", extra=1, **options)
+    assert {group.label for group in gather([tmp_path / "a/cwd", tmp_path / "b/cwd"]).groups} == {
+        "cwd (a/cwd)",
+        "cwd (b/cwd)",
+    }
+    labels = {group.label for group in gather([tmp_path]).groups}
+    assert len(labels) == 4
+    assert f"cwd ({tmp_path / 'a/c/cwd'})" in labels
+
+
+def test_the_teacher_is_that_of_the_student_in_focus(tmp_path):
+    for name, level in (("a", 0.5), ("b", 0.6)):
+        teacher = write_run(tmp_path / f"teacher_{name}", level=level)
+        for seed in range(3 if name == "a" else 1):
+            write_run(tmp_path / f"kd_{name}{seed}", "kd", teacher=teacher, seed=seed, level=level - 0.1)
+    study = gather([tmp_path])
+    assert study.teacher.runs[0].name == "teacher_b"
+    assert study.notes == [
+        f"The runs have 2 teachers; shown is that of {study.focus.label}, {(tmp_path / 'teacher_b').resolve()}."
+    ]
+
+
 def test_groups_of_one_method_are_told_apart(tmp_path):
     for weight in (1.0, 3.0):
         write_run(tmp_path / f"w{weight}", "cwd", teacher=tmp_path, weight=weight)
@@ -197,10 +240,12 @@ def test_groups_of_one_method_are_told_apart(tmp_path):
     assert len({group.colour for group in study.groups}) == 2
 
 
-def test_a_teachers_path_of_another_place_is_found_beside_the_run(tmp_path):
+def test_a_teachers_path_of_another_place_is_found_beside_the_run(tmp_path, monkeypatch):
     write_run(tmp_path / "here/teacher")
     write_run(tmp_path / "here/kd", "kd", teacher="elsewhere/teacher")
     assert gather([tmp_path / "here/kd"]).teacher.runs[0].name == "teacher"
+    monkeypatch.chdir(tmp_path / "here/kd")
+    assert gather(["."]).teacher.runs[0].name == "teacher"
     write_run(tmp_path / "cwd", "cwd", teacher=tmp_path)  # a folder that is there, but no run
     assert gather([tmp_path / "cwd"]).teacher is None
 
@@ -445,9 +490,50 @@ def test_figures_as_files(tmp_path):
         write_report([folder], out=tmp_path / kind, images=0, figures=kind, say=lambda _: None)
         file = tmp_path / kind / "figures" / f"miou.{kind}"
         assert file.read_bytes().startswith(start)
+        if kind == "png":
+            assert Image.open(file).convert("RGBA").getpixel((0, 0)) == (255, 255, 255, 255)
     assert "Validation mIoU, %" in file.read_text()  # a file has its title, which the page has outside the figure
     with pytest.raises(ValueError, match="figures: expected one of png, pdf, svg, got gif"):
         write_report([folder], figures="gif")
+
+
+@pytest.mark.filterwarnings("error")
+def test_odd_names_of_classes(tmp_path):
+    names = ["a class of sixty letters, which no axis has the room to show", r"tab $\foo$ <b>", "sky"]
+    for method in ("none", "kd"):
+        folder = write_run(tmp_path / "runs" / method, method)
+        summary = json.loads((folder / "summary.json").read_text())
+        levels = (0.2, 0.3, 0.4) if method == "none" else (0.3, 0.2, 0.6)
+        summary["iou"] = dict(zip(names, levels, strict=True))
+        (folder / "summary.json").write_text(json.dumps(summary))
+        counts = [[50, 20, 30], [10, 20, 5], [0, 5 if method == "kd" else 9, 300]]
+        (folder / "eval_val.json").write_text(json.dumps({"miou": 0.3, "confusion": counts}))
+    page, text = check_page(write_report([tmp_path / "runs"], images=0, out=tmp_path / "out", say=lambda _: None))
+    assert {"classes", "confusions"} <= set(page.ids)
+    assert "a class of sixty letter…" in text
+    assert names[0] in text
+    assert "10⁻¹" not in text
+    assert "\\times" not in text
+
+
+def test_damaged_files(tmp_path):
+    folder = write_run(tmp_path / "runs/kd", "kd")
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": \xff')
+    assert len(collect.read_run(folder).steps) == 4
+    comparison = tmp_path / "runs/compare.json"
+    comparison.write_text("{}\n")
+    write_report([tmp_path / "runs"], images=0, say=lambda _: None)
+    comparison.write_text('{"format": 0}')
+    page = write_report([tmp_path / "runs"], images=0, say=lambda _: None).read_text(encoding="utf-8")
+    assert "No verdicts: compare.json is not of this version" in page
+    for text in ("[]", '{"half'):
+        comparison.write_text(text)
+        with pytest.raises(ValueError, match=r"compare\.json is not a JSON object; delete it"):
+            write_report([tmp_path / "runs"], images=0)
+    (folder / "config.yaml").write_bytes(b"data: \xff")
+    with pytest.raises(ValueError, match=r"config\.yaml is not valid YAML"):
+        collect.read_run(folder)
 
 
 def test_many_runs_stay_small(tmp_path):
@@ -493,7 +579,7 @@ def test_a_comparison_shows_its_verdicts(tmp_path):
         "flops_size": [512, 1024], "errors": [], "baseline": False,
     }  # fmt: skip
     result = {"split": "test", "confidence": 0.9, "resamples": 100, "baseline": "none", "seeds": [0, 1], "jobs": 1}
-    result |= {"budget": "steps", "teachers": {}, "rows": [row]}
+    result |= {"format": 1, "budget": "steps", "teachers": {}, "rows": [row]}
     write_run(tmp_path / "cwd", "cwd", level=0.3)
     (tmp_path / "compare.json").write_text(json.dumps(result))
     page = write_report([tmp_path], images=0, say=lambda _: None).read_text(encoding="utf-8")

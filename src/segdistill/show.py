@@ -249,17 +249,16 @@ def comparison(console: Console, result: Mapping[str, Any]) -> None:
 
 def forecast(console: Console, result: Mapping[str, Any]) -> None:
     """Print what `forecast` returned."""
-    taps = Table("tap", "student", "shape", "teacher", "shape", title="taps that are compared")
+    names = [Column(name, overflow="fold") for name in ("tap", "student", "shape", "teacher", "shape")]
+    taps = Table(*names, title="taps that are compared")
     for row in result["taps"]:
         sides = ((row[side], row[f"{side}_shape"]) for side in ("student", "teacher"))
-        taps.add_row(
-            row["tap"], *(part for path, shape in sides for part in (path or "–", "×".join(map(str, shape or "–"))))
-        )
+        parts = (part for path, shape in sides for part in (path or "–", "×".join(map(str, shape or "–"))))
+        taps.add_row(row["tap"], *map(Text, parts))
     if result["taps"]:
         console.print(taps)
-    table = Table(
-        "term", "value", "share of the loss", "gradient", "share of the gradients", title="after the first steps"
-    )
+    heads = [Column(name, justify="right") for name in ("value", "of the loss", "gradient", "of the gradients")]
+    table = Table(Column("term", overflow="fold"), *heads, title="after the first steps")
     for name, term in result["terms"].items():
         shares = (f"{100 * term[key]:.1f} %" for key in ("share", "gradient_share"))
         table.add_row(name, f"{term['value']:.4g}", next(shares), f"{term['gradient']:.4g}", next(shares))
@@ -274,13 +273,13 @@ def forecast(console: Console, result: Mapping[str, Any]) -> None:
 
 def benchmark(console: Console, result: Mapping[str, Any]) -> None:
     """Print what networks cost, and what a method adds to them."""
-    names = ("size", "params M", "GFLOPs", "peak MiB", "ms median", "ms p95")
-    heads = [Column(name, justify="right") for name in names]
-    table = Table(Column("network", overflow="fold"), "mode", *heads, title="benchmark")
+    names = ("size", "M params", "GFLOPs", "MiB peak", "ms", "ms p95")
+    heads = [Column("mode", no_wrap=True), *(Column(name, justify="right", no_wrap=True) for name in names)]
+    table = Table(Column("network", overflow="fold"), *heads, title="benchmark", box=SIMPLE_HEAD, collapse_padding=True)
     for row in result["rows"]:
         timed = [f"{row[key]:.1f}" if row.get(key) is not None else "–" for key in ("peak_mib", "ms", "ms_p95")]
         counted = [f"{row['params'] / 1e6:.3f}", f"{row['flops'] / 1e9:.2f}"]
-        table.add_row(row["network"], row["mode"], "×".join(map(str, row["size"])), *counted, *timed)
+        table.add_row(Text(row["network"]), row["mode"], "×".join(map(str, row["size"])), *counted, *timed)
     console.print(table)
     facts = result["environment"]
     machine = ", ".join(facts["gpus"]) if result["device"].startswith("cuda") else facts["cpu"]

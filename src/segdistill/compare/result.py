@@ -15,6 +15,7 @@ from segdistill.compare.statistics import bootstrap_interval, gap_closed, mean_a
 from segdistill.engine.checkpoint import METRICS, SUMMARY, read_json
 
 COMPARISON = "compare.json"
+FORMAT = 1
 
 
 def evaluation_path(folder: Path, split: str) -> Path:
@@ -58,7 +59,7 @@ def gather(
             closed = gap_closed(row["miou"], statistics.fmean(base), teacher)
         rows.append({**row, "gap_closed": closed})
     return {
-        "format": 1,
+        "format": FORMAT,
         "segdistill": __version__,
         "split": options.split,
         "budget": options.budget,

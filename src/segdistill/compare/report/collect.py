@@ -220,16 +220,16 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     evaluations = {}
     for file in sorted(folder.glob("eval_*.json")):
-        evaluations[file.stem.removeprefix("eval_")] = _read(file)
+        evaluations[file.stem.removeprefix("eval_")] = read_object(file)
     records = _records(folder / METRICS)
     return Run(
         folder,
         _config(folder / CONFIG),
-        _read(folder / SUMMARY),
+        read_object(folder / SUMMARY),
         [record for record in records if "loss" in record],
         [record for record in records if "val_miou" in record],
         evaluations,
-        _read(folder / ENVIRONMENT),
+        read_object(folder / ENVIRONMENT),
     )
 
 
@@ -265,7 +265,15 @@ def has_student(folder: Path) -> bool:
     return (folder / STUDENT).is_file()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is none.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError: if it holds anything else.
+    """
     if not path.is_file():
         return {}
     try:
@@ -277,7 +285,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _config(path: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(path.read_text()) if path.is_file() else {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     return loaded if isinstance(loaded, dict) else {}
 
@@ -285,7 +293,7 @@ def _config(path: Path) -> dict[str, Any]:
 def _records(path: Path) -> list[dict[str, Any]]:
     """The lines of a record; a half-written one (of a run that goes on, or was killed) is left out."""
     records = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         try:
             record = json.loads(line)
         except ValueError:

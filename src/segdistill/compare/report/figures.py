@@ -34,6 +34,7 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "segdistill",
     "pdf.fonttype": 42,
+    "text.parse_math": False,
     "font.family": "DejaVu Sans",
     "font.size": 8.0,
     "axes.titlesize": 8.5,
@@ -118,9 +119,8 @@ class Album:
                 (left, bottom, right, top), (width, height) = margins, size
                 figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height, hspace=0.12)
             paint(figure)
-            figure.patch.set_alpha(0)
             buffer = io.StringIO()
-            figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+            figure.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
             drawing = Drawing(name, title, page_svg(buffer.getvalue(), f"f{len(self.drawings)}", alt))
             if self.kind is not None:
                 frame(figure, title, legend)
@@ -201,6 +201,25 @@ def percent_axis(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+
+
+def log_scale(axes: "Axes") -> None:
+    """Make the x axis logarithmic, with ticks at 1, 2 and 5 of each decade, in plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def brief(name: str, longest: int = 24) -> str:
+    """A name that is short enough for an axis; the page's tables have it whole.
+
+    >>> brief("vehicle that nobody has ever seen")
+    'vehicle that nobody has…'
+    """
+    return name if len(name) <= longest else name[: longest - 1].rstrip() + "…"
 
 
 def signed(value: float) -> str:

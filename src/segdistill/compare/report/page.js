@@ -90,9 +90,11 @@
     if (gain) {
       gain.dataset.all ??= gain.textContent;
       const [a, b] = ["left", "right"].map((side) => (chosen === "" ? undefined : ious[form.elements[side].value]?.[+chosen]));
-      const both = typeof a === "number" && typeof b === "number", points = both ? (100 * (b - a)).toFixed(1) : "";
-      gain.textContent = chosen === "" ? gain.dataset.all : both ? (b >= a ? "+" : "") + points.replace("-", "−") : "–";
-      gain.className = (both ? b >= a : !gain.textContent.startsWith("−")) ? "up" : "down";
+      const score = gain.dataset.gain === "score", known = typeof b === "number" && (score || typeof a === "number");
+      const points = known ? (100 * (score ? b : b - a)).toFixed(1) : "";
+      const told = score ? points + " %" : (points >= 0 ? "+" : "") + points.replace("-", "−");
+      gain.textContent = chosen === "" ? gain.dataset.all : known ? told : "–";
+      if (!score) gain.className = gain.textContent.startsWith("−") ? "down" : "up";
     }
     place.hidden = false;
   };

@@ -16,6 +16,8 @@ from segdistill.compare.report.figures import (
     WORSE,
     Album,
     Drawing,
+    brief,
+    log_scale,
     note,
     percent_axis,
     place_labels,
@@ -47,7 +49,7 @@ def gains(album: Album, rows: Sequence[ClassRow]) -> list[Drawing]:
         ("baseline", "difficulty", "the baseline's IoU, %"),
         ("share", "pixels", "pixel share, %"),
     ):
-        points = [(x, r.gain, r.name) for r in rows if (x := getattr(r, key)) is not None and r.gain is not None]
+        points = [(x, r.gain, brief(r.name)) for r in rows if (x := getattr(r, key)) is not None and r.gain is not None]
         points = [point for point in points if key != "share" or point[0] > 0]
         if len(points) < 2:
             continue
@@ -87,7 +89,8 @@ def distances(album: Album, found: Mapping[str, ClassDistances], study: Study, s
 
 def confusion(album: Album, change: Matrix, classes: Sequence[str], label: str, other: str, name: str) -> Drawing:
     """Where the student's confusions differ from another network's."""
-    size = min(5.2, 1.5 + 0.27 * len(classes))
+    longest = max(map(len, map(brief, classes)))
+    size = min(5.6, max(1.5, 0.6 + 0.075 * longest) + 0.27 * len(classes))
     return album.draw(
         f"confusion_{name}",
         f"{label} against {other}",
@@ -115,7 +118,7 @@ def cost(album: Album, study: Study) -> Drawing | None:
             axes.errorbar(x, y.mean, error, **look)
         xs = [x for _, x, _ in points]
         if max(xs) > 8 * min(xs):
-            axes.set_xscale("log")
+            log_scale(axes)
         axes.margins(x=0.2, y=0.15)
         axes.set_xlabel("GFLOPs")
         percent_axis(axes.yaxis)
@@ -148,7 +151,7 @@ def _bars(figure: "Figure", rows: Sequence[ClassRow]) -> None:
             axes.text(1.16 * top, y, signed(row.gain), ha="right", va="center", color=colour, fontsize=7.5)
         if row.teacher is not None:
             axes.plot([row.teacher] * 2, [y - 0.38, y + 0.38], color=INK, lw=1.6)
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set_yticks(range(len(rows)), [brief(row.name) for row in rows])
     axes.tick_params(axis="y", labelcolor=INK)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, 1.17 * top)
@@ -170,7 +173,7 @@ def _scatter(figure: "Figure", points: Sequence[tuple[float, float, str]], told:
         linewidths=0,
     )
     if log:
-        axes.set_xscale("log")
+        log_scale(axes)
     axes.margins(x=0.12, y=0.15)
     axes.set_ylabel("gain, points")
     percent_axis(axes.xaxis)
@@ -193,8 +196,7 @@ def _distances(figure: "Figure", groups: Sequence[Group], found: Mapping[str, Cl
         axes.annotate(group.label, (0, y), (0, 5), textcoords="offset points", fontsize=7)
     axes.set_yticks([])
     axes.set_ylim(len(groups) - 0.5, -0.7)
-    axes.set_xlim(left=0)
-    axes.margins(x=0.1)
+    axes.set_xlim(0, 1.12 * max(max(found[group.label].means) for group in groups))
     axes.set_xlabel("● within a class   ◇ between classes")
     axes.grid(visible=False, axis="y")
 
@@ -209,8 +211,9 @@ def _matrix(figure: "Figure", change: Matrix, classes: Sequence[str]) -> None:
     limit = max(float(np.abs(known).max()), 0.01)
     axes.imshow(known, cmap=colours, vmin=-limit, vmax=limit, interpolation="none")
     if len(classes) <= 24:
-        axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(classes)), classes)
+        names = list(map(brief, classes))
+        axes.set_xticks(range(len(classes)), names, rotation=60, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(classes)), names)
     if len(classes) <= 12:
         for i, j in np.argwhere(np.abs(known) >= 0.005):
             sign = 1 if i == j else -1  # more or fewer pixels, as in the page's list; the colour says better or worse

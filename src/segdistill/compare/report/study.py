@@ -82,8 +82,8 @@ class Study:
 
     groups: list[Group]
     """Of the students and the baselines."""
-    teacher: Group | None
-    classes: list[str]
+    teacher: Group | None = None
+    classes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     given: Group | None = None
     """A baseline that was named."""
@@ -113,7 +113,7 @@ class Study:
         return min(same, key=lambda other: len(_differing(group, other)), default=None)
 
     def unequal(self, group: Group) -> list[str]:
-        """Settings of data and training in which a group differs from its baseline, so that a gain is not fair.
+        """Settings in which a group differs from its baseline beside the method, so that a gain is not fair.
 
         Args:
             group: one of `groups`.
@@ -153,25 +153,28 @@ def gather(
         ValueError: if there is no run, or their classes differ.
     """
     read = {folder.resolve(): read_run(folder) for path in runs for folder in find_runs(path)}
-    teachers = [Path(teacher)] if teacher is not None else _named_teachers(read.values())
+    named_teachers = [_teacher(run) for run in read.values()] if teacher is None else [Path(teacher)]
+    teachers = {folder.resolve() for folder in named_teachers if folder is not None}
     for folder in teachers:  # a teacher among the runs is not one of the students
         if len(read) > 1:
-            read.pop(folder.resolve(), None)
-    notes = []
-    if len(teachers) > 1:
-        notes.append(f"The runs have {len(teachers)} teachers; shown is {teachers[0]}.")
+            read.pop(folder, None)
     named = [read_run(folder) for folder in find_runs(baseline)] if baseline is not None else []
     for run in named:
         read.pop(run.folder.resolve(), None)
-    guide = [read_run(folder) for folder in (find_runs(teachers[0]) if teachers else [])]
-    classes = check_classes([*read.values(), *named, *guide])
     groups = _grouped([*named, *read.values()])
     for group in groups:
         alone = group.runs[0].alone
         group.role = "baseline" if any(run in group.runs for run in named) or alone else "student"
     given = next((group for group in groups if named and named[0] in group.runs), None)
     _paint(groups)
-    study = Study(groups, Group("teacher", guide, "teacher", TEACHER) if guide else None, classes, notes, given)
+    study = Study(groups, given=given)
+    shown = Path(teacher) if teacher is not None else _teacher(study.focus.first)
+    guide = [read_run(folder) for folder in find_runs(shown)] if shown is not None else []
+    study.teacher = Group("teacher", guide, "teacher", TEACHER) if guide else None
+    study.classes = check_classes([*read.values(), *named, *guide])
+    notes = study.notes
+    if len(teachers) > 1:
+        notes.append(f"The runs have {len(teachers)} teachers; shown is that of {study.focus.label}, {shown}.")
     for key in ("data.name", "data.size"):
         found = {str(flat(run.config).get(key)) for run in (*read.values(), *named)}
         if len(found) > 1:
@@ -185,22 +188,14 @@ def gather(
     return study
 
 
-def _named_teachers(runs: Iterable[Run]) -> list[Path]:
-    """Folders of the teachers that configurations name, the most frequent first.
-
-    A path that was relative to another place is looked for beside the run.
-    """
-    found: Counter[Path] = Counter()
-    for run in runs:
-        if run.teacher is None:
-            continue
-        path = Path(run.teacher).expanduser()
-        path = path.parent if path.suffix == ".safetensors" else path
-        for candidate in (path, run.folder.parent / path.name):
-            if is_run(candidate):
-                found[candidate.resolve()] += 1
-                break
-    return [path for path, _ in found.most_common()]
+def _teacher(run: Run) -> Path | None:
+    """Folder of the teacher that a run's configuration names; one that is not there is looked for beside the run."""
+    if run.teacher is None:
+        return None
+    path = Path(run.teacher).expanduser()
+    path = path.parent if path.suffix == ".safetensors" else path
+    candidates = (path, run.folder.resolve().parent / path.name)
+    return next((candidate.resolve() for candidate in candidates if is_run(candidate)), None)
 
 
 def _grouped(runs: Iterable[Run]) -> list[Group]:
@@ -221,13 +216,18 @@ def _grouped(runs: Iterable[Run]) -> list[Group]:
 
 
 def _tell_apart(groups: Sequence[Group]) -> None:
-    """Give groups of one label the settings in which they differ, or the names of their folders."""
+    """Give groups of one label the settings in which they differ, or their folders: no label twice."""
     settings = [group.runs[0].settings for group in groups]
     keys = sorted(set().union(*settings) - set(SAME))
     differing = [key for key in keys if len({str(own.get(key)) for own in settings}) > 1]
-    for group, own in zip(groups, settings, strict=True):
-        told = ", ".join(f"{key.split('.')[-1]}={own.get(key)}" for key in differing)
-        group.label += f" ({told if 0 < len(differing) <= 3 and len(told) <= 60 else group.runs[0].name})"
+    told = [", ".join(f"{key.split('.')[-1]}={own.get(key)}" for key in differing) for own in settings]
+    short = 0 < len(differing) <= 3 and max(map(len, told)) <= 60
+    folders = [group.runs[0].folder.resolve() for group in groups]
+    names = [folder.name for folder in folders], [f"{folder.parent.name}/{folder.name}" for folder in folders]
+    choices = [*([told] if short else []), *names, list(map(str, folders))]
+    chosen = next(choice for choice in choices if len(set(choice)) == len(groups))
+    for group, name in zip(groups, chosen, strict=True):
+        group.label += f" ({name})"
 
 
 def _paint(groups: list[Group]) -> None:
@@ -243,7 +243,8 @@ def _paint(groups: list[Group]) -> None:
 
 def _differing(group: Group, other: Group) -> list[str]:
     a, b = group.runs[0].settings, other.runs[0].settings
-    keys = sorted(key for key in a.keys() | b.keys() if key.startswith(("data.", "train.")) and key not in SAME)
+    parts = ("data.", "train.", "student.")
+    keys = sorted(key for key in a.keys() | b.keys() if key.startswith(parts) and key not in SAME)
     return [key for key in keys if a.get(key) != b.get(key)]
 
 

@@ -1,5 +1,7 @@
 """Train and evaluate every run of a grid: what is done is kept, what is unfinished goes on, what fails is reported."""
 
+import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,13 +15,14 @@ from segdistill.compare.result import COMPARISON, counts_path, evaluation_path, 
 from segdistill.compare.table import write_tables
 from segdistill.compare.work import evaluate_teacher, measure, train_and_evaluate
 from segdistill.engine import TrainingStopped, environment, load_config, write_json
-from segdistill.engine.build import build_split
-from segdistill.engine.checkpoint import CONFIG, SUMMARY, read_json, student_path
+from segdistill.engine.build import build_split, teacher_digest
+from segdistill.engine.checkpoint import CONFIG, SUMMARY, read_json
 from segdistill.engine.config import Config
-from segdistill.engine.training import check_same
+from segdistill.engine.training import TEACHER_PATHS, check_same, fixed_settings
 
 PLAN = "plan.json"
-"""What was measured beside the runs: the teachers, and the time of a step where runs get equal times."""
+"""What is known beside the runs: the teachers' figures, how many runs were trained at a time, and the time of a step
+where runs get equal times."""
 
 MEASURED_SHARE = 0.02
 """Share of a budget of seconds for which a step is timed before."""
@@ -74,10 +77,15 @@ def _compare(plan: Plan, jobs: int, say: Say) -> dict[str, Any]:
     if plan.options.budget == "seconds":
         plan, measured, failed = _fit_to_seconds(plan, jobs, say)
     wanted = [run for run in plan.runs if run.folder.name not in failed]
+    at_a_time: dict[str, int] = _notes(plan).get("jobs", {})
     for run, outcome in _finished(wanted, jobs, say, plan.options.split):
         if outcome.error:
             failed[run.folder.name] = outcome.error
-    facts = {"jobs": jobs, "measured": measured, "environment": environment()}
+        elif outcome.value is not None:
+            at_a_time[run.folder.name] = jobs
+            _note(plan, jobs=at_a_time)
+    most = max(at_a_time.get(run.folder.name, jobs) for run in plan.runs)
+    facts = {"jobs": most, "measured": measured, "environment": environment()}
     result = gather(plan, teachers, failed, facts)
     write_json(plan.out / COMPARISON, result)
     write_tables(result, plan.out)
@@ -159,10 +167,7 @@ def is_done(run: Run, split: str | None) -> bool:
     """
     if not (run.folder / CONFIG).is_file():
         return False
-    old, new = load_config(run.folder), run.config
-    if new.train.precision == "auto":  # what it means was decided when the run began
-        new = new.model_copy(update={"train": new.train.model_copy(update={"precision": old.train.precision})})
-    check_same(old, new, run.folder)
+    check_same(load_config(run.folder), run.config, run.folder)
     files = [run.folder / SUMMARY]
     if split is not None:
         files += [evaluation_path(run.folder, split), counts_path(run.folder, split)]
@@ -176,11 +181,12 @@ def _evaluate_teachers(plan: Plan) -> dict[str, dict[str, Any]]:
     for data, config in {run.data: run.config for run in plan.runs if run.config.distils}.items():
         assert config.teacher is not None
         path = config.teacher.checkpoint or config.teacher.weights
-        written = student_path(path).stat().st_mtime if config.teacher.checkpoint and path else None
+        weights = teacher_digest(config)
         own = next((folder.name for folder in plan.teachers if str(folder) == path), None)
-        facts = {"run": own or path or config.teacher.name, "split": plan.options.split, "written": written}
+        facts = {"run": own or path or config.teacher.name, "split": plan.options.split, "weights": weights}
+        facts["settings"] = _digest(config, "data.", "teacher.")
         results[data] = facts
-        if written is not None and facts.items() <= known.get(data, {}).items():
+        if weights is not None and facts.items() <= known.get(data, {}).items():
             results[data] = known[data]
         else:
             tasks.append((data, Task(evaluate_teacher, (config, plan.options.split))))
@@ -190,6 +196,18 @@ def _evaluate_teachers(plan: Plan) -> dict[str, dict[str, Any]]:
         results[tasks[position][0]] |= outcome.value
     _note(plan, teachers=results)
     return results
+
+
+def _digest(config: Config, *parts: str) -> str:
+    """What tells one configuration from another, whatever its seed and wherever its teacher is.
+
+    Args:
+        config: of a run.
+        *parts: beginnings of the names of the settings that matter.
+    """
+    skipped = TEACHER_PATHS | {"train.seed"}
+    settings = {k: v for k, v in fixed_settings(config).items() if k.startswith(parts) and k not in skipped}
+    return hashlib.sha256(json.dumps([settings, teacher_digest(config)], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _notes(plan: Plan) -> dict[str, Any]:
@@ -208,9 +226,10 @@ def _fit_to_seconds(plan: Plan, jobs: int, say: Say) -> tuple[Plan, dict[str, An
     """
     seconds = plan.options.seconds
     assert seconds is not None
-    known = _notes(plan)
-    measured: dict[str, Any] = known.get("measured", {}) if known.get("seconds") == seconds else {}
+    known: dict[str, Any] = _notes(plan).get("measured", {})
     rows = {" ".join(key): runs for key, runs in plan.rows().items()}
+    names = {key: f"{seconds:g} s, {key}, {_digest(runs[0].config, '')}" for key, runs in rows.items()}
+    measured = {key: known[name] for key, name in names.items() if name in known}
     missing = [key for key in rows if key not in measured]
     tasks = [Task(measure, (rows[key][0].config, MEASURED_SHARE * seconds)) for key in missing]
     failed = {}
@@ -221,9 +240,9 @@ def _fit_to_seconds(plan: Plan, jobs: int, say: Say) -> tuple[Plan, dict[str, An
             say(f"{key} failed: {outcome.error}")
             continue
         steps = max(1, int(seconds / outcome.value))
-        measured[key] = {"seconds_per_step": outcome.value, "steps": steps}
+        measured[key] = known[names[key]] = {"seconds_per_step": outcome.value, "steps": steps}
         say(f"{key}: {1000 * outcome.value:.0f} ms per step, {steps} steps in {seconds:g} s")
-        _note(plan, seconds=seconds, measured=measured)
+        _note(plan, measured=known)
     runs = tuple(
         run.with_steps(measured[k]["steps"]) if (k := " ".join(run.row)) in measured else run for run in plan.runs
     )

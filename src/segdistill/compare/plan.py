@@ -11,7 +11,9 @@ import yaml
 from pydantic import Field
 
 from segdistill._options import closest
+from segdistill.engine.checkpoint import CONFIG
 from segdistill.engine.config import Config, Strict, load_config, read_config
+from segdistill.engine.training import check_same
 from segdistill.methods import method_options, resolve_methods
 
 
@@ -149,7 +151,7 @@ def load_plan(
 
     def expand(section: str, entries: Iterable[Any] | None) -> list[dict[str, Any]]:
         changes = [o for o in overrides if o.startswith(f"{section}.") or (o.startswith(f"{section}=") and not entries)]
-        found = list(_variants(section, raw.get(section), entries or [{}]))
+        found = list(_variants(section, raw.get(section), entries or [{}], source))
         return [read_config({section: entry}, changes)[section] for entry in found]
 
     datas, students = expand("data", data_entries), expand("student", options.students)
@@ -206,7 +208,7 @@ def _take_list(raw: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str,
 
 def _options(raw: dict[str, Any]) -> GridConfig:
     given = {key: raw.pop(key) for key in GridConfig.model_fields if key in raw}
-    if "methods" not in given and "method" in raw:
+    if "methods" not in given and resolve_methods(raw.get("method", "none")) != resolve_methods("none"):
         given["methods"] = ["none", raw["method"]]
     known = {*GridConfig.model_fields, *Config.model_fields}
     for key in raw:
@@ -223,12 +225,14 @@ def _options(raw: dict[str, Any]) -> GridConfig:
         raise ValueError(f"{where}: {message}, got {first['input']!r}" if where else message) from None
 
 
-def _variants(section: str, base: Any, entries: Iterable[Any]) -> Iterator[dict[str, Any]]:
+def _variants(section: str, base: Any, entries: Iterable[Any], source: Any) -> Iterator[dict[str, Any]]:
     """Each entry as a section: a file's, a whole one, or the base with changes."""
-    base = dict(base) if isinstance(base, Mapping) else {}
+    if not isinstance(base, Mapping | None):
+        raise ValueError(f"{section}: expected a mapping, got {base!r}")
+    base = dict(base or {})
     for entry in entries:
         if isinstance(entry, str) and entry.endswith((".yaml", ".yml")):
-            yield dict(read_config(entry).get(section) or {})
+            yield dict(read_config(_beside(source, entry)).get(section) or {})
         elif isinstance(entry, str):
             yield {**{k: v for k, v in base.items() if k != "checkpoint"}, "name": entry}
         elif isinstance(entry, Mapping):
@@ -269,9 +273,21 @@ def _teacher(section: Any, data: Mapping[str, Any], label: str, out: Path, teach
     if not isinstance(config, Mapping):
         raise ValueError(f"teacher.config: expected a file or a configuration, got {config!r}")
     own = "data" in config
+    whole = load_config({**config, "data": config["data"] if own else dict(data)}, ["method=none"])
     folder = out / ("teacher" if own or not label else f"teacher_{_slug(label)}")
-    teachers[folder] = load_config({**config, "data": config["data"] if own else dict(data)}, ["method=none"])
+    if _holds(out / "teacher", whole):  # from when this was the only data set
+        folder = out / "teacher"
+    teachers[folder] = whole
     return {"checkpoint": str(folder)}
+
+
+def _holds(folder: Path, config: Config) -> bool:
+    """Whether a folder is that of a run of a configuration."""
+    try:
+        check_same(load_config(folder / CONFIG), config, folder)
+    except ValueError:
+        return False
+    return True
 
 
 def _run(data: str, student: str, method: str, config: Config, seed: int, out: Path) -> Run:

@@ -6,10 +6,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -117,7 +118,16 @@ def _receive(connection: Connection, process: BaseProcess) -> Outcome:
     return outcome
 
 
+def _end_with_parent() -> None:
+    """Stop as if asked to when the process that wants the outcome is gone, however it went."""
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _child(connection: Connection, task: Task, gpu: str | None) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     if task.log is not None:

@@ -1,21 +1,24 @@
 """From run folders to one comparison: means, spreads, differences, intervals and costs of each row."""
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from segdistill._version import __version__
-from segdistill.compare.plan import Plan, Run
+from segdistill.compare.plan import GridConfig, Plan, Run
 from segdistill.compare.statistics import bootstrap_interval, gap_closed, mean_and_deviation, paired_interval
 from segdistill.engine.checkpoint import METRICS, SUMMARY, read_json
+from segdistill.engine.record import read_records
 
 COMPARISON = "compare.json"
-FORMAT = 1
+FORMAT = 2
+"""Of `compare.json`; the report reads no other."""
 
 
 def evaluation_path(folder: Path, split: str) -> Path:
@@ -44,20 +47,28 @@ def gather(
         `runs`, one per folder. Figures are shares in 0…1, bytes and seconds.
     """
     options = plan.options
-    runs = {run.folder: _read(run, options.split, failed.get(run.folder.name)) for run in plan.runs}
+    runs: dict[Path, dict[str, Any]] = {}
+    counts: dict[str, Tensor] = {}
+    for run in plan.runs:
+        error = failed.get(run.folder.name)
+        place = {key: getattr(run, key) for key in ("data", "student", "method", "seed")}
+        entry = {"folder": run.folder.name, **place, "status": "failed" if error else "done", "error": error}
+        if error is None:
+            try:
+                found, counts[run.folder.name] = _read(run, options.split)
+                entry |= found
+            except (ValueError, OSError, KeyError, SafetensorError) as unreadable:
+                line = " ".join(f"{type(unreadable).__name__}: {unreadable}".split())
+                entry |= {"status": "failed", "error": f"{line} (delete {run.folder} to start it afresh)"}
+        runs[run.folder] = entry
     rows = []
     for (data, student, method), members in plan.rows().items():
         entries = [runs[run.folder] for run in members]
         row: dict[str, Any] = {"data": data, "student": student, "method": method, "baseline": method == plan.baseline}
         row |= _summary(entries)
         against = [runs[run.folder] for run in plan.rows().get((data, student, plan.baseline), [])]
-        row |= _difference(plan, entries, [] if row["baseline"] else against)
         teacher = teachers.get(data, {}).get("miou")
-        base = [entry["miou"] for entry in _done(against)]
-        closed = None
-        if base and teacher is not None and row["miou"] is not None and not row["baseline"]:
-            closed = gap_closed(row["miou"], statistics.fmean(base), teacher)
-        rows.append({**row, "gap_closed": closed})
+        rows.append(row | _difference(options, entries, [] if row["baseline"] else against, counts, teacher))
     return {
         "format": FORMAT,
         "segdistill": __version__,
@@ -75,25 +86,15 @@ def gather(
     }
 
 
-def _read(run: Run, split: str, error: str | None) -> dict[str, Any]:
-    """One run's entry; its figures only if it ended."""
-    entry: dict[str, Any] = {
-        "folder": run.folder.name,
-        "data": run.data,
-        "student": run.student,
-        "method": run.method,
-        "seed": run.seed,
-        "status": "failed" if error else "done",
-        "error": error,
-    }
-    if error:
-        return entry
+def _read(run: Run, split: str) -> tuple[dict[str, Any], Tensor]:
+    """A run's figures, and the counts of its images."""
     summary, evaluation = (read_json(path) for path in (run.folder / SUMMARY, evaluation_path(run.folder, split)))
-    entry |= {key: evaluation[key] for key in ("miou", "macc", "pixel_accuracy", "iou")}
+    entry = {key: evaluation[key] for key in ("miou", "macc", "pixel_accuracy", "iou")}
     entry |= {key: summary[key] for key in ("steps", "best_step", "params", "flops", "flops_size", "peak_memory")}
     entry |= {"val_miou": summary["miou"], "seconds": summary["seconds"]}
     entry |= training_time(run.folder / METRICS, run.config.data.batch_size)
-    return entry | {"counts": str(counts_path(Path(run.folder.name), split))}
+    path = counts_path(run.folder, split)
+    return entry | {"counts": f"{run.folder.name}/{path.name}"}, load_file(path)["counts"]
 
 
 def training_time(metrics: Path, batch_size: int) -> dict[str, float | None]:
@@ -104,7 +105,7 @@ def training_time(metrics: Path, batch_size: int) -> dict[str, float | None]:
         batch_size: images with labels per step.
     """
     times, total, before = [], 0.0, 0
-    for line in map(json.loads, metrics.read_text().splitlines()):
+    for line in read_records(metrics):
         if "images_per_s" in line:
             times.append(batch_size / line["images_per_s"])
             total += times[-1] * (line["step"] - before)
@@ -137,17 +138,29 @@ def _summary(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _difference(
-    plan: Plan, entries: Sequence[Mapping[str, Any]], against: Sequence[Mapping[str, Any]]
+    options: GridConfig,
+    entries: Sequence[Mapping[str, Any]],
+    against: Sequence[Mapping[str, Any]],
+    counts: Mapping[str, Tensor],
+    teacher: float | None,
 ) -> dict[str, Any]:
-    """The row's difference from the baseline over the seeds that both finished: paired, and over images."""
+    """The row's difference from the baseline over the seeds that both finished: paired, over images, of the gap."""
     mine, theirs = ({entry["seed"]: entry for entry in _done(side)} for side in (entries, against))
     seeds = sorted(mine.keys() & theirs.keys())
     if not seeds:
-        return {"difference": None, "bootstrap": None}
-    confidence = plan.options.confidence
-    paired = paired_interval([mine[s]["miou"] for s in seeds], [theirs[s]["miou"] for s in seeds], confidence)
-    counts, base = (
-        torch.stack([load_file(plan.out / side[s]["counts"])["counts"] for s in seeds]) for side in (mine, theirs)
-    )
-    images = bootstrap_interval(counts, base, confidence, resamples=plan.options.resamples)
-    return {"difference": paired.as_dict(), "bootstrap": images.as_dict()}
+        return {"pairs": 0, "difference": None, "bootstrap": None, "gap_closed": None}
+    shapes = {counts[side[seed]["folder"]].shape for seed in seeds for side in (mine, theirs)}
+    if len(shapes) > 1:
+        told = ", ".join(sorted(str(shape[0]) for shape in shapes))
+        raise ValueError(f"the runs were evaluated on different images ({told}); delete their eval_* files")
+    values, base = ([side[seed]["miou"] for seed in seeds] for side in (mine, theirs))
+    paired = paired_interval(values, base, options.confidence)
+    stacked = (torch.stack([counts[side[seed]["folder"]] for seed in seeds]) for side in (mine, theirs))
+    images = bootstrap_interval(*stacked, options.confidence, resamples=options.resamples)
+    closed = None if teacher is None else gap_closed(statistics.fmean(values), statistics.fmean(base), teacher)
+    return {
+        "pairs": len(seeds),
+        "difference": paired.as_dict(),
+        "bootstrap": images.as_dict(),
+        "gap_closed": closed,
+    }

@@ -153,7 +153,7 @@ def bootstrap_interval(
     of one video, make it too narrow.
 
     Args:
-        counts: (S,N,3,C), of S seeds on N images, as `image_counts` gives them.
+        counts: (S,N,3,C), of S seeds on N images, as `image_counts` gives them; images without labels do not count.
         baseline: of the same seeds and images.
         confidence: of the interval.
         resamples: how often N images are drawn.
@@ -167,6 +167,8 @@ def bootstrap_interval(
     """
     if counts.shape != baseline.shape or counts.dim() != 4:
         raise ValueError(f"counts: expected twice (S,N,3,C), got {tuple(counts.shape)} and {tuple(baseline.shape)}")
+    labelled = (counts[:, :, 1] + baseline[:, :, 1]).sum((0, 2)) > 0  # a draw of nothing but others has no mean IoU
+    counts, baseline = counts[:, labelled], baseline[:, labelled]
     images = counts.shape[1]
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(images, (resamples, images), generator=generator)

@@ -73,6 +73,9 @@ def notes(result: Comparison, *, costs: bool = True) -> list[str]:
         lines.append(f"Budget: {result['seconds']:g} s of training per run, as steps of the time measured before.")
     if costs and result["jobs"] > 1:
         lines.append(f"Times and memory with {result['jobs']} runs at a time.")
+    few = {row["pairs"] for row in result["rows"] if 0 < row["pairs"] < len(seeds)}
+    if few:
+        lines.append(f"Differences are over the seeds that both finished, in some rows {min(few)} only.")
     sizes = {tuple(row["flops_size"]) for row in result["rows"] if row["flops_size"] and costs}
     lines += [f"GFLOPs of one image of {height}×{width}." for height, width in sorted(sizes)]
     return lines + [f"failed: {error}" for row in result["rows"] for error in row["errors"]]
@@ -192,5 +195,7 @@ def _scaled(value: float | None, unit: float, digits: int) -> str:
 
 
 def _escape(text: str) -> str:
-    marks = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "–": "--", "×": r"$\times$"}
+    marks = {mark: rf"\{mark}" for mark in "%_&#{}$"}
+    marks |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+    marks |= {"±": r"$\pm$", "–": "--", "×": r"$\times$"}
     return "".join(marks.get(character, character) for character in text)

@@ -1,6 +1,8 @@
 """From a configuration to the things it names: data sets, student, teacher, optimisers."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 
 from segdistill._options import closest
 from segdistill.data import SegmentationDataset, build_dataset
-from segdistill.engine.checkpoint import load_student, read_card
+from segdistill.engine.checkpoint import STUDENT, load_student, read_card
 from segdistill.engine.config import Config, DataConfig, NetworkConfig, TrainConfig
 from segdistill.models import build_model
 from segdistill.models._proposal import propose_taps
@@ -190,6 +192,22 @@ def build_teacher(config: Config, classes: Sequence[str], network: nn.Module | N
         network = build_network(section, len(classes), "teacher")
     class_map = None if section is None else build_class_map(section, network, classes)
     return tap(network.requires_grad_(False), section, class_map).eval()
+
+
+def teacher_digest(config: Config) -> str | None:
+    """What tells one teacher from another: the SHA-256 of the file that its weights are from; None without such a file.
+
+    Args:
+        config: the configuration.
+    """
+    section = config.teacher
+    path = (section.checkpoint or section.weights) if section is not None and config.distils else None
+    file = Path(path or "").expanduser()
+    file = file / STUDENT if file.is_dir() else file
+    if not file.is_file():
+        return None
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], train: TrainConfig) -> torch.optim.Optimizer:

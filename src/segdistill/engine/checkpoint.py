@@ -43,9 +43,20 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object."""
-    value = json.loads(path.read_text())
-    assert isinstance(value, dict)
+    """Read a JSON object.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError: if the file holds anything else.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is not a JSON object; delete it, or run what wrote it again")
     return value
 
 

@@ -96,6 +96,7 @@ def evaluate_run(
     split: str = "val",
     device: str = "auto",
     per_image: bool = False,
+    allow_code: bool | None = None,
 ) -> dict[str, Any]:
     """Evaluate a trained student in float32 on the data that its run names.
 
@@ -106,6 +107,7 @@ def evaluate_run(
         split: `train`, `val` or `test`.
         device: as for `runtime`.
         per_image: as for `evaluate`.
+        allow_code: as for `load_student`.
 
     Returns:
         What `evaluate` returns, besides `split` and `model`.
@@ -120,7 +122,7 @@ def evaluate_run(
     dataset = build_split(data, split)
     with runtime(device) as run:
         result = evaluate(
-            model,
+            load_student(model, allow_code=allow_code),
             dataset,
             size=data.resize,
             batch_size=data.eval_batch_size,

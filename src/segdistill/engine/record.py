@@ -35,8 +35,8 @@ class Recorder:
         if folder is None:
             return
         path = folder / METRICS
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= start] if start else []
-        path.write_text("".join(kept))
+        kept = [record for record in read_records(path) if record["step"] <= start] if start else []
+        path.write_text("".join(json.dumps(record) + "\n" for record in kept))
         self.file = path.open("a")
         if tensorboard:
             try:
@@ -107,8 +107,18 @@ class Recorder:
             self.events.close()
 
 
-def _lines(path: Path) -> list[str]:
-    """The whole lines of a file; a half-written last one is dropped."""
-    if not path.is_file():
-        return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n") and line.strip()]
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; one that is damaged, or half-written by a run that was killed, is left out.
+
+    Args:
+        path: of the file; there is none before the first record.
+    """
+    records = []
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records

@@ -25,6 +25,7 @@ from segdistill.engine.checkpoint import (
     load_checkpoint,
     load_student,
     make_card,
+    read_json,
     save_checkpoint,
     save_student,
     write_atomically,
@@ -42,7 +43,6 @@ from segdistill.taps import Taps
 
 FREE_TO_CHANGE = {
     "workers",
-    "eval_every",
     "save_every",
     "log_every",
     "tensorboard",
@@ -50,7 +50,10 @@ FREE_TO_CHANGE = {
     "threads",
     "gradient_samples",
 }
-"""Settings that a resumed run may change, since they do not change what is computed."""
+"""Settings that a resumed run may change: they change neither what is computed nor which student is kept."""
+
+TEACHER_PATHS = {"teacher.checkpoint", "teacher.weights"}
+"""Where a teacher is, which may change while its weights do not."""
 
 
 class Training:
@@ -309,7 +312,7 @@ class Training:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not resume:
                 write_atomically(config_path, lambda p: p.write_text(dump_config(self.config)))
-                write_json(self.folder / ENVIRONMENT, environment())
+                write_json(self.folder / ENVIRONMENT, environment() | {"teacher": build.teacher_digest(self.config)})
         folder = self.folder if self.run.main else None
         self.recorder = Recorder(folder, self.cfg.steps, self.done, tensorboard=self.cfg.tensorboard)
 
@@ -341,8 +344,20 @@ class Training:
         return summary
 
 
+def fixed_settings(config: Config) -> dict[str, Any]:
+    """The settings of a run that are not free to change, by dotted name.
+
+    Args:
+        config: of the run.
+    """
+    settings = _flat(config.model_dump(mode="json"))
+    return {key: value for key, value in settings.items() if key.split(".")[-1] not in FREE_TO_CHANGE}
+
+
 def check_same(old: Config, new: Config, folder: Path) -> None:
     """Refuse to go on with a run under another configuration, but for the settings that are free to change.
+
+    A teacher is told by its weights, so that it may have moved but not changed.
 
     Args:
         old: what the run was started with.
@@ -352,9 +367,15 @@ def check_same(old: Config, new: Config, folder: Path) -> None:
     Raises:
         ValueError: with the first setting that differs.
     """
-    a, b = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
-    for key in sorted(a.keys() | b.keys()):
-        if a.get(key) != b.get(key) and key.split(".")[-1] not in FREE_TO_CHANGE:
+    if new.train.precision == "auto":  # what it means was decided when the run began
+        new = new.model_copy(update={"train": new.train.model_copy(update={"precision": old.train.precision})})
+    before = read_json(folder / ENVIRONMENT).get("teacher") if (folder / ENVIRONMENT).is_file() else None
+    now = build.teacher_digest(new)
+    if before and now and before != now:
+        raise ValueError(f"{folder} was taught by another teacher than the one that is there now")
+    a, b = fixed_settings(old), fixed_settings(new)
+    for key in sorted((a.keys() | b.keys()) - (TEACHER_PATHS if before and now else set())):
+        if a.get(key) != b.get(key):
             raise ValueError(f"{folder} was started with {key}={a.get(key)}, not {b.get(key)}; resume it unchanged")
 
 

@@ -62,9 +62,13 @@ def resolve_methods(spec: Spec) -> list[dict[str, Any]]:
     Raises:
         ValueError: on an unknown method or option, a wrong type, or a method named twice.
     """
-    entries = [spec] if isinstance(spec, str | Mapping) else list(spec)
+    entries = [spec] if isinstance(spec, str | Mapping) else spec
+    if not isinstance(entries, Sequence) or not entries:
+        raise ValueError(f"method: expected a name, a mapping, or a list of both, got {spec!r}")
     resolved = []
     for entry in entries:
+        if not isinstance(entry, str | Mapping):
+            raise ValueError(f"method: expected a name or a mapping, got {entry!r}")
         options = {"name": entry} if isinstance(entry, str) else dict(entry)
         if "name" not in options:
             raise ValueError(f"method: {options} has no 'name'; write {{name: …, option: …}}")

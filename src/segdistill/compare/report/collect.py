@@ -1,6 +1,5 @@
 """Run folders, read as they are: finished or not, with or without validation, one by one or a whole folder of them."""
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ import yaml
 
 from segdistill.engine import load_config
 from segdistill.engine.checkpoint import CONFIG, ENVIRONMENT, METRICS, STUDENT, SUMMARY, read_json
+from segdistill.engine.record import read_records
 
 SCORES = ("miou", "macc", "pixel_accuracy")
 COSTS = ("lr", "grad_norm", "images_per_s", "data_wait", "memory_mb")
@@ -221,7 +221,7 @@ def read_run(folder: str | Path) -> Run:
     evaluations = {}
     for file in sorted(folder.glob("eval_*.json")):
         evaluations[file.stem.removeprefix("eval_")] = read_object(file)
-    records = _records(folder / METRICS)
+    records = read_records(folder / METRICS)
     return Run(
         folder,
         _config(folder / CONFIG),
@@ -274,12 +274,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: if it holds anything else.
     """
-    if not path.is_file():
-        return {}
-    try:
-        return read_json(path)
-    except (ValueError, AssertionError):
-        raise ValueError(f"{path} is not a JSON object; delete it, or run what wrote it again") from None
+    return read_json(path) if path.is_file() else {}
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -288,16 +283,3 @@ def _config(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     return loaded if isinstance(loaded, dict) else {}
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    """The lines of a record; a half-written one (of a run that goes on, or was killed) is left out."""
-    records = []
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
-    return records

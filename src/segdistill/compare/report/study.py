@@ -21,8 +21,8 @@ from segdistill.compare.report.collect import (
 COLOURS = ("#1f77c9", "#d9590c", "#0f9d76", "#b5539c", "#d99a00", "#3fa7d6", "#7a5bd0", "#8a6d3b")
 """Of the students, told apart by colour-blind eyes too (after Okabe and Ito, 2008)."""
 BASELINE, TEACHER = "#87909b", "#1b2027"
-SAME = ("train.seed", "train.device", "train.threads", "train.log_every", "train.save_every", "train.eval_every",
-        "train.tensorboard", "train.gradient_samples", "data.workers", "data.eval_batch_size")  # fmt: skip
+SAME = ("train.seed", "train.device", "train.threads", "train.log_every", "train.save_every", "train.tensorboard",
+        "train.gradient_samples", "data.workers", "data.eval_batch_size")  # fmt: skip
 """Settings in which runs of one group may differ."""
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from segdistill.compare.grid import compare
 from segdistill.compare.plan import load_plan
 from segdistill.compare.result import training_time
 from segdistill.compare.statistics import paired_interval
-from segdistill.compare.table import cells, markdown, notes
+from segdistill.compare.table import cells, latex, markdown, notes
 from segdistill.engine import training
 
 TINY = {
@@ -136,6 +137,114 @@ def test_done_runs_are_kept_and_failed_ones_tried_again(grid):
     assert "delete" in changed["rows"][0]["errors"][0]
 
 
+@pytest.fixture
+def moved(grid, tmp_path):
+    """The grid's folder in another place, with what a call of two methods on it returns and says."""
+    shutil.copytree(grid[0], tmp_path / "moved")
+
+    def again(*overrides):
+        said = []
+        return compare(TINY, ["methods=[none, kd]", *overrides], out=tmp_path / "moved", say=said.append), said
+
+    return tmp_path / "moved", again
+
+
+def test_a_grid_may_move(moved):
+    _, again = moved
+    result, said = again()
+    assert "4 of 4 runs are there already" in said
+    assert [row["errors"] for row in result["rows"]] == [[], []]
+
+
+def test_students_of_another_teacher_do_not_enter_the_table(moved):
+    folder, again = moved
+    old, _ = again()
+    shutil.rmtree(folder / "teacher")
+    same, said = again()
+    assert "4 of 4 runs are there already" in said  # the very same teacher, trained again
+    assert same["rows"] == old["rows"]
+    shutil.rmtree(folder / "teacher")
+    result, _ = again("teacher.config.train.seed=5")
+    none, kd = result["rows"]
+    assert (none["errors"], kd["miou"]) == ([], None)
+    assert all("was taught by another teacher than the one that is there now (delete" in e for e in kd["errors"])
+    assert result["teachers"]["synthetic"]["miou"] != old["teachers"]["synthetic"]["miou"]
+
+
+def test_a_second_data_set_joins(moved):
+    folder, _ = moved
+    plan = load_plan(TINY, ["methods=[none, kd]", "data=[{images: 4}, {images: 6}]"], folder)
+    assert [path.name for path in plan.teachers] == ["teacher", "teacher_synthetic_images=6"]
+
+
+def test_how_often_is_validated_is_not_free(moved):
+    _, again = moved
+    result, _ = again("train.eval_every=1")
+    assert all("started with train.eval_every=0, not 1" in e for row in result["rows"] for e in row["errors"])
+    assert [len(row["errors"]) for row in result["rows"]] == [2, 2]
+
+
+def test_the_teacher_is_evaluated_on_the_data_of_the_runs(moved):
+    folder, again = moved
+    old, _ = again()
+    for run in folder.glob("synthetic_*"):
+        shutil.rmtree(run)
+    result, _ = again("data.difficulty=0.2", "teacher=null", f"teacher.checkpoint={folder}/teacher", "seeds=1")
+    assert result["teachers"]["synthetic"]["weights"] == old["teachers"]["synthetic"]["weights"]
+    assert result["teachers"]["synthetic"]["miou"] != old["teachers"]["synthetic"]["miou"]
+
+
+@pytest.mark.parametrize("name", ["summary.json", "eval_test.json", "eval_test_images.safetensors"])
+def test_a_damaged_file_costs_one_run(moved, name):
+    folder, again = moved
+    whole, _ = again()
+    broken = folder / "synthetic_pspnet_resnet18_quarter_kd_seed1"
+    (broken / name).write_text('{"trunc')
+    with (broken / "metrics.jsonl").open("a") as file:  # half a line costs nothing
+        file.write('{"step": 3, "lo')
+    result, _ = again()
+    none, kd = result["rows"]
+    (error,) = kd["errors"]
+    assert error.startswith(broken.name)
+    assert f"(delete {broken} to start it afresh)" in error
+    assert none == whole["rows"][0]
+    scores = [next(r["miou"] for r in result["runs"] if (r["method"], r["seed"]) == (m, 0)) for m in ("none", "kd")]
+    gap = result["teachers"]["synthetic"]["miou"] - scores[0]
+    closed = (scores[1] - scores[0]) / gap if gap > 0 else None  # of the pair that is left, as the difference
+    assert (kd["pairs"], kd["gap_closed"]) == (1, pytest.approx(closed) if closed is not None else None)
+    assert "the seeds that both finished, in some rows 1 only" in " ".join(notes(result))
+
+
+def test_a_finished_run_without_its_checkpoint_is_only_evaluated(moved):
+    folder, again = moved
+    run = folder / "synthetic_pspnet_resnet18_quarter_none_seed0"
+    (run / "checkpoint.pt").unlink()
+    before = (run / "student.safetensors").stat().st_mtime_ns
+    result, _ = again("methods=[none]", "seeds=1", "split=val")
+    assert result["rows"][0]["miou"] is not None
+    assert (run / "student.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_student_of_the_users_own_is_evaluated(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from segdistill import build_model\n"
+        "def make(num_classes):\n"
+        "    return build_model('pspnet_resnet18_quarter', num_classes=num_classes, output_stride=16)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    source = {key: value for key, value in TINY.items() if key != "teacher"}
+    source["student"] = {"name": "python:mine:make"}
+    result = compare(source, ["methods=[none]", "seeds=1"], out=tmp_path / "out")
+    assert result["rows"][0]["errors"] == []
+
+
+def test_latex_prints_what_it_is_given(grid):
+    _, result, _ = grid
+    odd = {**result, "rows": [{**result["rows"][0], "method": r"a{b}$c^~\d_%&#"}]}
+    line = latex(odd).splitlines()[-3]
+    assert line.startswith(r"a\{b\}\$c\textasciicircum{}\textasciitilde{}\textbackslash{}d\_\%\&\# & ")
+
+
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     plan = load_plan(TINY, ["methods=[none]", "seeds=1", "train.steps=4"], tmp_path)
     (run,) = plan.runs
@@ -190,6 +299,11 @@ def test_equal_seconds_become_steps(tmp_path, monkeypatch):
     again = compare(source, plan, out=tmp_path, say=lambda line: None)
     assert again["measured"] == result["measured"]  # it is not measured a second time, so that runs can go on
     assert again["rows"] == result["rows"]
+    other = compare(source, [*plan[:2], "seconds=0.4"], out=tmp_path, say=lambda line: None)
+    assert "was started with" in other["rows"][0]["errors"][0]
+    assert compare(source, plan, out=tmp_path, say=lambda line: None)["rows"] == result["rows"]  # nor after a detour
+    larger = compare(source, [*plan, "data.batch_size=2"], out=tmp_path, say=lambda line: None)
+    assert larger["measured"] != result["measured"]
 
 
 def test_runs_at_a_time(tmp_path):
@@ -201,6 +315,8 @@ def test_runs_at_a_time(tmp_path):
         assert "step 3/3" in (tmp_path / run["folder"] / "log.txt").read_text()
         assert load_config(tmp_path / run["folder"]).train.threads >= 1
     assert "2 runs at a time" in " ".join(notes(result))
+    later = compare(source, ["methods=[none]"], out=tmp_path, say=lambda line: None)  # they were, whoever asks
+    assert "2 runs at a time" in " ".join(notes(later))
 
 
 def test_the_clock_leaves_validation_out(tmp_path):

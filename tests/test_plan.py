@@ -87,6 +87,12 @@ def test_a_file_beside_the_configuration_names_the_teacher(tmp_path):
     assert [config.student.name for config in plan.teachers.values()] == ["pspnet_resnet18_half"]
 
 
+def test_a_file_beside_the_configuration_names_a_student(tmp_path):
+    (tmp_path / "small.yaml").write_text("student: {name: pspnet_resnet18_quarter}")
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({**BASE, "methods": ["none"], "students": ["small.yaml"]}))
+    assert {run.student for run in load_plan(tmp_path / "grid.yaml").runs} == {"pspnet_resnet18_quarter"}
+
+
 def test_the_shipped_comparison_is_the_table():
     plan = load_plan(REPOSITORY / "configs/camvid/compare_cpu.yaml")
     assert plan.out.name == "compare_compare_cpu"
@@ -104,6 +110,13 @@ def test_a_schedule_is_fitted_to_another_number_of_steps():
     ("overrides", "message"),
     [
         ([], "methods: say what to compare"),
+        (["method=none"], "methods: say what to compare"),
+        (["methods=[none,null]"], "method: expected a name, a mapping, or a list of both, got None"),
+        (["methods=[none,[kd,3]]"], "method: expected a name or a mapping, got 3"),
+        (["methods=[none,[]]"], r"method: expected a name, a mapping, or a list of both, got \[\]"),
+        (["methods=[none]", "data=3"], "data: expected a mapping, got 3"),
+        (["methods=[none]", "student=3"], "student: expected a mapping, got 3"),
+        (["methods=[none]", "students=[3]"], "expected names, files or mappings, got 3"),
         (["methods=[]"], "methods: .* at least 1 item"),
         (["methods=[none,kdd]"], "no method 'kdd'; did you mean kd"),
         (["methods=[kd,kd]"], "methods: kd is named 2 times"),

@@ -1,6 +1,9 @@
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +29,7 @@ def where():
 
 
 def slow(folder, name):
-    (folder / name).touch()
+    (folder / name).write_text(str(os.getpid()))
     time.sleep(60)
     (folder / f"{name} slept").touch()
 
@@ -72,6 +75,25 @@ def test_whoever_stops_the_caller_stops_the_tasks(tmp_path):
     running.close()
     assert not multiprocessing.active_children()
     assert not list(tmp_path.glob("* slept"))
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for the process in /proc")
+def test_a_task_ends_when_its_caller_is_killed(tmp_path):
+    code = "import sys; from pathlib import Path; from test_pool import Task, run_tasks, slow\n"
+    code += "list(run_tasks([Task(slow, (Path(sys.argv[1]), 'a'))]))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    caller = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment)
+    deadline = time.monotonic() + 300
+    while not ((tmp_path / "a").is_file() and (tmp_path / "a").read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    caller.kill()
+    caller.wait()
+    stat = Path("/proc", (tmp_path / "a").read_text(), "stat")
+    while stat.is_file() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert not (tmp_path / "a slept").exists()
+        time.sleep(0.1)
+    assert not (tmp_path / "a slept").exists()
 
 
 def test_jobs_are_positive():

@@ -115,6 +115,13 @@ def test_the_same_predictions_differ_by_nothing():
     assert bootstrap_interval(counts, counts) == Interval(0.0, 0.0, 0.0)
 
 
+def test_images_without_labels_do_not_count():
+    counts, baseline = images(2, 4, right=0.8), images(2, 4, right=0.4)
+    nothing = torch.zeros(2, 3, 3, counts.shape[-1], dtype=torch.long)
+    padded = (torch.cat([side, nothing], 1) for side in (counts, baseline))
+    assert bootstrap_interval(*padded) == bootstrap_interval(counts, baseline)
+
+
 def test_share_of_the_gap():
     assert gap_closed(0.5, 0.25, 0.75) == 0.5
     assert gap_closed(1.0, 0.25, 0.75) > 1

@@ -152,7 +152,10 @@ def load_plan(
     def expand(section: str, entries: Iterable[Any] | None) -> list[dict[str, Any]]:
         changes = [o for o in overrides if o.startswith(f"{section}.") or (o.startswith(f"{section}=") and not entries)]
         found = list(_variants(section, raw.get(section), entries or [{}], source))
-        return [read_config({section: entry}, changes)[section] for entry in found]
+        sections = [read_config({section: entry}, changes)[section] for entry in found]
+        for wrong in (entry for entry in sections if not isinstance(entry, Mapping)):
+            raise ValueError(f"{section}: expected a mapping, got {wrong!r}")
+        return sections
 
     datas, students = expand("data", data_entries), expand("student", options.students)
     methods = [resolve_methods(entry) for entry in options.methods]

@@ -155,8 +155,8 @@ def _difference(
         raise ValueError(f"the runs were evaluated on different images ({told}); delete their eval_* files")
     values, base = ([side[seed]["miou"] for seed in seeds] for side in (mine, theirs))
     paired = paired_interval(values, base, options.confidence)
-    stacked = (torch.stack([counts[side[seed]["folder"]] for seed in seeds]) for side in (mine, theirs))
-    images = bootstrap_interval(*stacked, options.confidence, resamples=options.resamples)
+    ours, its = (torch.stack([counts[side[seed]["folder"]] for seed in seeds]) for side in (mine, theirs))
+    images = bootstrap_interval(ours, its, options.confidence, resamples=options.resamples)
     closed = None if teacher is None else gap_closed(statistics.fmean(values), statistics.fmean(base), teacher)
     return {
         "pairs": len(seeds),

@@ -257,7 +257,7 @@ def forecast(console: Console, result: Mapping[str, Any]) -> None:
         taps.add_row(row["tap"], *map(Text, parts))
     if result["taps"]:
         console.print(taps)
-    heads = [Column(name, justify="right") for name in ("value", "of the loss", "gradient", "of the gradients")]
+    heads = [Column(name, justify="right") for name in ("value", "share of loss", "gradient", "share of gradients")]
     table = Table(Column("term", overflow="fold"), *heads, title="after the first steps")
     for name, term in result["terms"].items():
         shares = (f"{100 * term[key]:.1f} %" for key in ("share", "gradient_share"))

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +205,11 @@ def teacher_digest(config: Config) -> str | None:
     path = (section.checkpoint or section.weights) if section is not None and config.distils else None
     file = Path(path or "").expanduser()
     file = file / STUDENT if file.is_dir() else file
-    if not file.is_file():
-        return None
+    return _file_digest(file, file.stat().st_mtime_ns) if file.is_file() else None
+
+
+@cache
+def _file_digest(file: Path, _written: int) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segdistill.compare.report.collect import COSTS, SHOWN
-from segdistill.compare.report.figures import DASHES, INK, MARGINS, Album, Drawing, note, percent_axis
+from segdistill.compare.report.figures import DASHES, INK, MARGINS, Album, Drawing, log_scale, note, percent_axis
 from segdistill.compare.report.study import Group, Study
 
 if TYPE_CHECKING:
@@ -141,6 +141,5 @@ def _curve_panel(figure: "Figure", groups: Sequence[Group], key: str, *, log: bo
     axes = figure.subplots()
     values = _lines(axes, groups, key)
     if log and values and min(values) > 0 and max(values) > 20 * min(values):
-        axes.set_yscale("log")
-        axes.minorticks_off()
+        log_scale(axes, "y")
     axes.set_xlabel("step")

@@ -203,14 +203,16 @@ def percent_axis(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
 
 
-def log_scale(axes: "Axes") -> None:
-    """Make the x axis logarithmic, with ticks at 1, 2 and 5 of each decade, in plain numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator
+def log_scale(axes: "Axes", name: Literal["x", "y"]) -> None:
+    """Make an axis logarithmic, its ticks plain numbers: 1, 2 and 5 of each decade, or 1 alone where they are many."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    axes.set_xscale("log")
-    axes.minorticks_off()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis, limits = (axes.xaxis, axes.get_xlim) if name == "x" else (axes.yaxis, axes.get_ylim)
+    axes.set(**{f"{name}scale": "log"})
+    low, high = limits()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def brief(name: str, longest: int = 24) -> str:

@@ -118,7 +118,7 @@ def cost(album: Album, study: Study) -> Drawing | None:
             axes.errorbar(x, y.mean, error, **look)
         xs = [x for _, x, _ in points]
         if max(xs) > 8 * min(xs):
-            log_scale(axes)
+            log_scale(axes, "x")
         axes.margins(x=0.2, y=0.15)
         axes.set_xlabel("GFLOPs")
         percent_axis(axes.yaxis)
@@ -173,7 +173,7 @@ def _scatter(figure: "Figure", points: Sequence[tuple[float, float, str]], told:
         linewidths=0,
     )
     if log:
-        log_scale(axes)
+        log_scale(axes, "x")
     axes.margins(x=0.12, y=0.15)
     axes.set_ylabel("gain, points")
     percent_axis(axes.xaxis)

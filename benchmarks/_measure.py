@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler announces every start on stderr otherwise
@@ -78,6 +79,26 @@ def forward_backward(loss: Callable[..., Tensor], *inputs: Tensor, **options: An
         loss(*inputs, **options).backward()
         for tensor in inputs:
             tensor.grad = None
+
+    return work
+
+
+def image_step(network: nn.Module, classes: int, size: tuple[int, int]) -> Work:
+    """The work of a network on one image: forward, cross-entropy, backward.
+
+    Args:
+        network: images → logits.
+        classes: how many.
+        size: (H,W) of the image.
+    """
+    # In eval mode: BatchNorm cannot normalise the pyramid's 1×1 map of a single image. It is the cheaper mode.
+    network.eval()
+    device = next(network.parameters()).device
+    image, target = torch.rand(1, 3, *size, device=device), torch.randint(0, classes, (1, *size), device=device)
+
+    def work() -> None:
+        F.cross_entropy(network(image), target).backward()
+        network.zero_grad()
 
     return work
 

@@ -12,15 +12,15 @@ import sys
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 
-from _measure import Row, Work, compare, report
+from _measure import Row, compare, image_step, report
+from segdistill.compare.demo import GRID
 from segdistill.data import build_dataset
 from segdistill.data.synthetic import Synthetic
 from segdistill.data.transforms import TrainTransform
 from segdistill.models import build_model
 
-STUDENT = "deeplabv3plus_resnet18_quarter"
+CLASSES = 11
 
 
 def main() -> None:
@@ -37,7 +37,8 @@ def rows(repeats: int) -> Iterator[Row]:
     """All comparisons, one after the other."""
     indices = itertools.count()
     drawn = Synthetic("train", images=10**6)  # none is drawn twice, so that none is kept
-    step = student_step((128, 128))
+    student = build_model(**GRID["student"], num_classes=CLASSES)
+    step = image_step(student, CLASSES, (128, 128))
     yield compare(
         "synthetic", lambda: drawn[next(indices)], step, ms_target=10.0, note="128×128, drawn", repeats=repeats
     )
@@ -51,26 +52,10 @@ def rows(repeats: int) -> Iterator[Row]:
         yield compare(
             "camvid, augmented",
             lambda: crop(*photos[next(order)]),
-            student_step((256, 256)),
+            image_step(student, CLASSES, (256, 256)),
             note="360×480, read from PNG, cropped to 256×256, with photometric",
             repeats=repeats,
         )
-
-
-def student_step(size: tuple[int, int]) -> Work:
-    """Forward and backward of the demo's student on one image.
-
-    Args:
-        size: (H,W) of the image.
-    """
-    student = build_model(STUDENT, num_classes=11, width=32).eval()  # BatchNorm cannot normalise one image
-    image, target = torch.rand(1, 3, *size), torch.randint(0, 11, (1, *size))
-
-    def work() -> None:
-        F.cross_entropy(student(image), target).backward()
-        student.zero_grad()
-
-    return work
 
 
 if __name__ == "__main__":

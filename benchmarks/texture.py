@@ -10,10 +10,9 @@ import sys
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from _measure import Row, Work, compare, forward_backward, report
+from _measure import Row, Work, compare, forward_backward, image_step, report
 from segdistill.methods.sstkd import SSTKD
 from segdistill.models import build_model
 from segdistill.texture import contourlet, contourlet_energy
@@ -62,7 +61,7 @@ def rows(device: str, repeats: int) -> Iterator[Row]:
         note="forward; the same code, one channel at a time",
         repeats=repeats,
     )
-    step = network_step(device)
+    step = image_step(build_model("pspnet_resnet18", num_classes=19).to(device), 19, (512, 1024))
     share = {"time_target": 0.08, "repeats": repeats}
     yield compare("contourlet / PSPNet-R18", lambda: contourlet(x.detach()), step, note="forward", **share)
     yield compare(
@@ -73,20 +72,6 @@ def rows(device: str, repeats: int) -> Iterator[Row]:
         **share,
     )
     yield compare("DTIEM / PSPNet-R18", statistics(device), step, note="64 regions, forward and backward", **share)
-
-
-def network_step(device: str) -> Work:
-    """Forward and backward of PSPNet-R18 on one image of 512×1024."""
-    # In eval mode: BatchNorm cannot normalise the pyramid's 1×1 map of a single image. It is the cheaper mode.
-    network = build_model("pspnet_resnet18", num_classes=19).to(device).eval()
-    images = torch.rand(1, 3, 512, 1024, device=device)
-    target = torch.randint(0, 19, (1, 512, 1024), device=device)
-
-    def work() -> None:
-        F.cross_entropy(network(images), target).backward()
-        network.zero_grad()
-
-    return work
 
 
 def statistics(device: str) -> Work:

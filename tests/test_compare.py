@@ -38,6 +38,7 @@ TINY = {
     },
     "seeds": 2,
 }  # fmt: skip
+ALONE = {key: value for key, value in TINY.items() if key != "teacher"}
 FAILING = "{name: cwd, weight: 1.0e+38}"
 GRID = [f"methods=[none, kd, {FAILING}]"]
 
@@ -232,8 +233,7 @@ def test_a_student_of_the_users_own_is_evaluated(tmp_path, monkeypatch):
         "    return build_model('pspnet_resnet18_quarter', num_classes=num_classes, output_stride=16)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    source = {key: value for key, value in TINY.items() if key != "teacher"}
-    source["student"] = {"name": "python:mine:make"}
+    source = {**ALONE, "student": {"name": "python:mine:make"}}
     result = compare(source, ["methods=[none]", "seeds=1"], out=tmp_path / "out")
     assert result["rows"][0]["errors"] == []
 
@@ -259,8 +259,7 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         distill(run.config, out=run.folder)
     monkeypatch.setattr(training.Training, "save", save)
-    source = {key: value for key, value in TINY.items() if key != "teacher"}
-    result = compare(source, ["methods=[none]", "seeds=1", "train.steps=4"], out=tmp_path)
+    result = compare(ALONE, ["methods=[none]", "seeds=1", "train.steps=4"], out=tmp_path)
     assert result["rows"][0]["errors"] == []
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
@@ -270,9 +269,8 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
 
 
 def test_a_terminated_grid_saves_its_run_and_goes_on(tmp_path):
-    source = {key: value for key, value in TINY.items() if key != "teacher"}
     config = tmp_path / "grid.yaml"
-    config.write_text(yaml.safe_dump({**source, "methods": ["none"], "train": {**TINY["train"], "save_every": 0}}))
+    config.write_text(yaml.safe_dump({**ALONE, "methods": ["none"], "train": {**TINY["train"], "save_every": 0}}))
     command = [sys.executable, "-m", "segdistill.cli", "compare", str(config), "seeds=1", "train.steps=100000"]
     process = subprocess.Popen([*command, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)
     folder = tmp_path / "out/synthetic_pspnet_resnet18_quarter_none_seed0"
@@ -288,27 +286,25 @@ def test_a_terminated_grid_saves_its_run_and_goes_on(tmp_path):
 
 
 def test_equal_seconds_become_steps(tmp_path, monkeypatch):
-    source = {key: value for key, value in TINY.items() if key != "teacher"}
     plan = ["methods=[none]", "seeds=2", "seconds=0.5"]
-    result = compare(source, plan, out=tmp_path, say=lambda line: None)
+    result = compare(ALONE, plan, out=tmp_path, say=lambda line: None)
     (measured,) = result["measured"].values()
     assert measured["steps"] == max(1, int(0.5 / measured["seconds_per_step"]))
     assert [run["steps"] for run in result["runs"]] == [measured["steps"]] * 2
     assert load_config(tmp_path / result["runs"][0]["folder"]).train.steps == measured["steps"]
     assert "0.5 s of training per run" in " ".join(notes(result))
-    again = compare(source, plan, out=tmp_path, say=lambda line: None)
+    again = compare(ALONE, plan, out=tmp_path, say=lambda line: None)
     assert again["measured"] == result["measured"]  # it is not measured a second time, so that runs can go on
     assert again["rows"] == result["rows"]
-    other = compare(source, [*plan[:2], "seconds=0.4"], out=tmp_path, say=lambda line: None)
+    other = compare(ALONE, [*plan[:2], "seconds=0.4"], out=tmp_path, say=lambda line: None)
     assert "was started with" in other["rows"][0]["errors"][0]
-    assert compare(source, plan, out=tmp_path, say=lambda line: None)["rows"] == result["rows"]  # nor after a detour
-    larger = compare(source, [*plan, "data.batch_size=2"], out=tmp_path, say=lambda line: None)
+    assert compare(ALONE, plan, out=tmp_path, say=lambda line: None)["rows"] == result["rows"]  # nor after a detour
+    larger = compare(ALONE, [*plan, "data.batch_size=2"], out=tmp_path, say=lambda line: None)
     assert larger["measured"] != result["measured"]
 
 
 def test_runs_at_a_time(tmp_path):
-    source = {key: value for key, value in TINY.items() if key != "teacher"}
-    source["train"] = {**TINY["train"], "threads": None}
+    source = {**ALONE, "train": {**TINY["train"], "threads": None}}
     result = compare(source, ["methods=[none]"], out=tmp_path, jobs=2, say=lambda line: None)
     assert [run["status"] for run in result["runs"]] == ["done", "done"]
     for run in result["runs"]:

@@ -13,14 +13,14 @@ import yaml
 from PIL import Image
 
 from segdistill import cli
-from segdistill.compare.report import classes, collect, inference, pictures, write_report
+from segdistill.compare.report import classes, collect, figures, inference, pictures, write_report
 from segdistill.compare.report.collect import Spread, find_runs, number, read_run
 from segdistill.compare.report.figures import page_svg, place_labels
 from segdistill.compare.report.page import percent, points, short, tint
 from segdistill.compare.report.prototypes import Prototypes
 from segdistill.compare.report.study import gather
 from segdistill.data import build_dataset
-from segdistill.engine import evaluate, load_student
+from segdistill.engine import evaluate, load_student, settings
 from segdistill.engine.checkpoint import make_card, save_student
 from segdistill.models import build_model
 
@@ -299,7 +299,7 @@ def test_rank_correlation_is_spearmans():
     assert classes.rank_correlation([1, 2], [1, 2]) is None
 
 
-@pytest.mark.parametrize("module", [classes, collect, pictures])
+@pytest.mark.parametrize("module", [classes, collect, figures, pictures, settings])
 def test_examples_in_docstrings(module):
     assert doctest.testmod(module).failed == 0
 

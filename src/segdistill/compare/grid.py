@@ -16,9 +16,9 @@ from segdistill.compare.table import write_tables
 from segdistill.compare.work import evaluate_teacher, measure, train_and_evaluate
 from segdistill.engine import TrainingStopped, environment, load_config, write_json
 from segdistill.engine.build import build_split, teacher_digest
-from segdistill.engine.checkpoint import CONFIG, SUMMARY, read_json
+from segdistill.engine.checkpoint import CONFIG, SUMMARY, stored_json
 from segdistill.engine.config import Config
-from segdistill.engine.training import TEACHER_PATHS, check_same, fixed_settings
+from segdistill.engine.settings import TEACHER_PATHS, check_same, fixed_settings
 
 PLAN = "plan.json"
 """What is known beside the runs: the teachers' figures, how many runs were trained at a time, and the time of a step
@@ -211,7 +211,7 @@ def _digest(config: Config, *parts: str) -> str:
 
 
 def _notes(plan: Plan) -> dict[str, Any]:
-    return read_json(plan.out / PLAN) if (plan.out / PLAN).is_file() else {}
+    return stored_json(plan.out / PLAN)
 
 
 def _note(plan: Plan, **facts: Any) -> None:

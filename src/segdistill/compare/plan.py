@@ -13,7 +13,7 @@ from pydantic import Field
 from segdistill._options import closest
 from segdistill.engine.checkpoint import CONFIG
 from segdistill.engine.config import Config, Strict, load_config, read_config
-from segdistill.engine.training import check_same
+from segdistill.engine.settings import check_same
 from segdistill.methods import method_options, resolve_methods
 
 
@@ -152,10 +152,7 @@ def load_plan(
     def expand(section: str, entries: Iterable[Any] | None) -> list[dict[str, Any]]:
         changes = [o for o in overrides if o.startswith(f"{section}.") or (o.startswith(f"{section}=") and not entries)]
         found = list(_variants(section, raw.get(section), entries or [{}], source))
-        sections = [read_config({section: entry}, changes)[section] for entry in found]
-        for wrong in (entry for entry in sections if not isinstance(entry, Mapping)):
-            raise ValueError(f"{section}: expected a mapping, got {wrong!r}")
-        return sections
+        return [_mapping(section, read_config({section: entry}, changes)[section]) for entry in found]
 
     datas, students = expand("data", data_entries), expand("student", options.students)
     methods = [resolve_methods(entry) for entry in options.methods]
@@ -230,9 +227,7 @@ def _options(raw: dict[str, Any]) -> GridConfig:
 
 def _variants(section: str, base: Any, entries: Iterable[Any], source: Any) -> Iterator[dict[str, Any]]:
     """Each entry as a section: a file's, a whole one, or the base with changes."""
-    if not isinstance(base, Mapping | None):
-        raise ValueError(f"{section}: expected a mapping, got {base!r}")
-    base = dict(base or {})
+    base = _mapping(section, {} if base is None else base)
     for entry in entries:
         if isinstance(entry, str) and entry.endswith((".yaml", ".yml")):
             yield dict(read_config(_beside(source, entry)).get(section) or {})
@@ -242,6 +237,12 @@ def _variants(section: str, base: Any, entries: Iterable[Any], source: Any) -> I
             yield dict(entry) if "name" in entry or "checkpoint" in entry else {**base, **entry}
         else:
             raise ValueError(f"{section}: expected names, files or mappings, got {entry!r}")
+
+
+def _mapping(section: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{section}: expected a mapping, got {value!r}")
+    return dict(value)
 
 
 def _labels(section: str, entries: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -277,9 +278,9 @@ def _teacher(section: Any, data: Mapping[str, Any], label: str, out: Path, teach
         raise ValueError(f"teacher.config: expected a file or a configuration, got {config!r}")
     own = "data" in config
     whole = load_config({**config, "data": config["data"] if own else dict(data)}, ["method=none"])
-    folder = out / ("teacher" if own or not label else f"teacher_{_slug(label)}")
-    if _holds(out / "teacher", whole):  # from when this was the only data set
-        folder = out / "teacher"
+    folder = out / "teacher"
+    if label and not own and not _holds(folder, whole):  # it may, from when this was the only data set
+        folder = out / f"teacher_{_slug(label)}"
     teachers[folder] = whole
     return {"checkpoint": str(folder)}
 

@@ -51,16 +51,16 @@ def gather(
     counts: dict[str, Tensor] = {}
     for run in plan.runs:
         error = failed.get(run.folder.name)
-        place = {key: getattr(run, key) for key in ("data", "student", "method", "seed")}
-        entry = {"folder": run.folder.name, **place, "status": "failed" if error else "done", "error": error}
+        found: dict[str, Any] = {}
         if error is None:
             try:
                 found, counts[run.folder.name] = _read(run, options.split)
-                entry |= found
             except (ValueError, OSError, KeyError, SafetensorError) as unreadable:
                 line = " ".join(f"{type(unreadable).__name__}: {unreadable}".split())
-                entry |= {"status": "failed", "error": f"{line} (delete {run.folder} to start it afresh)"}
-        runs[run.folder] = entry
+                error = f"{line} (delete {run.folder} to start it afresh)"
+        place = {key: getattr(run, key) for key in ("data", "student", "method", "seed")}
+        status = {"status": "failed" if error else "done", "error": error}
+        runs[run.folder] = {"folder": run.folder.name, **place, **status, **found}
     rows = []
     for (data, student, method), members in plan.rows().items():
         entries = [runs[run.folder] for run in members]

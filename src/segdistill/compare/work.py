@@ -43,8 +43,8 @@ def train_and_evaluate(config: Config, folder: Path, split: str | None) -> float
         return miou
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    own = (config.student.name or "").startswith("python:")  # the configuration itself named the function
-    result = evaluate_run(folder, split=split, device=config.train.device, per_image=True, allow_code=own or None)
+    code = config.student.is_code or None  # the configuration itself named the function
+    result = evaluate_run(folder, split=split, device=config.train.device, per_image=True, allow_code=code)
     counts = {"counts": torch.tensor(result.pop("per_image"))}
     write_atomically(counts_path(folder, split), lambda path: save_file(counts, path))
     write_json(evaluation_path(folder, split), result)

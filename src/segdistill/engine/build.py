@@ -11,7 +11,7 @@ from torch import nn
 
 from segdistill._options import closest
 from segdistill.data import SegmentationDataset, build_dataset
-from segdistill.engine.checkpoint import STUDENT, load_student, read_card
+from segdistill.engine.checkpoint import load_student, read_card, student_path
 from segdistill.engine.config import Config, DataConfig, NetworkConfig, TrainConfig
 from segdistill.models import build_model
 from segdistill.models._proposal import propose_taps
@@ -187,8 +187,7 @@ def build_teacher(config: Config, classes: Sequence[str], network: nn.Module | N
     if network is None:
         if section is None:
             raise ValueError(f"method {', '.join(config.method_names)} needs a teacher; set teacher.checkpoint=RUN")
-        makes_itself = (section.name or "").startswith("python:")  # the user's function may load weights
-        if section.checkpoint is None and section.weights is None and not makes_itself:
+        if section.checkpoint is None and section.weights is None and not section.is_code:  # which may load its own
             raise ValueError("teacher: an untrained network teaches nothing; set teacher.checkpoint or teacher.weights")
         network = build_network(section, len(classes), "teacher")
     class_map = None if section is None else build_class_map(section, network, classes)
@@ -203,9 +202,13 @@ def teacher_digest(config: Config) -> str | None:
     """
     section = config.teacher
     path = (section.checkpoint or section.weights) if section is not None and config.distils else None
-    file = Path(path or "").expanduser()
-    file = file / STUDENT if file.is_dir() else file
-    return _file_digest(file, file.stat().st_mtime_ns) if file.is_file() else None
+    if path is None:
+        return None
+    try:
+        file = student_path(path)
+    except ValueError:  # what a library publishes or installs, which has a version of its own
+        return None
+    return _file_digest(file, file.stat().st_mtime_ns)
 
 
 @cache

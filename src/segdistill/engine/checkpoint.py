@@ -60,6 +60,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def stored_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, as `read_json`; empty if there is no file.
+
+    Args:
+        path: of the file.
+    """
+    return read_json(path) if path.is_file() else {}
+
+
 def save_checkpoint(folder: Path, parts: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Write `checkpoint.pt`: everything that a run needs to go on as if it had never stopped.
 

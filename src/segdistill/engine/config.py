@@ -105,6 +105,11 @@ class NetworkConfig(BaseModel):
     class_map: Literal["names"] | dict[int | str, int | str | None] | None = None
 
     @property
+    def is_code(self) -> bool:
+        """Whether a function of the user's own makes the network."""
+        return (self.name or "").startswith("python:")
+
+    @property
     def options(self) -> dict[str, Any]:
         """Options of the family."""
         return dict(self.model_extra or {})

@@ -25,7 +25,6 @@ from segdistill.engine.checkpoint import (
     load_checkpoint,
     load_student,
     make_card,
-    read_json,
     save_checkpoint,
     save_student,
     write_atomically,
@@ -38,22 +37,9 @@ from segdistill.engine.evaluate import evaluate, model_stats
 from segdistill.engine.gradients import term_gradients
 from segdistill.engine.record import Recorder
 from segdistill.engine.runtime import Runtime, environment, peak_memory, synchronize
+from segdistill.engine.settings import check_same
 from segdistill.methods import build_method
 from segdistill.taps import Taps
-
-FREE_TO_CHANGE = {
-    "workers",
-    "save_every",
-    "log_every",
-    "tensorboard",
-    "device",
-    "threads",
-    "gradient_samples",
-}
-"""Settings that a resumed run may change: they change neither what is computed nor which student is kept."""
-
-TEACHER_PATHS = {"teacher.checkpoint", "teacher.weights"}
-"""Where a teacher is, which may change while its weights do not."""
 
 
 class Training:
@@ -342,47 +328,6 @@ class Training:
         if run.main:
             write_json(self.folder / SUMMARY, summary)
         return summary
-
-
-def fixed_settings(config: Config) -> dict[str, Any]:
-    """The settings of a run that are not free to change, by dotted name.
-
-    Args:
-        config: of the run.
-    """
-    settings = _flat(config.model_dump(mode="json"))
-    return {key: value for key, value in settings.items() if key.split(".")[-1] not in FREE_TO_CHANGE}
-
-
-def check_same(old: Config, new: Config, folder: Path) -> None:
-    """Refuse to go on with a run under another configuration, but for the settings that are free to change.
-
-    A teacher is told by its weights, so that it may have moved but not changed.
-
-    Args:
-        old: what the run was started with.
-        new: what it would go on with.
-        folder: of the run.
-
-    Raises:
-        ValueError: with the first setting that differs.
-    """
-    if new.train.precision == "auto":  # what it means was decided when the run began
-        new = new.model_copy(update={"train": new.train.model_copy(update={"precision": old.train.precision})})
-    before = read_json(folder / ENVIRONMENT).get("teacher") if (folder / ENVIRONMENT).is_file() else None
-    now = build.teacher_digest(new)
-    if before and now and before != now:
-        raise ValueError(f"{folder} was taught by another teacher than the one that is there now")
-    a, b = fixed_settings(old), fixed_settings(new)
-    for key in sorted((a.keys() | b.keys()) - (TEACHER_PATHS if before and now else set())):
-        if a.get(key) != b.get(key):
-            raise ValueError(f"{folder} was started with {key}={a.get(key)}, not {b.get(key)}; resume it unchanged")
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(tree, dict) and tree:
-        return {k: v for key, sub in tree.items() for k, v in _flat(sub, f"{prefix}{key}.").items()}
-    return {prefix.rstrip("."): tree}
 
 
 def _stats(network: nn.Module) -> dict[str, Any]:

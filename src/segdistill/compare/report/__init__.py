@@ -6,7 +6,6 @@ from typing import get_args
 
 from segdistill.compare.report import curves, panels
 from segdistill.compare.report.classes import Matrix, class_rows, improvement, largest_changes, stored_confusions
-from segdistill.compare.report.collect import read_object
 from segdistill.compare.report.figures import Album, Format, style
 from segdistill.compare.report.gradients import gradients
 from segdistill.compare.report.inference import Survey, survey
@@ -14,7 +13,7 @@ from segdistill.compare.report.page import Content, render
 from segdistill.compare.report.pictures import make_cards, write_sheets
 from segdistill.compare.report.study import Study, gather
 from segdistill.compare.result import COMPARISON, FORMAT
-from segdistill.engine.checkpoint import write_atomically
+from segdistill.engine.checkpoint import stored_json, write_atomically
 
 PAGE, FIGURES = "index.html", "figures"
 MOST_IMAGES = 40
@@ -61,7 +60,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     album = Album(folder / FIGURES, figures)
     content = Content(study, class_rows(study, study.focus))
-    tables = [read_object(Path(run).expanduser() / COMPARISON) for run in runs]
+    tables = [stored_json(Path(run).expanduser() / COMPARISON) for run in runs]
     content.comparisons = [table for table in tables if table.get("format") == FORMAT]
     if len(content.comparisons) < sum(map(bool, tables)):
         study.notes.append(f"No verdicts: {COMPARISON} is not of this version; run the comparison's command again.")

@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 
 from segdistill.engine import load_config
-from segdistill.engine.checkpoint import CONFIG, ENVIRONMENT, METRICS, STUDENT, SUMMARY, read_json
+from segdistill.engine.checkpoint import CONFIG, ENVIRONMENT, METRICS, STUDENT, SUMMARY, stored_json
 from segdistill.engine.record import read_records
+from segdistill.engine.settings import flat
 
 SCORES = ("miou", "macc", "pixel_accuracy")
 COSTS = ("lr", "grad_norm", "images_per_s", "data_wait", "memory_mb")
@@ -166,23 +167,6 @@ class Run:
         return self.config.get("train") or {}
 
 
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """A tree of mappings as one mapping of `key.sub` → value.
-
-    Args:
-        tree: mappings, lists and values.
-        prefix: of the keys.
-
-    >>> flat({"train": {"steps": 4}, "method": [{"name": "kd"}]})
-    {'train.steps': 4, 'method.0.name': 'kd'}
-    """
-    if isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
-        tree = {str(index): item for index, item in enumerate(tree)}
-    if isinstance(tree, Mapping) and tree:
-        return {key: value for name, sub in tree.items() for key, value in flat(sub, f"{prefix}{name}.").items()}
-    return {prefix.rstrip("."): tree}
-
-
 def number(value: Any) -> float | None:
     """A finite number, or None: what cannot be drawn is left out."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -220,16 +204,16 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     evaluations = {}
     for file in sorted(folder.glob("eval_*.json")):
-        evaluations[file.stem.removeprefix("eval_")] = read_object(file)
+        evaluations[file.stem.removeprefix("eval_")] = stored_json(file)
     records = read_records(folder / METRICS)
     return Run(
         folder,
         _config(folder / CONFIG),
-        read_object(folder / SUMMARY),
+        stored_json(folder / SUMMARY),
         [record for record in records if "loss" in record],
         [record for record in records if "val_miou" in record],
         evaluations,
-        read_object(folder / ENVIRONMENT),
+        stored_json(folder / ENVIRONMENT),
     )
 
 
@@ -263,18 +247,6 @@ def is_run(folder: Path) -> bool:
 def has_student(folder: Path) -> bool:
     """Whether a folder holds trained weights."""
     return (folder / STUDENT).is_file()
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if there is none.
-
-    Args:
-        path: of the file.
-
-    Raises:
-        ValueError: if it holds anything else.
-    """
-    return read_json(path) if path.is_file() else {}
 
 
 def _config(path: Path) -> dict[str, Any]:

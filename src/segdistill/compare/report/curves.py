@@ -141,5 +141,5 @@ def _curve_panel(figure: "Figure", groups: Sequence[Group], key: str, *, log: bo
     axes = figure.subplots()
     values = _lines(axes, groups, key)
     if log and values and min(values) > 0 and max(values) > 20 * min(values):
-        log_scale(axes, "y")
+        log_scale(axes.yaxis)
     axes.set_xlabel("step")

@@ -203,13 +203,12 @@ def percent_axis(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
 
 
-def log_scale(axes: "Axes", name: Literal["x", "y"]) -> None:
+def log_scale(axis: Any) -> None:
     """Make an axis logarithmic, its ticks plain numbers: 1, 2 and 5 of each decade, or 1 alone where they are many."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    axis, limits = (axes.xaxis, axes.get_xlim) if name == "x" else (axes.yaxis, axes.get_ylim)
-    axes.set(**{f"{name}scale": "log"})
-    low, high = limits()
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

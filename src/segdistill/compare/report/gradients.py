@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segdistill.compare.report.figures import BAR, MUTED, Album, Drawing, percent_axis
+from segdistill.compare.report.figures import BAR, MARGINS, MUTED, Album, Drawing, percent_axis
 from segdistill.compare.report.study import COLOURS, Group, Study
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def gradients(album: Album, study: Study) -> list[Drawing]:
                 lambda figure, norms=norms, cosines=cosines, terms=terms: _paint(  # type: ignore[misc]
                     figure, norms, cosines, terms
                 ),
-                margins=(0.55, 0.42, 0.1, 0.1 + 0.16 * math.ceil(len(terms) / 2)),
+                margins=(*MARGINS[:3], 0.1 + 0.16 * math.ceil(len(terms) / 2)),
             )
         )
     return drawings

@@ -180,7 +180,6 @@ def _verdicts(result: Comparison) -> dict[str, Any]:
     """A comparison's own table, without the columns of costs that the page has elsewhere."""
     header, rows = cells(result)
     return {
-        "split": result["split"],
         "columns": [(name, name not in TEXTS) for name in header[: -len(COSTS)]],
         "rows": [row[: -len(COSTS)] for row in rows],
         "notes": notes(result, costs=False),

@@ -113,12 +113,11 @@ def cost(album: Album, study: Study) -> Drawing | None:
     def paint(figure: "Figure") -> None:
         axes = figure.subplots()
         for group, x, y in points:
-            error = None if y.sd is None else y.sd
-            look: Any = {"fmt": "o", "ms": 5, "elinewidth": 0.8, "color": group.colour, "gid": f"series-{group.slot}"}
-            axes.errorbar(x, y.mean, error, **look)
+            series = f"series-{group.slot}"
+            axes.errorbar(x, y.mean, y.sd, fmt="o", ms=5, elinewidth=0.8, color=group.colour, gid=series)
         xs = [x for _, x, _ in points]
         if max(xs) > 8 * min(xs):
-            log_scale(axes, "x")
+            log_scale(axes.xaxis)
         axes.margins(x=0.2, y=0.15)
         axes.set_xlabel("GFLOPs")
         percent_axis(axes.yaxis)
@@ -173,7 +172,7 @@ def _scatter(figure: "Figure", points: Sequence[tuple[float, float, str]], told:
         linewidths=0,
     )
     if log:
-        log_scale(axes, "x")
+        log_scale(axes.xaxis)
     axes.margins(x=0.12, y=0.15)
     axes.set_ylabel("gain, points")
     percent_axis(axes.xaxis)

@@ -11,18 +11,17 @@ from segdistill.compare.report.collect import (
     Spread,
     check_classes,
     find_runs,
-    flat,
     has_student,
     is_run,
     number,
     read_run,
 )
+from segdistill.engine.settings import FREE_TO_CHANGE, flat
 
 COLOURS = ("#1f77c9", "#d9590c", "#0f9d76", "#b5539c", "#d99a00", "#3fa7d6", "#7a5bd0", "#8a6d3b")
 """Of the students, told apart by colour-blind eyes too (after Okabe and Ito, 2008)."""
 BASELINE, TEACHER = "#87909b", "#1b2027"
-SAME = ("train.seed", "train.device", "train.threads", "train.log_every", "train.save_every", "train.tensorboard",
-        "train.gradient_samples", "data.workers", "data.eval_batch_size")  # fmt: skip
+SAME = {*FREE_TO_CHANGE, "train.seed", "data.eval_batch_size"}
 """Settings in which runs of one group may differ."""
 
 
@@ -218,7 +217,7 @@ def _grouped(runs: Iterable[Run]) -> list[Group]:
 def _tell_apart(groups: Sequence[Group]) -> None:
     """Give groups of one label the settings in which they differ, or their folders: no label twice."""
     settings = [group.runs[0].settings for group in groups]
-    keys = sorted(set().union(*settings) - set(SAME))
+    keys = sorted(set().union(*settings) - SAME)
     differing = [key for key in keys if len({str(own.get(key)) for own in settings}) > 1]
     told = [", ".join(f"{key.split('.')[-1]}={own.get(key)}" for key in differing) for own in settings]
     short = 0 < len(differing) <= 3 and max(map(len, told)) <= 60

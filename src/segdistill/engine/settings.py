@@ -1,0 +1,74 @@
+"""A configuration as flat settings: which of them a run is bound to, and whether a folder holds that run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segdistill.engine.build import teacher_digest
+from segdistill.engine.checkpoint import ENVIRONMENT, stored_json
+from segdistill.engine.config import Config
+
+FREE_TO_CHANGE = {
+    "data.workers",
+    "train.device",
+    "train.gradient_samples",
+    "train.log_every",
+    "train.save_every",
+    "train.tensorboard",
+    "train.threads",
+}
+"""Settings that a resumed run may change: they change neither what is computed nor which student is kept."""
+
+TEACHER_PATHS = {"teacher.checkpoint", "teacher.weights"}
+"""Where a teacher is, which may change while its weights do not."""
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A tree of mappings as one mapping of `key.sub` → value.
+
+    Args:
+        tree: mappings, lists and values.
+        prefix: of the keys.
+
+    >>> flat({"train": {"steps": 4}, "method": [{"name": "kd"}]})
+    {'train.steps': 4, 'method.0.name': 'kd'}
+    """
+    if isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
+        tree = {str(index): item for index, item in enumerate(tree)}
+    if isinstance(tree, Mapping) and tree:
+        return {key: value for name, sub in tree.items() for key, value in flat(sub, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): tree}
+
+
+def fixed_settings(config: Config) -> dict[str, Any]:
+    """The settings of a run that are not free to change, by dotted name.
+
+    Args:
+        config: of the run.
+    """
+    return {key: value for key, value in flat(config.model_dump(mode="json")).items() if key not in FREE_TO_CHANGE}
+
+
+def check_same(old: Config, new: Config, folder: Path) -> None:
+    """Refuse to go on with a run under another configuration, but for the settings that are free to change.
+
+    A teacher is told by its weights, so that it may have moved but not changed.
+
+    Args:
+        old: what the run was started with.
+        new: what it would go on with.
+        folder: of the run.
+
+    Raises:
+        ValueError: with the first setting that differs.
+    """
+    if new.train.precision == "auto":  # what it means was decided when the run began
+        new = new.model_copy(update={"train": new.train.model_copy(update={"precision": old.train.precision})})
+    before, now = stored_json(folder / ENVIRONMENT).get("teacher"), teacher_digest(new)
+    told = before is not None and now is not None
+    if told and before != now:
+        raise ValueError(f"{folder} was taught by another teacher than the one that is there now")
+    a, b = fixed_settings(old), fixed_settings(new)
+    for key in sorted((a.keys() | b.keys()) - (TEACHER_PATHS if told else set())):
+        if a.get(key) != b.get(key):
+            raise ValueError(f"{folder} was started with {key}={a.get(key)}, not {b.get(key)}; resume it unchanged")

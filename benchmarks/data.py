@@ -14,10 +14,10 @@ from collections.abc import Iterator
 import torch
 
 from _measure import Row, compare, image_step, report
-from segdistill.compare.demo import GRID
 from segdistill.data import build_dataset
-from segdistill.data.synthetic import Synthetic
+from segdistill.data.sets.synthetic import Synthetic
 from segdistill.data.transforms import TrainTransform
+from segdistill.demo import GRID
 from segdistill.models import build_model
 
 CLASSES = 11

@@ -11,15 +11,18 @@ import json
 import statistics
 import sys
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from _measure import RESULTS, Work, machine, peak_bytes, seconds
-from segdistill.engine.distiller import Distiller, frozen, observe
+from segdistill.engine.distiller import Distiller
+from segdistill.engine.loop import backward, forward
+from segdistill.engine.runtime import Runtime
+from segdistill.engine.teacher import observe
 from segdistill.methods import build_method
 from segdistill.models import build_model
 from segdistill.taps import Tapped
@@ -75,16 +78,18 @@ class Steps:
         made = method.make_critic()
         critic = None if made is None else made.to(self.images.device)
         optimizer = None if critic is None else method.make_critic_optimizer(critic)
+        run, scaler = Runtime(self.images.device), torch.amp.GradScaler(self.images.device.type, enabled=False)
+        learner = SimpleNamespace(
+            model=distiller, method=method, teacher=self.teacher, critic=critic, run=run, scaler=scaler
+        )
 
         def step() -> None:
-            seen = observe(self.teacher, self.images, method.teacher_taps() or {"logits"})
-            with frozen(critic):
-                terms, student, seen = distiller(self.images, self.target, seen, 0.5, critic)
-            torch.stack(list(terms.values())).sum().backward()
+            if not method.teacher_taps():
+                observe(self.teacher, self.images, {"logits"})
+            terms, student, seen = forward(learner, self.images, self.target, 0.5)
+            backward(learner, terms, student, seen)
             distiller.zero_grad(set_to_none=True)
-            if critic is not None and optimizer is not None:
-                detached: dict[str, Tensor] = {name: tap.detach() for name, tap in student.items()}
-                torch.stack(list(method.critic_loss(critic, detached, seen).values())).sum().backward()
+            if optimizer is not None:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from segdistill.comparison.reference import config_entries
 from segdistill.methods import list_methods, method_class, method_options, resolve_methods
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +43,20 @@ sum(terms.values()).backward()
 """
 
 
+CONFIG_HEAD = """
+# The configuration
+
+A run is described by one YAML file; `key.sub=value` behind it on the command line changes single keys. A key that does
+not exist is refused, with the nearest one that does. `segdistill list config train.lr` prints an entry of this page.
+"""
+ABOUT = {
+    "data": "Further keys are options of the data set; `segdistill list data` prints them.",
+    "student and teacher": "The same keys under `student` and under `teacher`. Further keys are options of the "
+    "network's family, such as `pretrained`, `aux` and `width`.",
+    "compare": "What `segdistill compare` takes besides, at the top level of the file or as `key=value`.",
+}
+
+
 def main() -> None:
     """Write all pages and the index."""
     PAGES.mkdir(exist_ok=True)
@@ -50,6 +65,7 @@ def main() -> None:
         kept = path.read_text().partition(BY_HAND)[2] if path.is_file() else ""
         path.write_text(page(name) + (f"\n{BY_HAND}{kept}" if kept.strip() else ""))
     (PAGES / "README.md").write_text(index())
+    (ROOT / "docs/config.md").write_text(config_page())
 
 
 def page(name: str) -> str:
@@ -195,12 +211,31 @@ def cost(name: str) -> str:
 
 def configurations(name: str) -> list[str]:
     """The shipped configurations that use the method."""
-    found = []
+    found = [f"- any, with `method={name}`: `segdistill distill configs/camvid/student_cpu.yaml method={name}`"]
     for path in sorted(ROOT.glob("configs/*/*.yaml")):
         spec = yaml.safe_load(path.read_text()).get("method")
         if spec and name in [entry["name"] for entry in resolve_methods(spec)]:
             found.append(f"- [`{path.relative_to(ROOT)}`](../../{path.relative_to(ROOT)})")
-    return ["## Configurations", "\n".join(found)] if found else []
+    return [] if name == "none" else ["## Configurations", "\n".join(found)]
+
+
+def config_page() -> str:
+    """The reference of the configuration, from the docstrings under its keys."""
+    parts = [CONFIG_HEAD.strip()]
+    for section, entries in config_entries().items():
+        parts.append(f"## `{section}`" if " " not in section else f"## {section.capitalize()}")
+        parts.append(ABOUT.get(section, ""))
+        rows = []
+        for entry in entries:
+            default = f"`{entry.default}`" if entry.default else ""
+            rows.append(f"| `{entry.key}` | {cell(entry.type)} | {cell(default)} | {cell(entry.text)} |")
+        parts.append("\n".join(["| key | type | default | what it means |", "|---|---|---|---|", *rows]))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def cell(text: str) -> str:
+    """A text inside a table of Markdown."""
+    return text.replace("|", "\\|")
 
 
 def index() -> str:

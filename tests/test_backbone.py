@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from segdistill.models import build_model
-from segdistill.models._backbone import Backbone, Excitation, MobileNetV2Plus, make_backbone
-from segdistill.models.lightnet import LightHead
+from segdistill.models.backbone import Backbone, Excitation, MobileNetV2Plus, make_backbone
+from segdistill.models.families.lightnet import LightHead
 
 
 @pytest.mark.parametrize(("stride", "dilations"), [(8, [2, 4, 8, 16]), (16, [1, 2, 4, 8]), (32, [1, 1, 2, 4])])

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from segdistill.compare import benchmark as module
-from segdistill.compare.benchmark import benchmark, peak_bytes
-from segdistill.compare.complexity import method_costs, shapes
-from segdistill.engine.checkpoint import make_card, save_student
+from segdistill.engine.student import make_card, save_student
+from segdistill.measure import benchmark as module
+from segdistill.measure.benchmark import benchmark, peak_bytes
+from segdistill.measure.method_costs import method_costs, shapes
 from segdistill.methods._level_graph import LevelGraph
 from segdistill.models import build_model
 from segdistill.texture import contourlet_operations

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from segdistill.data import build_dataset
-from segdistill.data.camvid import GROUPS, IDS, PALETTE, CamVid
+from segdistill.data.sets.camvid import GROUPS, IDS, PALETTE, CamVid
 
 
 def write(path, values, mode=None):

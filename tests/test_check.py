@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from segdistill.data import build_dataset, check_data, check_dataset
-from segdistill.data.camvid import CamVid
+from segdistill.data.sets.camvid import CamVid
 
 
 def write(path, values):

@@ -21,10 +21,10 @@ from published_layouts import (
 )
 from segdistill import build_model, load_student
 from segdistill.engine.build import build_network
-from segdistill.engine.checkpoint import make_card, save_student
 from segdistill.engine.config import NetworkConfig
-from segdistill.models._forms import SOURCES
+from segdistill.engine.student import make_card, save_student
 from segdistill.models.checkpoints import convert, find_source, load_weights
+from segdistill.models.forms import SOURCES
 from segdistill.taps import Tapped
 
 REFERENCES = [

@@ -16,11 +16,11 @@ import yaml
 from PIL import Image
 
 from segdistill import distill, load_config
-from segdistill.compare.grid import compare
-from segdistill.compare.plan import load_plan
-from segdistill.compare.result import training_time
-from segdistill.compare.statistics import paired_interval
-from segdistill.compare.table import cells, latex, markdown, notes
+from segdistill.comparison.grid import compare
+from segdistill.comparison.plan import load_plan
+from segdistill.comparison.result import training_time
+from segdistill.comparison.statistics import paired_interval
+from segdistill.comparison.table import cells, latex, markdown, notes
 from segdistill.engine import training
 
 TINY = {

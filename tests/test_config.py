@@ -1,8 +1,8 @@
 import pytest
 import yaml
 
-from segdistill.engine.build import schedule
 from segdistill.engine.config import dump_config, load_config
+from segdistill.engine.optim import schedule
 
 BASE = {"data": {"name": "synthetic"}, "student": {"name": "pspnet_resnet18"}}
 

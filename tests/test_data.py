@@ -3,7 +3,7 @@ import torch
 
 import segdistill.data
 from segdistill.data import SegmentationDataset, build_dataset, dataset_class, dataset_options, list_datasets
-from segdistill.data._base import check_classes, check_split, distinct_colours
+from segdistill.data.dataset import check_classes, check_split, distinct_colours
 
 
 def test_the_folder_is_the_registry(tmp_path, monkeypatch):

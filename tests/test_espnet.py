@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from segdistill.models import build_model
-from segdistill.models.espnet import ESP, Down, cropped
+from segdistill.models.families.espnet import ESP, Down, cropped
 from segdistill.taps import Tapped
 
 

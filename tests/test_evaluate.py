@@ -6,9 +6,9 @@ from torch import nn
 
 from segdistill import build_model, evaluate, predict
 from segdistill.data import SegmentationDataset, build_dataset
-from segdistill.engine import model_stats
-from segdistill.engine.checkpoint import make_card, save_student
 from segdistill.engine.runtime import Runtime
+from segdistill.engine.student import make_card, save_student
+from segdistill.models.stats import model_stats
 
 
 class Oracle(nn.Module):

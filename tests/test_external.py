@@ -13,13 +13,15 @@ from torch import nn
 
 from conftest import REPOSITORY
 from segdistill import Tapped, build_model, distill, load_student
-from segdistill.data.camvid import PALETTE
-from segdistill.engine.build import build_class_map, build_network, build_teacher, tap
-from segdistill.engine.checkpoint import make_card, read_card, save_student
+from segdistill.data.sets.camvid import PALETTE
+from segdistill.engine.build import build_network, tap
 from segdistill.engine.config import NetworkConfig, load_config
-from segdistill.models._external_hf import clean
-from segdistill.models._proposal import propose_taps
-from segdistill.models.external import External, external_names
+from segdistill.engine.student import make_card, read_card, save_student
+from segdistill.engine.teacher import build_class_map, build_teacher
+from segdistill.models.external import external_names
+from segdistill.models.external.hf import clean
+from segdistill.models.external.wrapper import External
+from segdistill.models.proposal import propose_taps
 from segdistill.taps import ClassMap
 
 SEGFORMER = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32], "decoder_hidden_size": 16,

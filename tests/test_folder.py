@@ -7,9 +7,9 @@ import yaml
 from PIL import Image
 
 from segdistill.data import build_dataset
-from segdistill.data._base import MissingMasks
-from segdistill.data._files import read_image
-from segdistill.data.folder import Folder
+from segdistill.data.dataset import MissingMasks
+from segdistill.data.files import read_image
+from segdistill.data.sets.folder import Folder
 
 THREE = ["sky", "road", "car"]
 COLOURS = {"sky": [10, 20, 30], "road": "#ff0000", "car": [0, 0, 0]}

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from segdistill.engine import TrainingStopped, distill, gradients, load_config, training
+from segdistill.engine import gradients, training
+from segdistill.engine.config import load_config
 from segdistill.engine.gradients import term_gradients
+from segdistill.engine.loop import TrainingStopped, distill
 from segdistill.engine.runtime import Runtime
 
 CONFIG = {

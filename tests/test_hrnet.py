@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segdistill.models import build_model, hrnet
-from segdistill.models.hrnet import SIZES, Exchange, HighResolution, Transition
+from segdistill.models import build_model
+from segdistill.models.families import hrnet
+from segdistill.models.families.hrnet import SIZES, Exchange, HighResolution, Transition
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from segdistill.models.isanet import InterlacedAttention, SelfAttention
+from segdistill.models.families.isanet import InterlacedAttention, SelfAttention
 
 
 def test_attention_is_a_softmax_average():

@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from segdistill import distill, list_methods, load_student
-from segdistill.engine import TrainingStopped, training
-from segdistill.engine.checkpoint import read_card
+from segdistill.engine import training
+from segdistill.engine.loop import TrainingStopped
+from segdistill.engine.student import read_card
 
 DATA = {
     "name": "synthetic", "size": [32, 32], "images": 8, "crop": [32, 32], "batch_size": 4, "workers": 0,

@@ -3,11 +3,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segdistill.engine.checkpoint import load_student, make_card, save_student
+from segdistill.engine.student import load_student, make_card, save_student
+from segdistill.measure.published import PUBLISHED
 from segdistill.models import build_model, list_families, list_models, model_options, split_name
-from segdistill.models._backbone import Backbone
-from segdistill.models._published import PUBLISHED
-from segdistill.models._weights import installed_weights, load_backbone_weights, read_tensors
+from segdistill.models.backbone import Backbone
+from segdistill.models.weights.files import installed_weights, load_backbone_weights, read_tensors
 from segdistill.taps import Tapped
 
 

@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from conftest import REPOSITORY
-from segdistill.compare.plan import load_plan
+from segdistill.comparison.plan import load_plan
 
 BASE = {
     "data": {"name": "synthetic", "size": [32, 32], "workers": 0},

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from segdistill.compare import pool
-from segdistill.compare.pool import Outcome, Task, run_tasks
+from segdistill.comparison.executors import local as pool
+from segdistill.comparison.executors.local import Outcome, Task, run_tasks
 
 
 def double(number):

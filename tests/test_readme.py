@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from conftest import REPOSITORY
-from segdistill.compare.plan import load_plan
+from segdistill.comparison.plan import load_plan
 from segdistill.engine.config import load_config
 from segdistill.methods import list_methods
 

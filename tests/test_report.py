@@ -13,16 +13,17 @@ import yaml
 from PIL import Image
 
 from segdistill import cli
-from segdistill.compare.report import classes, collect, figures, inference, pictures, write_report
-from segdistill.compare.report.collect import Spread, find_runs, number, read_run
-from segdistill.compare.report.figures import page_svg, place_labels
-from segdistill.compare.report.page import percent, points, short, tint
-from segdistill.compare.report.prototypes import Prototypes
-from segdistill.compare.report.study import gather
 from segdistill.data import build_dataset
-from segdistill.engine import evaluate, load_student, settings
-from segdistill.engine.checkpoint import make_card, save_student
+from segdistill.engine import settings
+from segdistill.engine.evaluate import evaluate
+from segdistill.engine.student import load_student, make_card, save_student
 from segdistill.models import build_model
+from segdistill.report import classes, collect, figures, inference, pictures, write_report
+from segdistill.report.collect import Spread, find_runs, number, read_run
+from segdistill.report.figures import page_svg, place_labels
+from segdistill.report.page import percent, points, short, tint
+from segdistill.report.prototypes import Prototypes
+from segdistill.report.study import read_study
 
 DATA = {"name": "synthetic", "size": [32, 32], "images": 6, "batch_size": 4, "workers": 0}
 NAMES = build_dataset("synthetic", "val", images=1, size=(32, 32)).classes
@@ -152,7 +153,7 @@ def test_runs_are_found_in_folders(runs, tmp_path):
 
 
 def test_seeds_are_grouped_and_compared_in_pairs(runs):
-    study = gather([runs])
+    study = read_study([runs])
     assert [(group.label, group.role, len(group.runs)) for group in study.groups] == [
         ("baseline", "baseline", 2),
         ("cwd", "student", 2),
@@ -172,7 +173,7 @@ def test_seeds_are_grouped_and_compared_in_pairs(runs):
 
 
 def test_a_gain_without_pairs_has_no_deviation(runs):
-    study = gather([runs / "cwd_seed0", runs / "cwd_seed1"], baseline=runs / "none_seed0", teacher=runs / "teacher")
+    study = read_study([runs / "cwd_seed0", runs / "cwd_seed1"], baseline=runs / "none_seed0", teacher=runs / "teacher")
     gain = study.gain(study.focus)
     assert (gain.mean, gain.sd) == (pytest.approx(0.065), None)
     assert study.given.label == "baseline"
@@ -183,10 +184,13 @@ def test_a_baseline_of_another_schedule_is_told(tmp_path):
     longer = write_run(tmp_path / "longer")
     config = (longer / "config.yaml").read_text()
     (longer / "config.yaml").write_text(config.replace("steps: 40", "steps: 80"))
-    study = gather([student, longer])
+    study = read_study([student, longer])
     assert study.unequal(study.focus) == ["train.steps"]
     assert "differs from its baseline in train.steps" in study.notes[0]
-    equal = gather([student, longer, write_run(tmp_path / "equal", level=0.1)])  # of two, the one of the same schedule
+    # of two baselines, the one of the same schedule
+    equal = read_study(
+        [student, longer, write_run(tmp_path / "equal", level=0.1)]
+    )  # of two, the one of the same schedule
     assert equal.baseline(equal.focus).runs[0].name == "equal"
     assert equal.notes == []
 
@@ -198,12 +202,12 @@ def test_a_baseline_is_that_of_the_same_student(tmp_path):
             config = yaml.safe_load((folder / "config.yaml").read_text())
             config["student"]["width"] = width
             (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    study = gather([tmp_path])
+    study = read_study([tmp_path])
     assert {g.label: study.baseline(g).label for g in study.groups if g.role == "student"} == {
         "kd (width=16)": "baseline (width=16)",
         "kd (width=64)": "baseline (width=64)",
     }
-    alone = gather([tmp_path / "kd16", tmp_path / "none64"])
+    alone = read_study([tmp_path / "kd16", tmp_path / "none64"])
     assert alone.unequal(alone.focus) == ["student.width"]
 
 
@@ -212,11 +216,11 @@ def test_no_two_groups_have_one_label(tmp_path):
         options = {name: len(name) + (parent == "b") for name in ("weight", "temperature", "sigma", "rank")}
         write_run(tmp_path / parent / "cwd", "cwd", **options)
         write_run(tmp_path / parent / "c/cwd", "cwd", extra=1, **options)
-    assert {group.label for group in gather([tmp_path / "a/cwd", tmp_path / "b/cwd"]).groups} == {
+    assert {group.label for group in read_study([tmp_path / "a/cwd", tmp_path / "b/cwd"]).groups} == {
         "cwd (a/cwd)",
         "cwd (b/cwd)",
     }
-    labels = {group.label for group in gather([tmp_path]).groups}
+    labels = {group.label for group in read_study([tmp_path]).groups}
     assert len(labels) == 4
     assert f"cwd ({tmp_path / 'a/c/cwd'})" in labels
 
@@ -226,7 +230,7 @@ def test_the_teacher_is_that_of_the_student_in_focus(tmp_path):
         teacher = write_run(tmp_path / f"teacher_{name}", level=level)
         for seed in range(3 if name == "a" else 1):
             write_run(tmp_path / f"kd_{name}{seed}", "kd", teacher=teacher, seed=seed, level=level - 0.1)
-    study = gather([tmp_path])
+    study = read_study([tmp_path])
     assert study.teacher.runs[0].name == "teacher_b"
     assert study.notes == [
         f"The runs have 2 teachers; shown is that of {study.focus.label}, {(tmp_path / 'teacher_b').resolve()}."
@@ -236,7 +240,7 @@ def test_the_teacher_is_that_of_the_student_in_focus(tmp_path):
 def test_groups_of_one_method_are_told_apart(tmp_path):
     for weight in (1.0, 3.0):
         write_run(tmp_path / f"w{weight}", "cwd", teacher=tmp_path, weight=weight)
-    study = gather([tmp_path / "w1.0", tmp_path / "w3.0"])
+    study = read_study([tmp_path / "w1.0", tmp_path / "w3.0"])
     assert [group.label for group in study.groups] == ["cwd (weight=1.0)", "cwd (weight=3.0)"]
     assert len({group.colour for group in study.groups}) == 2
 
@@ -244,11 +248,11 @@ def test_groups_of_one_method_are_told_apart(tmp_path):
 def test_a_teachers_path_of_another_place_is_found_beside_the_run(tmp_path, monkeypatch):
     write_run(tmp_path / "here/teacher")
     write_run(tmp_path / "here/kd", "kd", teacher="elsewhere/teacher")
-    assert gather([tmp_path / "here/kd"]).teacher.runs[0].name == "teacher"
+    assert read_study([tmp_path / "here/kd"]).teacher.runs[0].name == "teacher"
     monkeypatch.chdir(tmp_path / "here/kd")
-    assert gather(["."]).teacher.runs[0].name == "teacher"
+    assert read_study(["."]).teacher.runs[0].name == "teacher"
     write_run(tmp_path / "cwd", "cwd", teacher=tmp_path)  # a folder that is there, but no run
-    assert gather([tmp_path / "cwd"]).teacher is None
+    assert read_study([tmp_path / "cwd"]).teacher is None
 
 
 def test_other_classes_are_refused_in_one_line(runs, tmp_path):
@@ -256,14 +260,14 @@ def test_other_classes_are_refused_in_one_line(runs, tmp_path):
     summary = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").write_text(json.dumps(summary | {"iou": {"wall": 0.5}}))
     with pytest.raises(ValueError, match=f"has {len(NAMES)} classes, .*other 1; a report compares runs on the same"):
-        gather([runs / "cwd_seed0", folder])
+        read_study([runs / "cwd_seed0", folder])
     (folder / "summary.json").write_text(json.dumps(summary | {"iou": dict.fromkeys([*NAMES[:-1], "wall"], 0.5)}))
     with pytest.raises(ValueError, match=f"the class '{NAMES[-1]}' where .*other has 'wall'"):
-        gather([runs / "cwd_seed0", folder])
+        read_study([runs / "cwd_seed0", folder])
 
 
 def test_class_rows_are_sorted_by_difficulty_with_their_shares(runs):
-    study = gather([runs])
+    study = read_study([runs])
     confusion = np.eye(len(NAMES)) * np.arange(1, len(NAMES) + 1)
     rows = classes.class_rows(study, study.focus, confusion)
     assert [row.name for row in rows] == NAMES  # IoU rises along the list
@@ -423,7 +427,7 @@ def test_a_whole_report(runs, tmp_path):
 
 
 def test_the_survey_agrees_with_the_evaluation(runs):
-    study = gather([runs])
+    study = read_study([runs])
     with inference.survey(study, "cpu", lambda _: None) as found:
         dataset = found.dataset
         result = evaluate(load_student(runs / "cwd_seed0"), dataset)

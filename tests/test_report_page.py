@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from segdistill.compare.report import write_report
+from segdistill.report import write_report
 from test_report import write_run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

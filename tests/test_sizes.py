@@ -1,8 +1,8 @@
 import pytest
 
 from segdistill import show
-from segdistill.engine import sizes
-from segdistill.models._published import PUBLISHED
+from segdistill.measure import sizes
+from segdistill.measure.published import PUBLISHED
 
 
 def test_published_sizes_are_counted_in_the_papers_form(monkeypatch):

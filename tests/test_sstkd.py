@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from conftest import REPOSITORY
-from segdistill.engine import load_config
+from segdistill.engine.config import load_config
 from segdistill.methods import build_method
 from segdistill.methods._level_graph import LevelGraph, constant, texture_knowledge
 from segdistill.methods.sstkd import UnitChannels, both_stages, statistical_texture, structural_texture

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from segdistill.compare.statistics import (
+from segdistill.comparison.statistics import (
     Interval,
     bootstrap_interval,
     gap_closed,

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from segdistill.data import build_dataset
-from segdistill.data.synthetic import Synthetic
+from segdistill.data.sets.synthetic import Synthetic
 
 
 def test_shapes_and_classes():
@@ -90,7 +90,7 @@ def test_drawn_images_are_kept(monkeypatch):
 
 
 def test_memory_is_bounded(monkeypatch):
-    monkeypatch.setattr("segdistill.data.synthetic.MEMORY", 2 * 3 * 32 * 32 + 1)
+    monkeypatch.setattr("segdistill.data.sets.synthetic.MEMORY", 2 * 3 * 32 * 32 + 1)
     dataset = Synthetic("train", size=(32, 32))
     for index in range(5):
         dataset[index]

@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 
 from conftest import REPOSITORY
-from segdistill.compare import texture_pictures
-from segdistill.compare.texture_pictures import draw_textures
-from segdistill.compare.textures import REGIONS, atoms, histograms, orientations, read_textures
 from segdistill.data import build_dataset
-from segdistill.engine.checkpoint import make_card, save_student
+from segdistill.engine.student import make_card, save_student
 from segdistill.models import build_model
+from segdistill.report import texture_pictures
+from segdistill.report.texture_pictures import draw_textures
+from segdistill.report.textures import REGIONS, atoms, histograms, orientations, read_textures
 from segdistill.texture import box_variance
 
 STUDENT = "pspnet_resnet18_quarter"

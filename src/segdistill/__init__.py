@@ -1,23 +1,8 @@
-"""segdistill: knowledge distillation for semantic segmentation."""
+"""segdistill: knowledge distillation for semantic segmentation.
 
-from segdistill._version import __version__
-from segdistill.engine import Distiller, distill, evaluate, load_config, load_student, predict
-from segdistill.methods import Method, build_method, list_methods
-from segdistill.models import build_model, list_models
-from segdistill.taps import Tapped
+Every public name loads what it needs when it is first used, so that importing the package costs next to nothing.
+"""
 
-__all__ = [
-    "Distiller",
-    "Method",
-    "Tapped",
-    "__version__",
-    "build_method",
-    "build_model",
-    "distill",
-    "evaluate",
-    "list_methods",
-    "list_models",
-    "load_config",
-    "load_student",
-    "predict",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Options read from a signature: what methods, data sets and networks accept in a config is what their code accepts."""
+"""Options of methods, data sets and networks, and the one line that a mistake in them gets."""
 
 import difflib
 import inspect
@@ -9,7 +9,7 @@ import pydantic
 
 
 def options_model(callable_: Callable[..., Any], skip: tuple[str, ...] = ()) -> type[pydantic.BaseModel]:
-    """A pydantic model of a callable's keyword arguments, which refuses unknown ones.
+    """Derive a config's options from a signature: a config accepts exactly the keyword arguments that the code does.
 
     Args:
         callable_: a class (its `__init__` counts) or a function, with annotations.
@@ -40,3 +40,40 @@ def closest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {matches[0]}?" if matches else f"; there are {', '.join(known)}"
+
+
+def refuse_unknown(keys: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Raise ValueError with one line if a key is unknown.
+
+    Args:
+        keys: what was given.
+        known: what there is.
+        what: the beginning of the line, with `{}` where the key stands.
+
+    >>> refuse_unknown(["lrr"], ["lr", "steps"], "unknown key train.{}")
+    Traceback (most recent call last):
+    ValueError: unknown key train.lrr; did you mean lr?
+    """
+    known = list(known)
+    for key in keys:
+        if key not in known:
+            raise ValueError(f"{what.format(key)}{closest(str(key), known)}")
+
+
+def first_mistake(error: pydantic.ValidationError) -> tuple[tuple[str, ...], str, str]:
+    """The first thing that pydantic found wrong: where, its kind, and a line that says what and what was given.
+
+    Args:
+        error: of a validation.
+
+    Returns:
+        The path of keys, pydantic's name of the mistake (`missing`, `extra_forbidden`, …), and the line without the
+        path.
+    """
+    first = error.errors(include_url=False)[0]
+    line = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "missing":
+        line = "missing"
+    elif first["type"] != "value_error":  # our own lines say what was given where that helps
+        line += f", got {first['input']!r}"
+    return tuple(map(str, first["loc"])), str(first["type"]), line

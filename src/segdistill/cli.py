@@ -63,7 +63,8 @@ def fail(message: str) -> None:
 
 
 def _train(config: Path, overrides: list[str], out: Path | None, resume: bool, dry_run: bool, *, alone: bool) -> None:
-    from segdistill.engine import distill, load_config
+    from segdistill.engine.config import load_config
+    from segdistill.engine.loop import distill
 
     loaded = load_config(config, [*overrides, "method=none"] if alone else overrides)
     if not alone and not loaded.distils and loaded.teacher is None:
@@ -119,8 +120,8 @@ def compare(
     ] = None,
 ) -> None:
     """Train methods × students × data sets × seeds under one schedule: one table, with intervals and costs."""
-    from segdistill.compare.grid import compare
-    from segdistill.engine import write_json
+    from segdistill.comparison.grid import compare
+    from segdistill.engine.run_folder import write_json
 
     result = compare(config, overrides or [], out=out, jobs=jobs, say=show.plain(console))
     show.comparison(console, result)
@@ -145,7 +146,8 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Evaluate a trained student: mIoU, per-class IoU, accuracies."""
-    from segdistill.engine import evaluate_run, write_json
+    from segdistill.engine.evaluate import evaluate_run
+    from segdistill.engine.run_folder import write_json
 
     result = evaluate_run(model, config=config, overrides=overrides or [], split=split, device=device)
     show.evaluation(console, result)
@@ -163,10 +165,11 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Segment images: class numbers, colours, and colours over the image, as PNG files."""
-    from segdistill.engine import predict, runtime
+    from segdistill.deploy.predict import iterate_predictions
+    from segdistill.engine.runtime import runtime
 
     with runtime(device) as run:
-        count = sum(1 for _ in predict(model, images, out, run=run))
+        count = sum(1 for _ in iterate_predictions(model, images, out, run=run))
     console.print(f"{count} images → {out}/ids {out}/colour {out}/blend")
 
 
@@ -189,7 +192,7 @@ def report(
     device: Device = "auto",
 ) -> None:
     """Write one page on runs: tables, curves, classes, confusions, pictures; if wanted, the figures as files."""
-    from segdistill.compare.report import write_report
+    from segdistill.report import write_report
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -202,13 +205,21 @@ def report(
 
 @app.command("list", epilog="Example: `segdistill list methods`")
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, models or data; all of them if left out.")] = "all",
+    what: Annotated[str, typer.Argument(help="methods, models, data or config; the first three if left out.")] = "all",
+    key: Annotated[
+        str | None, typer.Argument(help="With config: a section or a key, as train or train.lr.", show_default=False)
+    ] = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="With models: parameters and operations, beside the papers'.")
     ] = False,
 ) -> None:
-    """List methods with their options, networks and data sets."""
-    show.catalogue(console, what, stats=stats)
+    """List methods with their options, networks, data sets, and what a configuration may say."""
+    if key is not None and what != "config":
+        raise ValueError(f"list {what} {key}: only config has keys; `segdistill list config {key}`")
+    if what == "config":
+        show.config_reference(console, key)
+    else:
+        show.catalogue(console, what, stats=stats)
 
 
 @app.command(epilog="Example: `segdistill layers pspnet_resnet18 --depth 2`")
@@ -245,8 +256,8 @@ def benchmark(
     json: Annotated[Path | None, typer.Option(help="Where the figures go.", show_default=False)] = None,
 ) -> None:
     """Parameters, FLOPs, peak memory and latency of a student and its teacher, and what a method adds in training."""
-    from segdistill.compare.benchmark import benchmark_models
-    from segdistill.engine import write_json
+    from segdistill.engine.run_folder import write_json
+    from segdistill.measure.benchmark import benchmark_models
 
     teacher = teacher or ("pspnet_resnet101" if method else None)
     how = {"sizes": [size], "repeats": repeats, "threads": threads, "device": device}
@@ -271,8 +282,8 @@ def textures(
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("textures"),
 ) -> None:
     """Draw what SSTKD transfers, of one image: low-level features, contourlet subbands, regions, counts."""
-    from segdistill.compare.texture_pictures import draw_textures
-    from segdistill.compare.textures import read_textures
+    from segdistill.report.texture_pictures import draw_textures
+    from segdistill.report.textures import read_textures
 
     seen = read_textures(image, model, teacher=teacher, baseline=baseline, size=size)
     console.print(f"{' '.join(file.name for file in draw_textures(seen, out))} → {out}", soft_wrap=True)
@@ -290,7 +301,7 @@ def demo(
     seeds: Annotated[int, typer.Option(help="Runs per student.", min=1)] = 2,
 ) -> None:
     """Teacher, baseline, two distilled students on built-in data; a table and a report (six minutes on two cores)."""
-    from segdistill.compare.demo import demo_report, run_demo
+    from segdistill.demo import demo_report, run_demo
 
     show.demo(console, run_demo(out, seeds, say=show.plain(console)))
     demo_report(out, say=show.plain(console))

@@ -1,5 +1,6 @@
 """Segmentation metrics from one confusion matrix over a whole data set."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ def confusion_matrix(num_classes: int) -> "MulticlassConfusionMatrix":
 def image_counts(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """Pixels of one image by class, (3,C) int64: right ones, those of the truth, those predicted.
 
-    The IoU of a class over any set of images is right / (truth + predicted - right) of the summed counts.
+    `class_iou` of the counts summed over any set of images is the IoU over these images.
 
     Args:
         prediction: (H,W) class ids.
@@ -40,6 +41,19 @@ def image_counts(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor
     prediction, target = prediction[labelled], target[labelled]
     kinds = (target[prediction == target], target, prediction)
     return torch.stack([torch.bincount(kind, minlength=num_classes) for kind in kinds])
+
+
+def class_iou(counts: Tensor) -> Tensor:
+    """IoU by class, (…,C) float64 on the CPU: right / (truth + predicted − right); NaN for a class without pixels.
+
+    Args:
+        counts: (…,3,C) pixels by class: right ones, those of the truth, those predicted.
+
+    >>> class_iou(torch.tensor([[3, 4, 0], [4, 4, 0], [3, 5, 0]])).tolist()
+    [0.75, 0.8, nan]
+    """
+    right, truth, predicted = counts.cpu().double().unbind(-2)
+    return right / (truth + predicted - right)
 
 
 def scores(confusion: Tensor, classes: Sequence[str]) -> dict[str, Any]:
@@ -63,21 +77,22 @@ def scores(confusion: Tensor, classes: Sequence[str]) -> dict[str, Any]:
     """
     if confusion.shape != (len(classes), len(classes)):
         raise ValueError(f"confusion: expected {len(classes)}×{len(classes)}, got {tuple(confusion.shape)}")
-    counts = confusion.double().cpu()
+    counts = confusion.cpu().double()
     hit, truth, predicted = counts.diag(), counts.sum(1), counts.sum(0)
-    iou = _ratios(hit, truth + predicted - hit)
-    accuracy = _ratios(hit, truth)
+    iou = _known(class_iou(torch.stack([hit, truth, predicted])))
+    accuracy = _known(hit / truth)
     return {
         "miou": _mean(iou),
         "macc": _mean(accuracy),
-        "pixel_accuracy": _ratios(hit.sum()[None], counts.sum()[None])[0],
+        "pixel_accuracy": _known(hit.sum()[None] / counts.sum())[0],
         "iou": dict(zip(classes, iou, strict=True)),
         "accuracy": dict(zip(classes, accuracy, strict=True)),
     }
 
 
-def _ratios(over: Tensor, under: Tensor) -> list[float | None]:
-    return [o / u if u else None for o, u in zip(over.tolist(), under.tolist(), strict=True)]
+def _known(ratios: Tensor) -> list[float | None]:
+    """The ratios as numbers; None where nothing was counted."""
+    return [None if math.isnan(ratio) else ratio for ratio in ratios.tolist()]
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -7,22 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
-from torch import nn
-
-from segdistill.compare.table import COSTS, TEXTS, cells, notes
-from segdistill.data import check_data, dataset_class, dataset_options, list_datasets
-from segdistill.engine import environment, load_config, load_student
-from segdistill.engine.build import tap
-from segdistill.engine.runtime import pick_device, pick_precision
-from segdistill.engine.sizes import listed_sizes, published_sizes
-from segdistill.methods import list_methods, method_class, method_options
-from segdistill.models import build_model, external_names, list_models
-from segdistill.taps import as_map
 
 EXTRAS = {
     "smp": ["segmentation_models_pytorch"],
@@ -83,35 +71,73 @@ def catalogue(console: Console, what: str, *, stats: bool = False) -> None:
     Raises:
         ValueError: on another word, or stats of anything but models.
     """
-    if what not in ("all", "methods", "models", "data"):
-        raise ValueError(f"list {what}: expected methods, models or data")
+    shown = {"methods": methods, "data": data_sets, "models": sizes if stats else networks}
+    if what != "all" and what not in shown:
+        raise ValueError(f"list {what}: expected methods, models, data or config")
     if stats and what != "models":
         raise ValueError("--stats is of models: `segdistill list models --stats`")
-    if what in ("all", "methods"):
-        table = Table("method", "what it carries over", "options", title="methods")
-        for name in list_methods():
-            table.add_row(name, first_line(method_class(name)), options_line(method_options(name)))
-        console.print(table)
-    if what in ("all", "data"):
-        table = Table("data set", "what it is", "options", title="data sets")
-        for name in list_datasets():
-            table.add_row(name, first_line(dataset_class(name)), options_line(dataset_options(name)))
-        console.print(table)
-    if stats:
-        sizes(console)
-    elif what in ("all", "models"):
-        table = Table("network", title="networks: <family>_<any timm backbone>, among them")
-        for name in list_models():
-            table.add_row(name)
-        console.print(table)
-        table = Table("library", "networks, for example", title="networks of other libraries")
-        for library, names in external_names().items():
-            table.add_row(library, " ".join(names))
+    for name, show in shown.items():
+        if what in ("all", name):
+            show(console)
+
+
+def methods(console: Console) -> None:
+    """Print all methods with their options."""
+    from segdistill.methods import list_methods, method_class, method_options
+
+    table = Table("method", "what it carries over", "options", title="methods")
+    for name in list_methods():
+        table.add_row(name, first_line(method_class(name)), options_line(method_options(name)))
+    console.print(table)
+
+
+def data_sets(console: Console) -> None:
+    """Print all data sets with their options."""
+    from segdistill.data.sets import dataset_class, dataset_options, list_datasets
+
+    table = Table("data set", "what it is", "options", title="data sets")
+    for name in list_datasets():
+        table.add_row(name, first_line(dataset_class(name)), options_line(dataset_options(name)))
+    console.print(table)
+
+
+def networks(console: Console) -> None:
+    """Print names of networks, of ours and of other libraries."""
+    from segdistill.models import external_names, list_models
+
+    table = Table("network", title="networks: <family>_<any timm backbone>, among them")
+    for name in list_models():
+        table.add_row(name)
+    console.print(table)
+    table = Table("library", "networks, for example", title="networks of other libraries")
+    for library, names in external_names().items():
+        table.add_row(library, " ".join(names))
+    console.print(table)
+
+
+def config_reference(console: Console, key: str | None) -> None:
+    """Print what a configuration may say, or one of its sections or keys.
+
+    Args:
+        console: where to.
+        key: such as `train` or `train.lr`; None for all of it.
+
+    Raises:
+        ValueError: if there is no such key.
+    """
+    from segdistill.comparison.reference import find_entries
+
+    for section, entries in find_entries(key).items():
+        table = Table(Column("key", overflow="fold"), "type", "default", "what it means", title=section)
+        for entry in entries:
+            table.add_row(*map(Text, (entry.key, entry.type, entry.default, entry.text)))
         console.print(table)
 
 
 def sizes(console: Console) -> None:
     """Print parameters and operations of the networks of the papers, beside the papers' figures, then of all others."""
+    from segdistill.measure.sizes import listed_sizes, published_sizes
+
     table = Table(
         "network", "options", "classes", "params M", "paper", "GFLOPs", "G mult-adds", "paper", "source",
         title="networks of the papers, at 512×1024",
@@ -132,69 +158,23 @@ def sizes(console: Console) -> None:
 
 def layers(console: Console, model: str, size: tuple[int, int], depth: int) -> None:
     """Print the submodules of a network with the shapes that they give, and its taps, known or proposed."""
-    network: nn.Module = load_student(model) if Path(model).exists() else build_model(model, num_classes=19)
-    tapped = tap(network.eval())
-    by_path: dict[str, list[str]] = {}
-    for name, path in tapped.paths.items():
-        by_path.setdefault(path.removesuffix(":input"), []).append(name + (" (its input)" if ":" in path else ""))
-    wanted = {path for path, _ in network.named_modules() if path and (path.count(".") < depth or path in by_path)}
-    try:
-        shapes = layer_shapes(network.to("meta"), wanted, torch.empty(1, 3, *size, device="meta"))
-    except (RuntimeError, NotImplementedError):  # something in there needs numbers
-        network = load_student(model) if Path(model).exists() else build_model(model, num_classes=19)
-        shapes = layer_shapes(network.eval(), wanted, torch.rand(1, 3, *size))
+    from segdistill.measure.layers import named_layers
+
+    found = named_layers(model, size, depth)
     table = Table("path", "module", "output", "stride", "tap", title=f"{model} at {size[0]}×{size[1]}")
-    for path, (kind, shape, mapped) in shapes.items():
-        stride = f"{size[0] / mapped[2]:.3g}" if mapped else "–"
-        table.add_row(path, kind, "×".join(map(str, shape)), stride, ", ".join(by_path.get(path, [])))
+    for path, layer in found.layers.items():
+        stride = f"{size[0] / layer.map[2]:.3g}" if layer.map else "–"
+        table.add_row(path, layer.kind, "×".join(map(str, layer.shape)), stride, ", ".join(found.taps.get(path, [])))
     console.print(table)
-    lines = [f"taps: {{{', '.join(f'{name}: {path}' for name, path in tapped.paths.items() if name != 'aux')}}}"]
-    lines += [f"classifier: {tapped.classifier}"] if tapped.classifier else []
-    lines += [
-        f"no {name}: write taps: {{{name}: PATH}} for methods that read it"
-        for name in ("low1", "low2", "features")
-        if name not in tapped.paths
-    ]
-    for line in lines:
+    for line in found.lines():
         plain(console)(line)
-
-
-def layer_shapes(
-    network: nn.Module, paths: set[str], images: torch.Tensor
-) -> dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]]:
-    """Each submodule's type, the shape of what it gives, and its shape as a map (empty if it is none).
-
-    Args:
-        network: in eval mode.
-        paths: of the submodules.
-        images: (N,3,H,W).
-    """
-    shapes: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {}
-    inner = getattr(network, "input_size", None)
-    size = (images.shape[-2], images.shape[-1])
-    size = size if inner is None else inner(*size)
-
-    def keep(module: nn.Module, output: Any, path: str) -> None:
-        value = output[0] if isinstance(output, tuple | list) and output else output
-        if isinstance(value, torch.Tensor):
-            mapped = as_map(value, size)
-            shapes[path] = (type(module).__name__, tuple(value.shape), () if mapped is None else tuple(mapped.shape))
-
-    handles = [
-        network.get_submodule(path).register_forward_hook(lambda m, _args, out, path=path: keep(m, out, path))
-        for path in sorted(paths)
-    ]
-    try:
-        with torch.no_grad():
-            network(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes
 
 
 def data_check(console: Console, config: Path, overrides: Sequence[str]) -> bool:
     """Print what `check_dataset` finds in each split; returns whether there are problems."""
+    from segdistill.data.check import check_data
+    from segdistill.engine.config import load_config
+
     data = load_config(config, overrides).data
     bad = False
     for split in ("train", "val", "test"):
@@ -213,6 +193,8 @@ def data_check(console: Console, config: Path, overrides: Sequence[str]) -> bool
 
 def doctor(console: Console) -> None:
     """Print versions, devices, threads, and the optional packages that are missing."""
+    from segdistill.engine.runtime import environment, pick_device, pick_precision
+
     facts = environment()
     table = Table("what", "found", title="segdistill doctor")
     table.add_row("segdistill", facts["segdistill"])
@@ -232,6 +214,8 @@ def doctor(console: Console) -> None:
 
 def comparison(console: Console, result: Mapping[str, Any]) -> None:
     """Print what `compare` returned."""
+    from segdistill.comparison.table import COSTS, TEXTS, cells, notes
+
     header, rows = cells(result)
     names = [position for position, name in enumerate(header) if name in ("data", "student", "method")]
     costs = [position for position, name in enumerate(header) if name in COSTS]

@@ -3,10 +3,13 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from segdistill.data._base import IGNORE, SegmentationDataset
+from segdistill.data.dataset import MissingMasks, SegmentationDataset
+from segdistill.data.sets import build_dataset
+from segdistill.functional import IGNORE
 
 
 @dataclass
@@ -87,3 +90,25 @@ def _conspicuous(dataset: SegmentationDataset, counts: np.ndarray, empty: list[s
     if len(dataset.classes) > 1 and counts[0] and counts[IGNORE] and not counts[1:IGNORE].any():
         problems.append("masks hold nothing but 0 and 255; if 255 is a class, set values: {0: 0, 255: 1}")
     return problems
+
+
+def check_data(
+    name: str, split: str, *, progress: Callable[[int, int], None] | None = None, **options: Any
+) -> DatasetReport:
+    """Check one split of a data set; images without a mask are listed with the other problems.
+
+    Args:
+        name: as in `list_datasets()`.
+        split: train, val or test.
+        progress: called with (items done, items in all) after each item.
+        **options: of the data set, as a config gives them.
+
+    Raises:
+        ValueError: if there is nothing to check: no such folder, split or option.
+    """
+    try:
+        return check_dataset(build_dataset(name, split, **options), progress=progress)
+    except MissingMasks as error:
+        report = check_dataset(error.dataset, progress=progress)
+        report.problems = error.problems + report.problems
+        return report

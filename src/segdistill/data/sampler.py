@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from segdistill.data._base import IGNORE, SegmentationDataset
+from segdistill.data.dataset import SegmentationDataset
 from segdistill.data.transforms import EvalTransform
+from segdistill.functional import IGNORE
 
 Batch = tuple[Tensor, Tensor]
 Transform = Callable[[Tensor, Tensor], Batch]

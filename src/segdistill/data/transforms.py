@@ -6,9 +6,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from segdistill.data._base import IGNORE
-
-Size = tuple[int, int]
+from segdistill._types import Size
+from segdistill.functional import IGNORE
 
 
 class TrainTransform:

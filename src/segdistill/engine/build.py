@@ -1,22 +1,16 @@
-"""From a configuration to the things it names: data sets, student, teacher, optimisers."""
+"""From a configuration to the things it names: data sets, networks, the student."""
 
-import hashlib
-from collections.abc import Iterable, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from segdistill._options import closest
 from segdistill.data import SegmentationDataset, build_dataset
-from segdistill.engine.checkpoint import load_student, read_card, student_path
-from segdistill.engine.config import Config, DataConfig, NetworkConfig, TrainConfig
+from segdistill.engine.config import Config, DataConfig, NetworkConfig
+from segdistill.engine.student import load_student, read_card
 from segdistill.models import build_model
-from segdistill.models._proposal import propose_taps
 from segdistill.models.checkpoints import load_weights
 from segdistill.models.external import is_external
+from segdistill.models.proposal import propose_taps
 from segdistill.taps import ClassMap, Tapped
 
 
@@ -94,45 +88,6 @@ def count_classes(network: nn.Module, default: int) -> int:
     return int(spec.get("num_classes") or default)
 
 
-def build_class_map(config: NetworkConfig, network: nn.Module, names: Sequence[str]) -> ClassMap | None:
-    """What the teacher's classes are among the data's; None where they are the same.
-
-    Args:
-        config: the teacher's section.
-        network: the teacher.
-        names: of the data's classes.
-
-    Raises:
-        ValueError: if a class is unknown, or too few have a counterpart.
-    """
-    if config.class_map is None:
-        return None
-    card: dict[str, Any] = getattr(network, "card", None) or {}
-    own = config.classes or card.get("classes") or getattr(network, "classes", None) or []
-    count = len(own) or count_classes(network, len(names))
-    if config.class_map == "names":
-        if not own:
-            raise ValueError("teacher.class_map=names: the teacher's names are not known; list them in teacher.classes")
-        pairs: dict[Any, Any] = {name: name for name in own if name in names}
-    else:
-        pairs = config.class_map
-    sources: list[list[int]] = [[] for _ in names]
-    for theirs, ours in pairs.items():
-        number = _class_number(theirs, own, count, "teacher")
-        if ours is not None:
-            sources[_class_number(ours, names, len(names), "data")].append(number)
-    return ClassMap(sources)
-
-
-def _class_number(given: int | str, names: Sequence[str], count: int, whose: str) -> int:
-    if given in names:
-        return list(names).index(str(given))
-    if str(given).isdecimal() and int(given) < count:  # a run's configuration has numbers as text
-        return int(given)
-    have = f"{closest(str(given), names)}" if names else f"; its classes have numbers below {count} and no names"
-    raise ValueError(f"teacher.class_map: the {whose} has no class {given!r}{have}")
-
-
 def tap(network: nn.Module, config: NetworkConfig | None = None, class_map: ClassMap | None = None) -> Tapped:
     """A network with its own taps, or proposed ones, and those that its section adds.
 
@@ -168,82 +123,3 @@ def build_student(config: Config, num_classes: int, network: nn.Module | None = 
     if config.train.aux_weight == 0 and isinstance(aux, nn.Module):
         aux.requires_grad_(False)  # it would be left without a gradient, which several processes cannot have
     return tap(network, section)
-
-
-def build_teacher(config: Config, classes: Sequence[str], network: nn.Module | None = None) -> Tapped | None:
-    """The tapped teacher, frozen and in eval mode; None for a student that learns alone.
-
-    Args:
-        config: the configuration.
-        classes: names of the data set's.
-        network: the user's own network instead of the configured one.
-
-    Raises:
-        ValueError: if the methods need a teacher and none is given, or its weights are missing.
-    """
-    if not config.distils:
-        return None
-    section = config.teacher
-    if network is None:
-        if section is None:
-            raise ValueError(f"method {', '.join(config.method_names)} needs a teacher; set teacher.checkpoint=RUN")
-        if section.checkpoint is None and section.weights is None and not section.is_code:  # which may load its own
-            raise ValueError("teacher: an untrained network teaches nothing; set teacher.checkpoint or teacher.weights")
-        network = build_network(section, len(classes), "teacher")
-    class_map = None if section is None else build_class_map(section, network, classes)
-    return tap(network.requires_grad_(False), section, class_map).eval()
-
-
-def teacher_digest(config: Config) -> str | None:
-    """What tells one teacher from another: the SHA-256 of the file that its weights are from; None without such a file.
-
-    Args:
-        config: the configuration.
-    """
-    section = config.teacher
-    path = (section.checkpoint or section.weights) if section is not None and config.distils else None
-    if path is None:
-        return None
-    try:
-        file = student_path(path)
-    except ValueError:  # what a library publishes or installs, which has a version of its own
-        return None
-    return _file_digest(file, file.stat().st_mtime_ns)
-
-
-@cache
-def _file_digest(file: Path, _written: int) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def build_optimizer(parameters: Iterable[nn.Parameter], train: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser of the student and of the layers that the method trains.
-
-    Args:
-        parameters: those that need a gradient.
-        train: section of the configuration.
-    """
-    trained = [p for p in parameters if p.requires_grad]
-    options: dict[str, Any] = {"lr": train.lr, "weight_decay": train.weight_decay}
-    if train.optimizer == "adamw":
-        return torch.optim.AdamW(trained, **options)
-    return torch.optim.SGD(trained, momentum=train.momentum, **options)
-
-
-def schedule(step: int, train: TrainConfig) -> float:
-    """Factor on every learning rate at a step: linear warm-up, then (1 − step/steps)^power.
-
-    Args:
-        step: from 0.
-        train: section of the configuration.
-    """
-    warm = min(1.0, (step + 1) / train.warmup) if train.warmup else 1.0
-    return float(warm * (1 - step / train.steps) ** train.power)
-
-
-def set_rate(optimizers: Iterable[torch.optim.Optimizer | None], factor: float) -> None:
-    """Set every group's learning rate to its initial one times a factor."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups if optimizer is not None else ():
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor

@@ -1,4 +1,7 @@
-"""The configuration: what a YAML file may say, with overrides, defaults and helpful refusals."""
+"""The configuration: what a YAML file may say, with overrides, defaults and helpful refusals.
+
+Nothing here imports torch before the keys have been checked, so that a mistake in one of them costs no waiting.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,51 +11,76 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from segdistill._options import closest
-from segdistill.data import dataset_options
-from segdistill.methods import resolve_methods
-from segdistill.models import Normalisation, model_options
-
-Size = tuple[int, int]
-
-
-class Strict(BaseModel):
-    """A section of the configuration that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid")
+from segdistill._options import closest, first_mistake, refuse_unknown
+from segdistill._types import Size
+from segdistill.data.sets import SETS
+from segdistill.methods._catalogue import METHODS, method_entries, resolve_methods
+from segdistill.models.external import external_keywords, is_external
+from segdistill.models.families import FAMILIES, named_family
+from segdistill.models.normalisation import Normalisation
 
 
-class UnlabelledConfig(Strict):
-    """Images without labels, mixed into each batch: every term but cross-entropy sees them.
+class Section(BaseModel):
+    """A section of the configuration; the docstring under a key is its entry in the reference."""
 
-    Args:
-        root: a folder of images.
-        batch_size: how many join each batch.
-    """
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class Open(Section):
+    """A section whose other keys are options of the entry that `name` names."""
+
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+    @property
+    def extra_keys(self) -> dict[str, Any]:
+        """The keys that are not the section's own."""
+        return dict(self.model_extra or {})
+
+    def _complete(self, options: Mapping[str, Any]) -> None:
+        """Write the entry's options out in full."""
+        assert self.__pydantic_extra__ is not None
+        self.__pydantic_extra__.update({k: v for k, v in options.items() if k not in type(self).model_fields})
+
+
+class UnlabelledConfig(Section):
+    """Images without labels, mixed into each batch: every term but cross-entropy sees them."""
 
     root: str
+    """Folder of the images; subfolders are searched too."""
     batch_size: int = Field(gt=0)
+    """How many of them join each batch, beside `data.batch_size` labelled ones."""
 
 
-class DataConfig(BaseModel):
+class DataConfig(Open):
     """`data:` — the data set and how it is fed. Other keys are options of the data set `name`."""
 
-    model_config = ConfigDict(extra="allow")
     name: str
+    """Name of the data set; `segdistill list data` prints all of them with their options."""
     size: Size | None = None
+    """[height, width] that images and masks are resized to before anything else, for training and for evaluation. Left
+    out, they stay as they are. A data set that draws its images makes them of this size."""
     crop: Size | None = None
+    """[height, width] of the random crop that is trained on; images that are smaller are padded. Left out, whole images
+    are used, which then must all have one size."""
     scale: tuple[float, float] = (0.5, 2.0)
+    """[least, largest] factor by which a training image is resized at random before it is cropped."""
     flip: bool = True
+    """Whether a training image is mirrored left to right, every second time on average."""
     photometric: bool = False
+    """Whether brightness, contrast, saturation and hue of training images vary at random."""
     batch_size: int = Field(8, gt=0)
+    """Labelled images in the batch of one step, of all processes together; `train.accumulate` splits it further."""
     workers: int = Field(2, ge=0)
+    """Processes that load images ahead; 0 loads them in the training process."""
     eval_batch_size: int = Field(1, gt=0)
+    """Images that are evaluated at a time; more than 1 needs images of one size."""
     unlabelled: UnlabelledConfig | None = None
+    """Images without labels that join each batch."""
 
     @property
     def options(self) -> dict[str, Any]:
         """Options of the data set itself."""
-        options = dict(self.model_extra or {})
+        options = self.extra_keys
         if self.size is not None and self._draws_any_size:
             options["size"] = self.size
         return options
@@ -64,45 +92,43 @@ class DataConfig(BaseModel):
 
     @property
     def _draws_any_size(self) -> bool:
-        return "size" in dataset_options(self.name).model_fields
+        return "size" in SETS.options(self.name).model_fields
 
     @pydantic.model_validator(mode="after")
     def _check_options(self) -> "DataConfig":
-        known = dataset_options(self.name)
-        _refuse_unknown(self.options, {*known.model_fields, *DataConfig.model_fields}, "data")
-        assert self.__pydantic_extra__ is not None
-        options = known.model_validate(self.options).model_dump()
-        self.__pydantic_extra__.update({k: v for k, v in options.items() if k not in DataConfig.model_fields})
+        known = SETS.options(self.name)
+        refuse_unknown(self.extra_keys, {*known.model_fields, *DataConfig.model_fields}, "unknown key data.{}")
+        self._complete(known.model_validate(self.options).model_dump())
         return self
 
 
-class NetworkConfig(BaseModel):
-    """`student:` or `teacher:` — a network. Other keys are options of its family, such as `pretrained` and `aux`.
+class NetworkConfig(Open):
+    """`student:` or `teacher:` — a network. Other keys are options of its family, such as `pretrained` and `aux`."""
 
-    Args:
-        name: of the network, as for `build_model`.
-        checkpoint: a run folder or a student's file, instead.
-        weights: a file with all of the network's tensors, or `published` for what its library publishes.
-        source: where that file is from; by default it is told by its names.
-        normalisation: of the images, instead of the network's own.
-        taps: tap name → path, on top of the network's own or proposed ones.
-        classifier: path of the final 1×1 classifier.
-        classes: names of a teacher's classes, where they are not the data's.
-        num_classes: how many, where they have no names.
-        class_map: a teacher's class → the data's class, by name or number (null: left out); `names`: those of one name.
-    """
-
-    model_config = ConfigDict(extra="allow")
     name: str | None = None
+    """Name of the network, `<family>_<backbone>` or `<library>:<name>`; `segdistill list models` prints examples."""
     checkpoint: str | None = None
+    """A run folder or a student's file, instead of a name: it says itself what network it is."""
     weights: str | None = None
+    """A file with all tensors of the named network, `pip:PACKAGE` for one in an installed package, or `published` for
+    those that the network's library publishes."""
     source: str | None = None
+    """Where that file is from: openmmlab, skd, cirkd, torchvision, espnet, or segdistill. Left out, the names of its
+    tensors tell."""
     normalisation: Normalisation | None = None
+    """`{mean: …, std: …, range: 1 | 255, bgr: …}` of the images, instead of the network's own."""
     taps: dict[str, str] | None = None
+    """Tap name → path of a submodule, on top of the network's own or proposed taps; `segdistill layers MODEL` prints
+    paths. A path with `:input` behind it is the submodule's input."""
     classifier: str | None = None
+    """Path of the final 1×1 convolution, for methods that read its weights."""
     classes: list[str] | None = None
+    """Names of a teacher's classes, where they are not those of the data."""
     num_classes: int | None = Field(None, gt=1)
+    """How many classes a teacher has, where they have no names."""
     class_map: Literal["names"] | dict[int | str, int | str | None] | None = None
+    """Which of the data's classes each class of a teacher is: `{its class: the data's class}` by name or number, null
+    to leave one out; or `names` for those that have one name."""
 
     @property
     def is_code(self) -> bool:
@@ -112,12 +138,15 @@ class NetworkConfig(BaseModel):
     @property
     def options(self) -> dict[str, Any]:
         """Options of the family."""
-        return dict(self.model_extra or {})
+        return self.extra_keys
 
     @pydantic.model_validator(mode="after")
     def _check_options(self) -> "NetworkConfig":
+        from segdistill.models.build import model_options
+
+        line = "unknown key network.{}"
         if self.name is None:
-            _refuse_unknown(self.options, set(NetworkConfig.model_fields), "network")
+            refuse_unknown(self.options, NetworkConfig.model_fields, line)
             if self.weights is not None:
                 raise ValueError("weights need a name; for a run of segdistill's own use checkpoint")
             return self
@@ -126,47 +155,76 @@ class NetworkConfig(BaseModel):
         known = model_options(self.name)
         if known.model_config.get("extra") == "allow":  # a function of the user's own says what it takes when called
             return self
-        _refuse_unknown(self.options, {*known.model_fields, *NetworkConfig.model_fields}, "network")
-        assert self.__pydantic_extra__ is not None
-        self.__pydantic_extra__.update(known.model_validate(self.options).model_dump())
+        refuse_unknown(self.options, {*known.model_fields, *NetworkConfig.model_fields}, line)
+        self._complete(known.model_validate(self.options).model_dump())
         return self
 
 
-class TrainConfig(Strict):
+class TrainConfig(Section):
     """`train:` — optimisation, precision, what is kept when."""
 
     steps: int = Field(1000, gt=0)
+    """Steps of the optimiser in the whole run."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """`sgd` with momentum, as in the papers, or `adamw`."""
     lr: float = Field(0.01, gt=0)
+    """Learning rate at the start, after the warm-up."""
     momentum: float = 0.9
+    """Of SGD."""
     weight_decay: float = 5e-4
+    """Of all weights; 5e-4 in SKD, IFVD and FAKD, 1e-4 in CIRKD and I2CKD, 1e-5 in SSTKD."""
     power: float = 0.9
+    """Of the polynomial schedule: the learning rate is `lr · (1 − step/steps)^power`."""
     warmup: int = Field(0, ge=0)
+    """Steps over which the learning rate rises linearly from 0."""
     aux_weight: float = 0.4
+    """Of the auxiliary head's cross-entropy, where the student has such a head; 0 leaves the head untrained."""
     clip: float | None = None
+    """Largest Euclidean norm of the gradient; a longer one is scaled down. Left out, none is."""
     accumulate: int = Field(1, gt=0)
+    """Parts that a batch is split into, one after the other, for batches that do not fit into memory; their gradients
+    are added up to one step."""
     ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of a running average of the student's weights, such as 0.999; the average is then what is validated and
+    saved."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the networks; losses are computed in float32 at least. `auto` is bf16 where the device has it, else fp32."""
     channels_last: bool = True
+    """Whether images and maps lie in memory with their channels together, which is faster on most devices."""
     compile: bool = False
+    """Whether the networks are compiled between their taps: minutes at the start, less time per step afterwards."""
     device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`; auto takes a GPU where there is one."""
     threads: int | None = Field(None, gt=0)
+    """Threads of the CPU; left out, as many as torch takes."""
     seed: int = Field(0, ge=0)
+    """Of everything that is drawn: first weights, order of the images, augmentation, dropout, the methods' samples."""
     eval_every: int = Field(0, ge=0)
+    """Steps between validations; 0 validates at the end only. The best student on the validation split is kept."""
     save_every: int = Field(200, ge=0)
+    """Steps between checkpoints, from which a stopped run goes on; 0 writes one at the end only."""
     log_every: int = Field(10, gt=0)
+    """Steps between lines of `metrics.jsonl`."""
     gradient_samples: int = Field(20, ge=0)
+    """How often in the whole run each term's own gradient is measured, for the report; 0 never."""
     tensorboard: bool = False
+    """Whether to write TensorBoard's event files as well (extra `track`)."""
 
 
-class Config(Strict):
+class Config(Section):
     """The whole configuration of one run."""
 
     data: DataConfig
+    """The data set and how it is fed."""
     student: NetworkConfig
+    """The network that is trained."""
     teacher: NetworkConfig | None = None
+    """The network that it learns from; it has to be trained already."""
     method: Any = Field("none", validate_default=True)
+    """What is transferred: a method's name, a mapping with `name` and options, or a list of both; `none` trains the
+    student alone. `segdistill list methods` prints all methods with their options."""
     train: TrainConfig = TrainConfig()
+    """Optimisation, precision, what is kept when."""
 
     @pydantic.field_validator("method")
     @classmethod
@@ -184,10 +242,38 @@ class Config(Strict):
         return self.method_names != ["none"]
 
 
-def _refuse_unknown(options: Mapping[str, Any], known: set[str], section: str) -> None:
-    for key in options:
-        if key not in known:
-            raise ValueError(f"unknown key {section}.{key}{closest(key, known)}")
+def check_keys(raw: Mapping[str, Any]) -> None:
+    """Refuse unknown keys, and nothing else: what values mean is checked when what they name is imported.
+
+    Args:
+        raw: a configuration as it is written.
+
+    Raises:
+        ValueError: with one line on the first unknown key, method or data set.
+    """
+    refuse_unknown(raw, Config.model_fields, "unknown key {}")
+    own = {"data": set(DataConfig.model_fields), "train": set(TrainConfig.model_fields)}
+    network = set(NetworkConfig.model_fields)
+    for section in ("data", "student", "teacher", "train"):
+        given = raw.get(section)
+        if isinstance(given, Mapping):
+            more = set() if section == "train" else _options_of(section, str(given.get("name")))
+            if more is not None:
+                refuse_unknown(given, own.get(section, network) | more, f"unknown key {section}.{{}}")
+    for name, options in method_entries(raw.get("method", "none")):
+        known = METHODS.keywords(name)
+        if known is not None:
+            refuse_unknown(options, known, f"method {name} has no option '{{}}'")
+
+
+def _options_of(section: str, name: str) -> set[str] | None:
+    """Names of the options of a data set or network; None where they are not known without importing it."""
+    if section == "data":
+        return SETS.keywords(name) if name in SETS.names() else None
+    if is_external(name):
+        return external_keywords(name)
+    family = named_family(name)
+    return None if family is None else FAMILIES.keywords(family)
 
 
 def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = ()) -> Config:
@@ -202,8 +288,10 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Sequ
     """
     if isinstance(source, Config):
         return source
+    raw = read_config(source, overrides)
+    check_keys(raw)
     try:
-        return Config.model_validate(read_config(source, overrides))
+        return Config.model_validate(raw)
     except pydantic.ValidationError as error:
         raise ValueError(_one_line(error)) from None
 
@@ -267,22 +355,19 @@ def _set(raw: dict[str, Any], override: str) -> None:
 
 
 def _one_line(error: pydantic.ValidationError) -> str:
-    first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {path}{closest(str(first['loc'][-1]), _fields_at(first['loc'][:-1]))}"
-    message = first["msg"].removeprefix("Value error, ")
-    if message.startswith("unknown key network."):
-        return message.replace("network.", f"{path}.", 1)
-    if first["type"] == "missing":
-        return f"{path}: missing from the configuration"
-    return f"{path}: {message}" if first["type"] == "value_error" else f"{path}: {message}, got {first['input']!r}"
+    where, kind, line = first_mistake(error)
+    path = ".".join(where)
+    if kind == "extra_forbidden":
+        return f"unknown key {path}{closest(where[-1], _fields_at(where[:-1]))}"
+    if line.startswith("unknown key network."):
+        return line.replace("network.", f"{path}.", 1)
+    return f"{path}: missing from the configuration" if kind == "missing" else f"{path}: {line}"
 
 
-def _fields_at(location: tuple[int | str, ...]) -> set[str]:
+def _fields_at(location: Sequence[str]) -> set[str]:
     model: Any = Config
     for part in location:
-        field = model.model_fields[str(part)]
+        field = model.model_fields[part]
         model = next(m for m in (field.annotation, *get_args(field.annotation)) if hasattr(m, "model_fields"))
     return set(model.model_fields)
 

@@ -4,26 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segdistill.functional import IGNORE, empty
+from segdistill.engine.teacher import observe
 from segdistill.methods import Method
-from segdistill.taps import ClassMap, Tapped, Taps, match_maps, resize
-
-
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy, mean over the labelled pixels; 0 with a graph where there is none.
-
-    Args:
-        logits: (N,C,h,w), resized bilinearly to the target.
-        target: (N,H,W) int64 labels, 255 = ignored.
-    """
-    logits = resize(logits.float(), (target.shape[-2], target.shape[-1]))
-    labelled = (target != IGNORE).sum()
-    if labelled == 0:
-        return empty(logits)
-    return F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum") / labelled
+from segdistill.supervised import cross_entropy
+from segdistill.taps import ClassMap, Tapped, Taps, match_maps
 
 
 class Distiller(nn.Module):
@@ -53,7 +39,7 @@ class Distiller(nn.Module):
         """
         with torch.no_grad(), evaluating(self.student):
             student = self.student(images, self.method.student_taps())
-        teacher_taps = {} if teacher is None else observe(teacher, images, self.method.teacher_taps())
+        teacher_taps = observe(teacher, images, self.method.teacher_taps())
         if teacher is not None and teacher.class_map is not None and not teacher.class_map.complete:
             self.class_map = teacher.class_map
             student = self.class_map.select(student)
@@ -94,21 +80,6 @@ class Distiller(nn.Module):
             if critic is not None:
                 terms |= self.method.adversarial_loss(critic, student, teacher)
         return terms, student, teacher
-
-
-def observe(teacher: Tapped, images: Tensor, names: set[str]) -> Taps:
-    """The teacher's taps, without a graph; none at all where no name is wanted.
-
-    Args:
-        teacher: tapped, in eval mode.
-        images: (N,3,H,W) in 0…1.
-        names: the taps that the method reads.
-    """
-    if not names:
-        return {}
-    with torch.no_grad():
-        taps: Taps = teacher(images, names)
-    return taps
 
 
 @contextmanager

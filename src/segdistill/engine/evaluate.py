@@ -1,27 +1,22 @@
-"""Evaluation on whole images, and prediction into files."""
+"""Evaluation on whole images."""
 
-import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from segdistill.data import SegmentationDataset
 from segdistill.data.sampler import eval_loader
 from segdistill.engine.build import build_split
-from segdistill.engine.checkpoint import CONFIG, load_student, read_card, student_path
 from segdistill.engine.config import load_config
 from segdistill.engine.distiller import evaluating
+from segdistill.engine.run_folder import CONFIG
 from segdistill.engine.runtime import Runtime, runtime
+from segdistill.engine.student import load_student, student_path
 from segdistill.metrics import confusion_matrix, image_counts, scores
 from segdistill.taps import as_logits, resize
-
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def evaluate(
@@ -131,116 +126,3 @@ def evaluate_run(
             per_image=per_image,
         )
     return {"model": str(model), "split": split, **result}
-
-
-def model_stats(network: nn.Module, size: tuple[int, int] = (512, 1024)) -> dict[str, Any]:
-    """Parameters and floating-point operations of one forward pass in eval mode, without an auxiliary head.
-
-    A multiply-add counts as two operations. Nothing is computed: shapes alone are followed.
-
-    Args:
-        network: images (N,3,H,W) → logits.
-        size: (H,W) of the image.
-
-    Returns:
-        `params`, `flops`, `flops_size`.
-    """
-    shadow = copy.deepcopy(network).to("meta").eval()
-    params = sum(p.numel() for name, p in shadow.named_parameters() if not name.startswith("aux."))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        shadow(torch.empty(1, 3, *size, device="meta"))
-    return {"params": params, "flops": counter.get_total_flops(), "flops_size": list(size)}
-
-
-def find_images(paths: Iterable[str | Path]) -> list[tuple[Path, Path]]:
-    """Image files, each with the relative path that its results are named by.
-
-    Args:
-        paths: files, or folders that are searched through.
-
-    Raises:
-        ValueError: if a path is missing, is no image, or a folder has none.
-    """
-    found = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES)
-            if not inside:
-                raise ValueError(f"no images ({' '.join(IMAGES)}) in {path}")
-            found += [(p, p.relative_to(path)) for p in inside]
-        elif path.is_file():
-            found.append((path, Path(path.name)))
-        else:
-            raise ValueError(f"no image or folder at {path}")
-    taken: dict[Path, Path] = {}
-    for file, name in found:
-        stem = name.with_suffix("")
-        if stem in taken:
-            raise ValueError(f"{taken[stem]} and {file} would both be written to {stem}.png; predict them one by one")
-        taken[stem] = file
-    return found
-
-
-def read_image(path: Path) -> Tensor:
-    """An image file as RGB in 0…1, (3,H,W).
-
-    Args:
-        path: any format that Pillow reads; its orientation tag is honoured.
-
-    Raises:
-        ValueError: if it cannot be read.
-    """
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from None
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-
-
-def predict(
-    model: nn.Module | str | Path,
-    images: Iterable[str | Path],
-    out: str | Path,
-    *,
-    run: Runtime | None = None,
-    palette: list[tuple[int, int, int]] | None = None,
-    alpha: float = 0.5,
-) -> Iterator[tuple[Path, Tensor]]:
-    """Segment image files into `ids/` (class numbers), `colour/` and `blend/` (over the image) PNGs.
-
-    Args:
-        model: a network with a `card`, or the path of a run or a student's file.
-        images: files or folders.
-        out: folder of the results; made if it is missing.
-        run: device and precision (default: the model's device, float32).
-        palette: a colour per class (default: the card's).
-        alpha: share of the colour in the blend.
-
-    Yields:
-        Each image's path and its class numbers (H,W) uint8, once its files are written.
-    """
-    if isinstance(model, nn.Module):
-        network, card = model, getattr(model, "card", {})
-    else:
-        network, card = load_student(model), read_card(model)
-    colours = np.array(palette or card.get("palette") or [], dtype=np.uint8).reshape(-1, 3)
-    if not len(colours):
-        raise ValueError("predict needs a palette: this model has no card that gives one")
-    files = find_images(images)
-    run = run or Runtime(next((p.device for p in network.parameters()), torch.device("cpu")))
-    network.to(run.device)
-    with evaluating(network), torch.no_grad():
-        for path, name in files:
-            image = read_image(path)
-            with run.autocast():
-                logits = as_logits(network(image[None].to(run.device)))
-            ids = resize(logits.float(), (image.shape[1], image.shape[2])).argmax(1)[0].to("cpu", torch.uint8)
-            colour = colours[ids.numpy()]
-            picture = (image.permute(1, 2, 0).numpy() * 255).round()
-            blend = ((1 - alpha) * picture + alpha * colour).round().astype(np.uint8)
-            for kind, pixels in (("ids", ids.numpy()), ("colour", colour), ("blend", blend)):
-                target = (Path(out) / kind / name).with_suffix(".png")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(target)
-            yield path, ids

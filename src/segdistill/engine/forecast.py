@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.engine.config import Config, load_config
-from segdistill.engine.distiller import evaluating, frozen, observe
+from segdistill.engine.distiller import evaluating
 from segdistill.engine.evaluate import evaluate
 from segdistill.engine.gradients import term_gradients
-from segdistill.engine.loop import default_folder, train
+from segdistill.engine.loop import default_folder, forward, train
 from segdistill.engine.record import Recorder
 from segdistill.engine.runtime import peak_memory, runtime
 from segdistill.engine.training import Training
@@ -141,11 +141,9 @@ def _whole(config: Config, step_time: float, validation: float) -> dict[str, Any
 
 def _terms(training: Training, images: Tensor, target: Tensor) -> dict[str, dict[str, float]]:
     """Each term of one batch, and its gradient in the student's parameters."""
-    run, critic, teacher = training.run, training.critic, training.teacher
     training.distiller.train()
-    with torch.compiler.set_stance("force_eager"), run.autocast(), frozen(critic):  # a compiled graph serves one term
-        seen = {} if teacher is None else observe(teacher, images, training.method.teacher_taps())
-        terms, _, _ = training.distiller(images, target, seen, training.done / training.cfg.steps, critic)
+    with torch.compiler.set_stance("force_eager"):  # a compiled graph serves one term
+        terms, _, _ = forward(training, images, target, training.done / training.cfg.steps)
     norms = {name: norm for name, (norm, _) in term_gradients(terms, training.trained).items()}
     values = {name: float(term.detach()) for name, term in terms.items()}
     whole = math.fsum(map(abs, values.values())) or 1.0

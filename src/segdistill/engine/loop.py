@@ -7,17 +7,20 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from segdistill.engine.build import schedule, set_rate
-from segdistill.engine.checkpoint import CHECKPOINT, SUMMARY, read_json
 from segdistill.engine.config import Config, load_config
-from segdistill.engine.distiller import frozen, observe
-from segdistill.engine.runtime import runtime
+from segdistill.engine.distiller import frozen
+from segdistill.engine.optim import schedule, set_rate
+from segdistill.engine.run_folder import CHECKPOINT, SUMMARY, read_json
+from segdistill.engine.runtime import Runtime, runtime
+from segdistill.engine.teacher import observe
 from segdistill.engine.training import Training
+from segdistill.methods import Method
+from segdistill.taps import Tapped, Taps
 
 
 class TrainingStopped(ValueError):  # noqa: N818 -- it is not always an error
@@ -73,7 +76,7 @@ def train(training: Training) -> None:
     Raises:
         TrainingStopped: if a term or a gradient is not finite, or the process was asked to stop.
     """
-    cfg, run, teacher, critic = training.cfg, training.run, training.teacher, training.critic
+    cfg, run, critic = training.cfg, training.run, training.critic
     batches = training.batches()
     training.model.train()
     for step in range(training.done, cfg.steps):
@@ -85,21 +88,10 @@ def train(training: Training) -> None:
             images = images.to(run.device, memory_format=training.layout, non_blocking=True)
             target = target.to(run.device, non_blocking=True)
 
-            # 1. images → taps → named, weighted terms (networks in the run's precision, losses in float32)
-            with run.autocast(), frozen(critic):
-                seen = {} if teacher is None else observe(teacher, images, training.method.teacher_taps())
-                terms, student, seen = training.model(images, target, seen, step / cfg.steps, critic)
-                loss = torch.stack(list(terms.values())).sum() / cfg.accumulate
+            terms, student, seen = forward(training, images, target, step / cfg.steps)  # 1. images → taps → terms
             if not totals:  # of the first micro-batch, for the record alone
                 shown = training.analyse(terms, student, seen, target)
-            training.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            # 2. the adversarial methods' second loss: same taps, detached
-            if critic is not None:
-                student = {name: tap.detach() for name, tap in student.items()}
-                critic_terms = training.method.critic_loss(critic, student, seen)
-                critic_loss: Tensor = torch.stack(list(critic_terms.values())).sum() / cfg.accumulate
-                critic_loss.backward()  # type: ignore[no-untyped-call]
-                terms |= {f"critic_{name}": term for name, term in critic_terms.items()}
+            terms |= backward(training, terms, student, seen, share=1 / cfg.accumulate)  # 2. terms → gradients
             for name, value in _finite(terms, training).items():
                 totals[name] = totals.get(name, 0.0) + value / cfg.accumulate
 
@@ -122,6 +114,62 @@ def train(training: Training) -> None:
             training.save()
         if stop:
             raise TrainingStopped(f"stopped after step {training.done}; go on with --resume --out {training.folder}")
+
+
+class Learner(Protocol):
+    """What a step needs: who learns from whom, and how it is computed."""
+
+    model: nn.Module
+    """The distiller, as it is or wrapped for several processes."""
+    method: Method
+    teacher: Tapped | None
+    critic: nn.Module | None
+    run: Runtime
+    scaler: torch.amp.GradScaler
+
+
+def forward(learner: Learner, images: Tensor, target: Tensor, progress: float) -> tuple[dict[str, Tensor], Taps, Taps]:
+    """Images → teacher taps, student taps → named, weighted terms; networks in the run's precision, losses in float32.
+
+    Args:
+        learner: who learns from whom.
+        images: (N,3,H,W) in 0…1.
+        target: (N,H,W) int64 labels, 255 = ignored.
+        progress: share of the training that is done.
+
+    Returns:
+        The terms, and the taps of student and teacher that they were computed from.
+    """
+    with learner.run.autocast(), frozen(learner.critic):
+        seen = observe(learner.teacher, images, learner.method.teacher_taps())
+        terms, student, seen = learner.model(images, target, seen, progress, learner.critic)
+    return terms, student, seen
+
+
+def backward(
+    learner: Learner, terms: Mapping[str, Tensor], student: Taps, teacher: Taps, share: float = 1.0
+) -> dict[str, Tensor]:
+    """Add the gradients of a micro-batch: of its terms, and of the critic's own loss on the same taps, detached.
+
+    Args:
+        learner: who learns from whom.
+        terms: what `forward` returned.
+        student: its taps.
+        teacher: its taps.
+        share: of the micro-batch in the step.
+
+    Returns:
+        The critic's terms, `critic_<name>`; none where there is no critic.
+    """
+    loss = torch.stack(list(terms.values())).sum() * share
+    learner.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    if learner.critic is None:
+        return {}
+    detached = {name: tap.detach() for name, tap in student.items()}
+    critic_terms = learner.method.critic_loss(learner.critic, detached, teacher)
+    critic_loss: Tensor = torch.stack(list(critic_terms.values())).sum() * share
+    critic_loss.backward()  # type: ignore[no-untyped-call]
+    return {f"critic_{name}": term for name, term in critic_terms.items()}
 
 
 def _step(

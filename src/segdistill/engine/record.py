@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from segdistill.engine.checkpoint import METRICS
+from segdistill.engine.run_folder import METRICS
 
 
 class Recorder:

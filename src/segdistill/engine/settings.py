@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segdistill.engine.build import teacher_digest
-from segdistill.engine.checkpoint import ENVIRONMENT, stored_json
 from segdistill.engine.config import Config
+from segdistill.engine.run_folder import ENVIRONMENT, stored_json
+from segdistill.engine.teacher import teacher_digest
 
 FREE_TO_CHANGE = {
     "data.workers",

@@ -16,29 +16,21 @@ from segdistill.data import SegmentationDataset
 from segdistill.data.sampler import train_loader
 from segdistill.data.transforms import TrainTransform
 from segdistill.engine import build
-from segdistill.engine.checkpoint import (
-    CHECKPOINT,
-    CONFIG,
-    ENVIRONMENT,
-    STUDENT,
-    SUMMARY,
-    load_checkpoint,
-    load_student,
-    make_card,
-    save_checkpoint,
-    save_student,
-    write_atomically,
-    write_json,
-)
+from segdistill.engine.checkpoint import load_checkpoint, save_checkpoint
 from segdistill.engine.clock import Clock, Waited
 from segdistill.engine.config import Config, dump_config, load_config
 from segdistill.engine.distiller import Distiller
-from segdistill.engine.evaluate import evaluate, model_stats
+from segdistill.engine.evaluate import evaluate
 from segdistill.engine.gradients import term_gradients
+from segdistill.engine.optim import build_optimizer
 from segdistill.engine.record import Recorder
+from segdistill.engine.run_folder import CHECKPOINT, CONFIG, ENVIRONMENT, STUDENT, SUMMARY, write_atomically, write_json
 from segdistill.engine.runtime import Runtime, environment, peak_memory, synchronize
 from segdistill.engine.settings import check_same
+from segdistill.engine.student import load_student, make_card, save_student
+from segdistill.engine.teacher import build_teacher, teacher_digest
 from segdistill.methods import build_method
+from segdistill.models.stats import model_stats
 from segdistill.taps import Taps
 
 
@@ -77,7 +69,7 @@ class Training:
 
         torch.manual_seed(cfg.seed)  # the same first weights whatever the method
         tapped = build.build_student(config, classes, student)
-        self.teacher = build.build_teacher(config, self.train_set.classes, teacher)
+        self.teacher = build_teacher(config, self.train_set.classes, teacher)
         if self.teacher is not None:
             self.teacher.to(run.device, memory_format=layout)  # type: ignore[call-overload]
         self.distiller = Distiller(tapped, build_method(config.method), aux_weight=cfg.aux_weight)
@@ -91,7 +83,7 @@ class Training:
         if self.critic is not None:
             self.critic.to(run.device)
 
-        self.optimizer = build.build_optimizer(self.distiller.parameters(), cfg)
+        self.optimizer = build_optimizer(self.distiller.parameters(), cfg)
         self.critic_optimizer = None if self.critic is None else self.method.make_critic_optimizer(self.critic)
         self.scaler = torch.amp.GradScaler(run.device.type, enabled=cfg.precision == "fp16")
         self.average = None
@@ -298,7 +290,7 @@ class Training:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not resume:
                 write_atomically(config_path, lambda p: p.write_text(dump_config(self.config)))
-                write_json(self.folder / ENVIRONMENT, environment() | {"teacher": build.teacher_digest(self.config)})
+                write_json(self.folder / ENVIRONMENT, environment() | {"teacher": teacher_digest(self.config)})
         folder = self.folder if self.run.main else None
         self.recorder = Recorder(folder, self.cfg.steps, self.done, tensorboard=self.cfg.tensorboard)
 

@@ -23,6 +23,9 @@ class Method(nn.Module):
     reads: ClassVar[tuple[str, ...]] = ()
     """Taps of both sides that the method reads in its standard form; `student_taps` and `teacher_taps` refine it."""
 
+    figures: ClassVar[Mapping[str, str]] = {}
+    """What `analysis` gives: figure → its title in a report."""
+
     def student_taps(self) -> set[str]:
         """Names of the student's taps that this instance reads; a term of weight 0 reads nothing."""
         return set(self.reads)

@@ -1,6 +1,7 @@
 """I2CKD: distillation of class prototypes, near their own and far from the other classes' (Karine et al., 2024)."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -151,6 +152,11 @@ class I2CKD(Method):
         anchor: `student` or `teacher`, as in `prototype_triplet`; the paper leaves it open, ours is student.
         negatives: `all`, `hardest` or `random`, as in `prototype_triplet`; the paper leaves it open, ours is all.
     """
+
+    figures: ClassVar[Mapping[str, str]] = {
+        "within": "distance to the own class",
+        "between": "distance to other classes",
+    }
 
     def __init__(
         self,

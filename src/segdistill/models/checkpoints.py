@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from segdistill._options import closest
 from segdistill.models import build_model, model_options, split_name
-from segdistill.models._forms import SOURCES
-from segdistill.models._renames import RENAMES, SIGNS
-from segdistill.models._weights import load_named, read_source
 from segdistill.models.external import is_external
+from segdistill.models.forms import SOURCES
+from segdistill.models.weights.files import load_named, read_source
+from segdistill.models.weights.renames import RENAMES, SIGNS
 
 Tensors = dict[str, Tensor]
 

@@ -1,0 +1,303 @@
+"""From one configuration to the runs of a grid: methods × students × data sets × seeds, each one complete."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from segdistill._options import first_mistake, refuse_unknown
+from segdistill.engine.config import Config, Section, load_config, read_config
+from segdistill.engine.run_folder import CONFIG
+from segdistill.engine.settings import check_same
+from segdistill.methods import method_options, resolve_methods
+
+
+class GridConfig(Section):
+    """What a comparison adds to a run's configuration, at the top level of the file or as `key=value`."""
+
+    methods: list[Any] = Field(min_length=1)
+    """What is compared: entries as for `method:`, that is names, mappings with options, or lists of both that run
+    together."""
+    seeds: list[int] = Field([0, 1, 2])
+    """How many runs each entry gets, or the list of their seeds."""
+    students: list[Any] | None = Field(None, min_length=1)
+    """Entries as for `student:`, names of networks, or configuration files; left out, the configuration's own."""
+    budget: Literal["steps", "seconds"] | None = None
+    """`steps`: all entries train for `train.steps`; `seconds`: all train for the same time. Told by `seconds`."""
+    seconds: float | None = Field(None, gt=0)
+    """Seconds of training per run, without validation."""
+    split: Literal["val", "test"] = "test"
+    """The split on which the students are compared; the best on `val` is what each run delivers."""
+    confidence: float = Field(0.95, gt=0, lt=1)
+    """Of the intervals."""
+    resamples: int = Field(2000, ge=100)
+    """Of the bootstrap over images."""
+
+    @pydantic.field_validator("seeds", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "GridConfig":
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds: expected a count or different whole numbers, got {self.seeds}")
+        if self.budget is None:
+            self.budget = "steps" if self.seconds is None else "seconds"
+        if (self.budget == "seconds") != (self.seconds is not None):
+            raise ValueError("budget=seconds and seconds=N go together")
+        return self
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the grid.
+
+    Args:
+        data: label of the data set.
+        student: label of the network.
+        method: label of the method.
+        seed: of the run.
+        config: the complete configuration.
+        folder: where the run is written.
+    """
+
+    data: str
+    student: str
+    method: str
+    seed: int
+    config: Config
+    folder: Path
+
+    @property
+    def row(self) -> tuple[str, str, str]:
+        """What the runs of all seeds share."""
+        return self.data, self.student, self.method
+
+    def with_steps(self, steps: int) -> "Cell":
+        """The same run with its schedule fitted to another number of steps: warm-up and validations keep their shares.
+
+        Args:
+            steps: how many.
+        """
+        train, share = self.config.train, steps / self.config.train.steps
+        changes = {"steps": steps, "warmup": round(train.warmup * share)}
+        if train.eval_every:
+            changes["eval_every"] = -(-steps // max(1, round(train.steps / train.eval_every)))
+        return replace(self, config=self.config.model_copy(update={"train": train.model_copy(update=changes)}))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole comparison.
+
+    Args:
+        options: of the grid.
+        runs: in the order in which they are trained: seed by seed, so that an unfinished grid has whole seeds first.
+        teachers: a teacher's configuration by its folder; they are trained first.
+        out: folder of the comparison.
+    """
+
+    options: GridConfig
+    runs: tuple[Cell, ...]
+    teachers: Mapping[Path, Config]
+    out: Path
+
+    @property
+    def baseline(self) -> str:
+        """The method that the others are held against: `none` if it is there, else the first one."""
+        methods = [run.method for run in self.runs]
+        return "none" if "none" in methods else methods[0]
+
+    def rows(self) -> dict[tuple[str, str, str], list[Cell]]:
+        """The runs of each data set, student and method."""
+        rows: dict[tuple[str, str, str], list[Cell]] = {}
+        for run in self.runs:
+            rows.setdefault(run.row, []).append(run)
+        return rows
+
+
+def load_plan(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), out: str | Path | None = None
+) -> Plan:
+    """Read and check the configuration of a comparison.
+
+    Args:
+        source: a YAML file or a mapping: a run's configuration, and the keys of `GridConfig`. `data` may be a list;
+            `teacher` may be `{config: …}`, a file or a mapping, from which the teacher is trained first.
+        overrides: `key.sub=value`; those of `data.` and `student.` count for all data sets and students.
+        out: folder (default: `runs/compare_<file>`).
+
+    Raises:
+        ValueError: with one line on the first thing that is wrong in any of the runs.
+    """
+    raw = read_config(source)
+    raw, data_entries = _take_list(raw, overrides)
+    own = [o for o in overrides if o.partition("=")[0].split(".")[0] not in ("data", "student")]
+    if isinstance(raw.get("teacher"), Mapping) and isinstance(raw["teacher"].get("config"), str):
+        raw["teacher"] = {"config": read_config(_beside(source, raw["teacher"]["config"]))}
+    raw = read_config(raw, own)
+    options = _options(raw)
+    if out is None:
+        out = Path("runs") / f"compare_{Path(source).stem if isinstance(source, str | Path) else 'grid'}"
+    out = Path(out)
+
+    def expand(section: str, entries: Iterable[Any] | None) -> list[dict[str, Any]]:
+        changes = [o for o in overrides if o.startswith(f"{section}.") or (o.startswith(f"{section}=") and not entries)]
+        found = list(_variants(section, raw.get(section), entries or [{}], source))
+        return [_mapping(section, read_config({section: entry}, changes)[section]) for entry in found]
+
+    datas, students = expand("data", data_entries), expand("student", options.students)
+    methods = [resolve_methods(entry) for entry in options.methods]
+    labels = _unique("methods", [method_label(method) for method in methods])
+    data_labels, student_labels = _labels("data", datas), _labels("students", students)
+    teachers: dict[Path, Config] = {}
+    cells = []
+    for data_label, data in zip(data_labels, datas, strict=True):
+        teacher = _teacher(raw.get("teacher"), data, data_label if len(datas) > 1 else "", out, teachers)
+        for student_label, student in zip(student_labels, students, strict=True):
+            for label, method in zip(labels, methods, strict=True):
+                whole = {**raw, "data": data, "student": student, "method": method, "teacher": teacher}
+                config = load_config(whole)
+                if not config.distils:  # a baseline is the same whoever teaches the others
+                    config = config.model_copy(update={"teacher": None})
+                elif config.teacher is None:
+                    raise ValueError(
+                        f"method {label} needs a teacher; set teacher.checkpoint=RUN or teacher.config=FILE"
+                    )
+                cells.append((data_label, student_label, label, config))
+    runs = [_run(*cell, seed, out) for seed in options.seeds for cell in cells]
+    return Plan(options, tuple(runs), teachers, out)
+
+
+def method_label(method: Sequence[Mapping[str, Any]]) -> str:
+    """The name of a method in tables: its names, and the options that are not the defaults.
+
+    Args:
+        method: what `resolve_methods` returned.
+
+    >>> method_label(resolve_methods(["kd", {"name": "cwd", "weight": 5}]))
+    'kd+cwd(weight=5.0)'
+    """
+    parts = []
+    for entry in method:
+        defaults = method_options(entry["name"]).model_fields
+        changed = [f"{k}={v}" for k, v in entry.items() if k != "name" and v != defaults[k].default]
+        parts.append(entry["name"] + (f"({', '.join(changed)})" if changed else ""))
+    return "+".join(parts)
+
+
+def _take_list(raw: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[Any] | None]:
+    """Take a list of data sets out of `data`, from the file or from `data=[…]`; the file's mapping stays their base."""
+    entries = raw.pop("data") if isinstance(raw.get("data"), list) else None
+    for override in overrides:
+        if override.startswith("data="):
+            value = yaml.safe_load(override.removeprefix("data="))
+            entries = value if isinstance(value, list) else None
+    if entries == []:
+        raise ValueError("data: expected at least one data set, got []")
+    return raw, entries
+
+
+def _options(raw: dict[str, Any]) -> GridConfig:
+    given = {key: raw.pop(key) for key in GridConfig.model_fields if key in raw}
+    if "methods" not in given and resolve_methods(raw.get("method", "none")) != resolve_methods("none"):
+        given["methods"] = ["none", raw["method"]]
+    refuse_unknown(raw, {*GridConfig.model_fields, *Config.model_fields}, "unknown key {}")
+    try:
+        return GridConfig.model_validate(given)
+    except pydantic.ValidationError as error:
+        where, kind, line = first_mistake(error)
+        if kind == "missing":
+            raise ValueError("methods: say what to compare, for example methods=[none,kd,cwd]") from None
+        raise ValueError(": ".join((".".join(where), line)) if where else line) from None
+
+
+def _variants(section: str, base: Any, entries: Iterable[Any], source: Any) -> Iterator[dict[str, Any]]:
+    """Each entry as a section: a file's, a whole one, or the base with changes."""
+    base = _mapping(section, {} if base is None else base)
+    for entry in entries:
+        if isinstance(entry, str) and entry.endswith((".yaml", ".yml")):
+            yield dict(read_config(_beside(source, entry)).get(section) or {})
+        elif isinstance(entry, str):
+            yield {**{k: v for k, v in base.items() if k != "checkpoint"}, "name": entry}
+        elif isinstance(entry, Mapping):
+            yield dict(entry) if "name" in entry or "checkpoint" in entry else {**base, **entry}
+        else:
+            raise ValueError(f"{section}: expected names, files or mappings, got {entry!r}")
+
+
+def _mapping(section: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{section}: expected a mapping, got {value!r}")
+    return dict(value)
+
+
+def _labels(section: str, entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each entry; where names are the same, with the settings in which the entries differ."""
+    names = [str(entry.get("name") or Path(str(entry.get("checkpoint", section))).stem) for entry in entries]
+    labels = []
+    for name, entry in zip(names, entries, strict=True):
+        same = [other for other, its in zip(entries, names, strict=True) if its == name]
+        keys = {key for other in same for key in other}
+        differing = [k for k in sorted(keys) if any(other.get(k) != entry.get(k) for other in same)]
+        labels.append("_".join([name, *(f"{key}={entry[key]}" for key in differing if key in entry)]))
+    return _unique(section, labels)
+
+
+def _unique(section: str, labels: list[str]) -> list[str]:
+    folders = [_slug(label) for label in labels]
+    for label, folder in zip(labels, folders, strict=True):
+        if folders.count(folder) > 1:
+            raise ValueError(f"{section}: {label} is named {folders.count(folder)} times")
+    return labels
+
+
+def _teacher(section: Any, data: Mapping[str, Any], label: str, out: Path, teachers: dict[Path, Config]) -> Any:
+    """The `teacher` section of the runs; a teacher that has to be trained first is noted."""
+    if not isinstance(section, Mapping) or "config" not in section:
+        return section
+    if len(section) > 1:
+        raise ValueError(f"teacher: give config alone, got {', '.join(section)} besides")
+    config = section["config"]
+    if isinstance(config, str):
+        config = read_config(config)
+    if not isinstance(config, Mapping):
+        raise ValueError(f"teacher.config: expected a file or a configuration, got {config!r}")
+    own = "data" in config
+    whole = load_config({**config, "data": config["data"] if own else dict(data)}, ["method=none"])
+    folder = out / "teacher"
+    if label and not own and not _holds(folder, whole):  # it may, from when this was the only data set
+        folder = out / f"teacher_{_slug(label)}"
+    teachers[folder] = whole
+    return {"checkpoint": str(folder)}
+
+
+def _holds(folder: Path, config: Config) -> bool:
+    """Whether a folder is that of a run of a configuration."""
+    try:
+        check_same(load_config(folder / CONFIG), config, folder)
+    except ValueError:
+        return False
+    return True
+
+
+def _run(data: str, student: str, method: str, config: Config, seed: int, out: Path) -> Cell:
+    config = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+    folder = out / "_".join(map(_slug, (data, student, method, f"seed{seed}")))
+    return Cell(data, student, method, seed, config, folder)
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^\w.=+-]+", "-", label).strip("-")
+
+
+def _beside(source: Any, path: str) -> str:
+    """A file that a configuration names: from here, or from the folder of the configuration."""
+    near = Path(source).parent / path if isinstance(source, str | Path) else Path(path)
+    return path if Path(path).is_file() or not near.is_file() else str(near)

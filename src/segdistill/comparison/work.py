@@ -1,0 +1,104 @@
+"""What each process of a comparison does: train and evaluate a run, evaluate a teacher, time a step."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from segdistill.comparison.result import counts_path, evaluation_path
+from segdistill.engine.build import build_split
+from segdistill.engine.config import Config
+from segdistill.engine.evaluate import evaluate, evaluate_run
+from segdistill.engine.forecast import forecast
+from segdistill.engine.loop import distill
+from segdistill.engine.run_folder import CHECKPOINT, STUDENT, SUMMARY, read_json, write_atomically, write_json
+from segdistill.engine.runtime import runtime
+from segdistill.engine.teacher import build_teacher
+from segdistill.models.stats import model_stats
+from segdistill.taps import Tapped
+
+MEASURED_STEPS = 6
+"""How many steps are timed at least."""
+
+
+def train_and_evaluate(config: Config, folder: Path, split: str | None) -> float | None:
+    """Train one run, or go on with it, and evaluate its best student.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        split: on which it is evaluated; None: it is trained only.
+
+    Returns:
+        Mean IoU on the split, or on val.
+    """
+    if (folder / SUMMARY).is_file() and (folder / STUDENT).is_file():
+        miou: float | None = read_json(folder / SUMMARY)["miou"]
+    else:
+        resume = (folder / CHECKPOINT).exists()
+        if not resume:  # stopped after a validation but before a checkpoint: the run begins again
+            (folder / STUDENT).unlink(missing_ok=True)
+        miou = distill(config, out=folder, resume=resume)["miou"]
+    if split is None:
+        return miou
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    code = config.student.is_code or None  # the configuration itself named the function
+    result = evaluate_run(folder, split=split, device=config.train.device, per_image=True, allow_code=code)
+    counts = {"counts": torch.tensor(result.pop("per_image"))}
+    write_atomically(counts_path(folder, split), lambda path: save_file(counts, path))
+    write_json(evaluation_path(folder, split), result)
+    miou = result["miou"]
+    return miou
+
+
+def evaluate_teacher(config: Config, split: str) -> dict[str, Any]:
+    """Evaluate a run's teacher on the run's data.
+
+    Args:
+        config: of a run.
+        split: on which it is evaluated.
+
+    Returns:
+        `network`, `params`, `flops`, `flops_size`, `miou`, `macc`, `pixel_accuracy`, `iou`; the last four are empty for
+        a teacher that does not know all classes.
+    """
+    assert config.teacher is not None
+    data = config.data
+    dataset = build_split(data, split)
+    teacher = build_teacher(config, dataset.classes)
+    assert teacher is not None
+    spec: dict[str, Any] = getattr(teacher.network, "spec", None) or {}
+    facts = {"network": spec.get("name", type(teacher.network).__name__), **model_stats(teacher.network)}
+    if teacher.class_map is not None and not teacher.class_map.complete:  # there is no fair figure over all classes
+        return {**facts, "miou": None, "macc": None, "pixel_accuracy": None, "iou": {}}
+    with runtime(config.train.device, threads=config.train.threads) as run:
+        result = evaluate(
+            _Output(teacher), dataset, size=data.resize, batch_size=data.eval_batch_size, workers=data.workers, run=run
+        )
+    return {**facts, **{key: result[key] for key in ("miou", "macc", "pixel_accuracy", "iou")}}
+
+
+class _Output(nn.Module):
+    """A teacher's logits in the data's classes."""
+
+    def __init__(self, teacher: Tapped):
+        super().__init__()
+        self.teacher = teacher
+
+    def forward(self, images: Tensor) -> Tensor:
+        output: Tensor = self.teacher(images, ())["output"]
+        return output
+
+
+def measure(config: Config, seconds: float) -> float:
+    """Seconds per step of a run.
+
+    Args:
+        config: of the run.
+        seconds: how long at least it is timed.
+    """
+    result: float = forecast(config, steps=MEASURED_STEPS, seconds=seconds)["seconds_per_step"]
+    return result

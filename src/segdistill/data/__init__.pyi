@@ -1,0 +1,14 @@
+from .check import DatasetReport as DatasetReport
+from .check import check_data as check_data
+from .check import check_dataset as check_dataset
+from .dataset import SPLITS as SPLITS
+from .dataset import SegmentationDataset as SegmentationDataset
+from .files import FileDataset as FileDataset
+from .sampler import eval_loader as eval_loader
+from .sampler import train_loader as train_loader
+from .sets import build_dataset as build_dataset
+from .sets import dataset_class as dataset_class
+from .sets import dataset_options as dataset_options
+from .sets import list_datasets as list_datasets
+from .transforms import EvalTransform as EvalTransform
+from .transforms import TrainTransform as TrainTransform

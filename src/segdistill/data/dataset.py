@@ -1,0 +1,115 @@
+"""The contract of a data set, and what all of them share: class names, colours, reading of options."""
+
+import colorsys
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from segdistill._types import Colour
+from segdistill.functional import IGNORE
+
+SPLITS = ("train", "val", "test")
+
+
+class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Images with one class id per pixel.
+
+    A data set is one file in this folder with one subclass of this class, named in the config by the file's name. Its
+    `__init__` takes the split, and its options as keyword-only arguments with annotations; the config check and the
+    command line's list read them from there. Whatever goes wrong with an item raises a ValueError of one line: what,
+    in which file, what to do.
+
+    Attributes:
+        classes: names; their position is the id in the masks, 0 … C-1.
+        palette: one RGB colour per class, for pictures.
+        names: one per item, the file's path without folder and suffix.
+    """
+
+    classes: list[str]
+    palette: list[Colour]
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """One item: the image, uint8 (3,H,W) RGB, and the mask, uint8 (H,W) of class ids or 255."""
+        raise NotImplementedError
+
+    def problems(self, index: int) -> list[str]:
+        """What is wrong with an item, one line each; nothing if it can be read.
+
+        Args:
+            index: of the item.
+        """
+        try:
+            self[index]
+        except ValueError as error:
+            return [str(error)]
+        return []
+
+
+class MissingMasks(ValueError):  # noqa: N818  (it names what is missing, and people read the line, not the class)
+    """Some images have no mask.
+
+    Args:
+        problems: one line per image.
+        dataset: the data set of the other images, so that a check can go on and look at those.
+    """
+
+    def __init__(self, problems: Sequence[str], dataset: SegmentationDataset):
+        more = f" (and {len(problems) - 1} more; `segdistill data check` lists them)" if len(problems) > 1 else ""
+        super().__init__(problems[0] + more)
+        self.problems = list(problems)
+        self.dataset = dataset
+
+
+def check_split(split: str, available: Sequence[str] = SPLITS, reason: str = "") -> None:
+    """Raise ValueError with one line if there is no such split.
+
+    Args:
+        split: what was asked for.
+        available: what there is.
+        reason: what to do about it.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split: expected train, val or test, got {split!r}")
+    if split not in available:
+        there = f"there is {', '.join(available)}" if available else "there is none at all"
+        raise ValueError(f"no split {split!r}; {there}{'; ' + reason if reason else ''}")
+
+
+def check_classes(classes: Sequence[str], source: str) -> list[str]:
+    """The class names, if they can be told apart and their ids fit beside 255.
+
+    Args:
+        classes: names.
+        source: where they come from, for the error line.
+
+    Raises:
+        ValueError: if there are none, too many, or two of one name.
+    """
+    if not 1 <= len(classes) <= IGNORE:
+        raise ValueError(f"{source}: expected 1 to {IGNORE} classes, got {len(classes)}")
+    twice = [name for name in classes if list(classes).count(name) > 1]
+    if twice:
+        raise ValueError(f"{source}: class {twice[0]!r} is listed {list(classes).count(twice[0])} times")
+    return list(classes)
+
+
+def distinct_colours(count: int) -> list[Colour]:
+    """Colours that are easy to tell apart: hues in golden steps, in two lightnesses by turns.
+
+    Args:
+        count: how many.
+
+    >>> distinct_colours(3)
+    [(224, 56, 56), (132, 164, 241), (98, 143, 36)]
+    """
+    colours = []
+    for index in range(count):
+        lightness, saturation = ((0.55, 0.73), (0.73, 0.79), (0.35, 0.6))[index % 3 if index else 0]
+        red, green, blue = colorsys.hls_to_rgb(index * 0.618034 % 1, lightness, saturation)
+        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return colours

@@ -1,0 +1,1 @@
+"""What the built-in data set is drawn with: a street, its things, their patterns."""

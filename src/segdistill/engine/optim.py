@@ -1,0 +1,41 @@
+"""The optimiser, and how its learning rate goes over the steps."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from segdistill.engine.config import TrainConfig
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], train: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser of the student and of the layers that the method trains.
+
+    Args:
+        parameters: those that need a gradient.
+        train: section of the configuration.
+    """
+    trained = [p for p in parameters if p.requires_grad]
+    options: dict[str, Any] = {"lr": train.lr, "weight_decay": train.weight_decay}
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(trained, **options)
+    return torch.optim.SGD(trained, momentum=train.momentum, **options)
+
+
+def schedule(step: int, train: TrainConfig) -> float:
+    """Factor on every learning rate at a step: linear warm-up, then (1 − step/steps)^power.
+
+    Args:
+        step: from 0.
+        train: section of the configuration.
+    """
+    warm = min(1.0, (step + 1) / train.warmup) if train.warmup else 1.0
+    return float(warm * (1 - step / train.steps) ** train.power)
+
+
+def set_rate(optimizers: Iterable[torch.optim.Optimizer | None], factor: float) -> None:
+    """Set every group's learning rate to its initial one times a factor."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups if optimizer is not None else ():
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor

@@ -1,0 +1,117 @@
+"""The teacher: built, frozen, told apart by its weights, observed."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segdistill._options import closest
+from segdistill.engine.build import build_network, count_classes, tap
+from segdistill.engine.config import Config, NetworkConfig
+from segdistill.engine.student import student_path
+from segdistill.taps import ClassMap, Tapped, Taps
+
+
+def build_class_map(config: NetworkConfig, network: nn.Module, names: Sequence[str]) -> ClassMap | None:
+    """What the teacher's classes are among the data's; None where they are the same.
+
+    Args:
+        config: the teacher's section.
+        network: the teacher.
+        names: of the data's classes.
+
+    Raises:
+        ValueError: if a class is unknown, or too few have a counterpart.
+    """
+    if config.class_map is None:
+        return None
+    card: dict[str, Any] = getattr(network, "card", None) or {}
+    own = config.classes or card.get("classes") or getattr(network, "classes", None) or []
+    count = len(own) or count_classes(network, len(names))
+    if config.class_map == "names":
+        if not own:
+            raise ValueError("teacher.class_map=names: the teacher's names are not known; list them in teacher.classes")
+        pairs: dict[Any, Any] = {name: name for name in own if name in names}
+    else:
+        pairs = config.class_map
+    sources: list[list[int]] = [[] for _ in names]
+    for theirs, ours in pairs.items():
+        number = _class_number(theirs, own, count, "teacher")
+        if ours is not None:
+            sources[_class_number(ours, names, len(names), "data")].append(number)
+    return ClassMap(sources)
+
+
+def _class_number(given: int | str, names: Sequence[str], count: int, whose: str) -> int:
+    if given in names:
+        return list(names).index(str(given))
+    if str(given).isdecimal() and int(given) < count:  # a run's configuration has numbers as text
+        return int(given)
+    have = f"{closest(str(given), names)}" if names else f"; its classes have numbers below {count} and no names"
+    raise ValueError(f"teacher.class_map: the {whose} has no class {given!r}{have}")
+
+
+def build_teacher(config: Config, classes: Sequence[str], network: nn.Module | None = None) -> Tapped | None:
+    """The tapped teacher, frozen and in eval mode; None for a student that learns alone.
+
+    Args:
+        config: the configuration.
+        classes: names of the data set's.
+        network: the user's own network instead of the configured one.
+
+    Raises:
+        ValueError: if the methods need a teacher and none is given, or its weights are missing.
+    """
+    if not config.distils:
+        return None
+    section = config.teacher
+    if network is None:
+        if section is None:
+            raise ValueError(f"method {', '.join(config.method_names)} needs a teacher; set teacher.checkpoint=RUN")
+        if section.checkpoint is None and section.weights is None and not section.is_code:  # which may load its own
+            raise ValueError("teacher: an untrained network teaches nothing; set teacher.checkpoint or teacher.weights")
+        network = build_network(section, len(classes), "teacher")
+    class_map = None if section is None else build_class_map(section, network, classes)
+    return tap(network.requires_grad_(False), section, class_map).eval()
+
+
+def teacher_digest(config: Config) -> str | None:
+    """What tells one teacher from another: the SHA-256 of the file that its weights are from; None without such a file.
+
+    Args:
+        config: the configuration.
+    """
+    section = config.teacher
+    path = (section.checkpoint or section.weights) if section is not None and config.distils else None
+    if path is None:
+        return None
+    try:
+        file = student_path(path)
+    except ValueError:  # what a library publishes or installs, which has a version of its own
+        return None
+    return _file_digest(file, file.stat().st_mtime_ns)
+
+
+@cache
+def _file_digest(file: Path, _written: int) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def observe(teacher: Tapped | None, images: Tensor, names: set[str]) -> Taps:
+    """The teacher's taps, without a graph; none at all where no name is wanted, or there is no teacher.
+
+    Args:
+        teacher: tapped, in eval mode; None where a student learns alone.
+        images: (N,3,H,W) in 0…1.
+        names: the taps that the method reads.
+    """
+    if teacher is None or not names:
+        return {}
+    with torch.no_grad():
+        taps: Taps = teacher(images, names)
+    return taps

@@ -1,0 +1,12 @@
+from .build import build_model as build_model
+from .build import list_models as list_models
+from .build import model_options as model_options
+from .build import split_name as split_name
+from .checkpoints import load_weights as load_weights
+from .external import external_names as external_names
+from .external.wrapper import External as External
+from .families import list_families as list_families
+from .normalisation import Normalisation as Normalisation
+from .segmenter import Segmenter as Segmenter
+from .stats import model_stats as model_stats
+from .weights.files import read_tensors as read_tensors

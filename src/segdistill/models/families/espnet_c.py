@@ -1,0 +1,39 @@
+"""ESPNet-C (Mehta et al., ECCV 2018): ESPNet's encoder with a 1×1 classifier at stride 8."""
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from segdistill.models.families.espnet import Encoder, check_depth
+from segdistill.models.segmenter import Segmenter
+
+
+class ESPNetC(Segmenter):
+    """ESPNet's encoder alone; logits at stride 8 are resized bilinearly.
+
+    Args:
+        name: `espnet_c`.
+        num_classes: C.
+        p: ESP modules at stride 4; 2 in the paper.
+        q: ESP modules at stride 8; 8 in the paper's largest network.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ("espnet_c",)
+    taps: ClassVar[dict[str, str]] = {
+        "low1": "encoder.b2",
+        "low2": "encoder.level3_0",
+        "features": "encoder.classifier.conv:input",
+        "logits": "encoder.classifier.conv",
+    }
+    classifier_path = "encoder.classifier.conv"
+
+    def __init__(self, name: str = "espnet_c", *, num_classes: int, p: int = 2, q: int = 8):
+        check_depth(p, q)
+        super().__init__(num_classes)
+        self.encoder = Encoder(num_classes, p, q)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits at the images' resolution."""
+        _, _, logits = self.encoder(self.normalise(images))
+        return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)

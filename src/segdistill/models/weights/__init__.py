@@ -1,0 +1,1 @@
+"""Weights files: what is read from them, and under which names."""

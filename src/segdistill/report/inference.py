@@ -1,0 +1,157 @@
+"""One pass of several networks over the validation split: confusions, scores of each image, distances of prototypes."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segdistill._types import Size
+from segdistill.data import SegmentationDataset
+from segdistill.data.sampler import eval_loader
+from segdistill.data.transforms import EvalTransform
+from segdistill.engine.build import build_split
+from segdistill.engine.config import load_config
+from segdistill.engine.distiller import evaluating
+from segdistill.engine.runtime import Runtime, runtime
+from segdistill.engine.student import load_student, read_card
+from segdistill.metrics import class_iou, confusion_matrix, image_counts
+from segdistill.report.classes import Matrix
+from segdistill.report.collect import has_student
+from segdistill.report.prototypes import ClassDistances, Prototypes
+from segdistill.report.study import Group, Study
+from segdistill.taps import Tapped, match_maps, resize
+
+
+@dataclass
+class Survey:
+    """What a pass over a split found; networks by their group's label."""
+
+    dataset: SegmentationDataset
+    size: Size | None
+    networks: dict[str, Tapped]
+    run: Runtime
+    confusion: dict[str, Matrix] = field(default_factory=dict)
+    """(C,C) counts, truth along rows."""
+    by_image: dict[str, Matrix] = field(default_factory=dict)
+    """IoU of each class in each image, (images, C); NaN for a class that is not in the image's truth."""
+    features: dict[str, ClassDistances] = field(default_factory=dict)
+    scores: dict[str, ClassDistances] = field(default_factory=dict)
+
+    def predict(self, index: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """One image again: the picture (3,H,W) in 0…1, the truth (H,W), each network's classes (H,W).
+
+        Args:
+            index: of the image.
+        """
+        image, target = EvalTransform(size=self.size)(*self.dataset[index])
+        with torch.no_grad():
+            found = {name: _classes(self._run(net, image[None])["output"], target) for name, net in self._each()}
+        return image, target, {name: ids[0].cpu() for name, ids in found.items()}
+
+    def _each(self) -> Iterator[tuple[str, Tapped]]:
+        yield from self.networks.items()
+
+    def _run(self, network: Tapped, images: Tensor, names: frozenset[str] = frozenset()) -> dict[str, Tensor]:
+        return network(images.to(self.run.device), names)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def survey(study: Study, device: str = "auto", say: Callable[[str], object] = print) -> Iterator[Survey]:
+    """Run the teacher and one student of each group over the validation split; they stay loaded meanwhile.
+
+    Args:
+        study: the runs.
+        device: as for `runtime`.
+        say: prints a line.
+
+    Raises:
+        ValueError: if data or weights are not there.
+    """
+    focus = study.focus.first
+    data = load_config(focus.folder).data
+    dataset = build_split(data, "val")
+    with ExitStack() as stack:
+        run = stack.enter_context(runtime(device))
+        groups = [group for group in study.everyone if has_student(group.first.folder)]
+        if not groups:
+            raise ValueError("none of the runs has a student yet")
+        networks = {group.label: _load(group, study).to(run.device) for group in groups}
+        folders = {group.label: group.first.folder for group in groups}
+        for name, network in networks.items():
+            classes = read_card(folders[name])["classes"]
+            if classes != dataset.classes:
+                raise ValueError(f"{name} has other classes than the data: {', '.join(classes)}")
+            stack.enter_context(evaluating(network))
+        say(f"{len(dataset)} images through {', '.join(networks)}")
+        found = Survey(dataset, data.resize, networks, run)
+        teacher = study.teacher.label if study.teacher else ""
+        _look(found, data.workers, teacher if teacher in networks else None)
+        yield found
+
+
+def _look(found: Survey, workers: int, teacher: str | None) -> None:
+    """Fill a survey."""
+    classes, run = len(found.dataset.classes), found.run
+    counts = {name: confusion_matrix(classes).to(run.device) for name in found.networks}
+    rows: dict[str, list[NDArray[np.float64]]] = {name: [] for name in found.networks}
+    tapped = {name: frozenset({"features"} & set(network.paths)) for name, network in found.networks.items()}
+    students = [name for name in found.networks if name != teacher and teacher is not None]
+    prototypes = {
+        (name, space): Prototypes(classes, mapped=space == "features")
+        for name in students
+        for space in ("features", "logits")
+        if space == "logits" or (teacher and tapped[name] and tapped[teacher])
+    }
+    with torch.no_grad():
+        for index, (images, target) in enumerate(eval_loader(found.dataset, workers=workers, size=found.size)):
+            target = target.to(run.device)
+            taps = {name: found._run(network, images, tapped[name]) for name, network in found.networks.items()}
+            for name, seen in taps.items():
+                ids = _classes(seen["output"], target)
+                counts[name].update(ids, target)
+                rows[name].append(_image_iou(ids, target, classes))
+            for (name, space), gathered in prototypes.items():
+                own, known = match_maps({space: taps[name][space]}, {space: taps[str(teacher)][space]})
+                gathered.add(own[space], known[space], target, fit=index % 2 == 0)
+    found.confusion = {name: counter.confmat.cpu().double().numpy() for name, counter in counts.items()}
+    found.by_image = {name: np.stack(one) for name, one in rows.items()}
+    for space, into in (("features", found.features), ("logits", found.scores)):
+        into |= {n: d for n in students if (n, space) in prototypes and (d := prototypes[n, space].distances())}
+
+
+def _load(group: Group, study: Study) -> Tapped:
+    """A group's network with its taps, as its own configuration names them, or a student's as its teacher."""
+    run = group.first
+    section = load_config(run.folder).student if run.config else None
+    if group is study.teacher:
+        section = load_config(study.focus.first.folder).teacher if study.focus.first.teacher else section
+    taps, classifier = (section.taps, section.classifier) if section else (None, None)
+    return Tapped(load_student(run.folder), taps, classifier).requires_grad_(False)
+
+
+def _classes(logits: Tensor, target: Tensor) -> Tensor:
+    return resize(logits.float(), (target.shape[-2], target.shape[-1])).argmax(1)
+
+
+def _image_iou(ids: Tensor, target: Tensor, classes: int) -> NDArray[np.float64]:
+    """IoU of each class that the image's truth has, (C,), else NaN."""
+    counts = image_counts(ids, target, classes).cpu()
+    return np.asarray(class_iou(counts).masked_fill(counts[1] == 0, torch.nan).numpy())
+
+
+def image_means(by_image: Mapping[str, Matrix], name: str) -> NDArray[np.float64]:
+    """Mean IoU of each image over the classes in its truth, (images,); NaN for an image without labels.
+
+    Args:
+        by_image: of a survey.
+        name: of a network.
+    """
+    values = by_image[name]
+    known = (~np.isnan(values)).sum(1)
+    empty = np.full(len(values), np.nan)
+    means: NDArray[np.float64] = np.divide(np.nansum(values, 1), known, out=empty, where=known > 0)
+    return means

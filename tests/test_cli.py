@@ -114,7 +114,7 @@ def test_help_has_an_example(segdistill, command):
         (["train", "missing.yaml"], "no configuration at missing.yaml"),
         (["eval", "missing"], "no student at missing"),
         (["predict", "missing", "a.png"], "no student at missing"),
-        (["list", "colours"], "expected methods, models or data"),
+        (["list", "colours"], "expected methods, models, data or config"),
         (["layers", "pspent_resnet18"], "did you mean pspnet_resnet18"),
         (["trian"], "No such command"),
         (["train"], "Missing argument"),

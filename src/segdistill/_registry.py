@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -94,12 +95,13 @@ class Registry(Generic[Entry]):
             name: as in `names()`.
 
         Returns:
-            The keyword arguments of the file's one class with an `__init__` that takes some and has a base class of
-            ours; None where the text does not say which class that is, and `options` has to.
+            The keyword arguments of the file's one class whose base is named as the kind is (`…Method`, `…Dataset`,
+            `…Segmenter`); None where the text does not say which class that is, and `options` has to.
         """
         self.check(name)
         file = next((f for path in self._paths if (f := Path(path) / f"{name}.py").is_file()), None)
-        found = [] if file is None else class_keywords(file)
+        kind = re.findall("[A-Z][a-z]+", self.base)[-1]
+        found = [] if file is None else class_keywords(file, kind)
         return found[0] - set(self.skip) if len(found) == 1 else None
 
     def resolve(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -125,21 +127,22 @@ class Registry(Generic[Entry]):
         return {key: getattr(checked, key) for key in model.model_fields}
 
 
-def class_keywords(file: Path) -> list[set[str]]:
-    """The keyword-only arguments of each class in a file that derives from a class of its own kind.
+def class_keywords(file: Path, kind: str) -> list[set[str]]:
+    """The keyword-only arguments of the classes of a kind in a file.
 
     Args:
         file: Python source; it is read, not run.
+        kind: how the name of their base class ends.
 
     Returns:
-        One set per class whose `__init__` has keyword-only arguments and whose base is not a plain `nn.Module`.
+        One set per class of the kind that has an `__init__`.
     """
     found = []
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if not isinstance(node, ast.ClassDef) or all(ast.unparse(base).startswith("nn.") for base in node.bases):
+        if not isinstance(node, ast.ClassDef) or not any(ast.unparse(base).endswith(kind) for base in node.bases):
             continue
         for member in node.body:
-            if isinstance(member, ast.FunctionDef) and member.name == "__init__" and member.args.kwonlyargs:
+            if isinstance(member, ast.FunctionDef) and member.name == "__init__":
                 found.append({argument.arg for argument in member.args.kwonlyargs})
     return found
 

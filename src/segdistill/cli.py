@@ -11,7 +11,6 @@ from rich.console import Console
 from segdistill import show
 
 app = typer.Typer(
-    help="Knowledge distillation for semantic segmentation.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,6 +28,23 @@ Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default=False
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Train three steps, write nothing, say what it would take.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from segdistill._version import __version__
+
+        print(f"segdistill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def segdistill(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Knowledge distillation for semantic segmentation."""
 
 
 def main() -> None:
@@ -64,7 +80,6 @@ def fail(message: str) -> None:
 
 def _train(config: Path, overrides: list[str], out: Path | None, resume: bool, dry_run: bool, *, alone: bool) -> None:
     from segdistill.engine.config import load_config
-    from segdistill.engine.loop import distill
 
     loaded = load_config(config, [*overrides, "method=none"] if alone else overrides)
     if not alone and not loaded.distils and loaded.teacher is None:
@@ -78,6 +93,8 @@ def _train(config: Path, overrides: list[str], out: Path | None, resume: bool, d
         return
     if resume and out is None and config.is_dir():
         out = config
+    from segdistill.engine.loop import distill
+
     show.summary(console, distill(loaded, out=out, resume=resume))
 
 
@@ -120,10 +137,13 @@ def compare(
     ] = None,
 ) -> None:
     """Train methods × students × data sets × seeds under one schedule: one table, with intervals and costs."""
-    from segdistill.comparison.grid import compare
+    from segdistill.comparison.plan import load_plan
     from segdistill.engine.run_folder import write_json
 
-    result = compare(config, overrides or [], out=out, jobs=jobs, say=show.plain(console))
+    plan = load_plan(config, overrides or [], out)
+    from segdistill.comparison.grid import compare
+
+    result = compare(plan, jobs=jobs, say=show.plain(console))
     show.comparison(console, result)
     if json is not None:
         write_json(json, result)

@@ -172,10 +172,11 @@ def layers(console: Console, model: str, size: tuple[int, int], depth: int) -> N
 
 def data_check(console: Console, config: Path, overrides: Sequence[str]) -> bool:
     """Print what `check_dataset` finds in each split; returns whether there are problems."""
-    from segdistill.data.check import check_data
     from segdistill.engine.config import load_config
 
     data = load_config(config, overrides).data
+    from segdistill.data.check import check_data
+
     bad = False
     for split in ("train", "val", "test"):
         try:

@@ -33,7 +33,7 @@ Say = Callable[[str], Any]
 
 
 def compare(
-    source: str | Path | Mapping[str, Any],
+    source: str | Path | Mapping[str, Any] | Plan,
     overrides: Sequence[str] = (),
     *,
     out: str | Path | None = None,
@@ -43,7 +43,7 @@ def compare(
     """Train methods × students × data sets × seeds under one schedule, and hold them against the baseline.
 
     Args:
-        source: as for `load_plan`.
+        source: as for `load_plan`, or a plan that is ready.
         overrides: `key.sub=value`.
         out: folder (default: `runs/compare_<file>`). Finished runs in it are kept, unfinished ones go on.
         jobs: runs at a time.
@@ -57,7 +57,7 @@ def compare(
             that fails raises nothing: its line is in the result.
         TrainingStopped: if the process was asked to stop; the runs have saved where they are.
     """
-    plan = load_plan(source, overrides, out)
+    plan = source if isinstance(source, Plan) else load_plan(source, overrides, out)
     _check_splits(plan)
     try:
         return _compare(plan, jobs, say)

@@ -11,10 +11,9 @@ import yaml
 from pydantic import Field
 
 from segdistill._options import first_mistake, refuse_unknown
-from segdistill.engine.config import Config, Section, load_config, read_config
+from segdistill.engine.config import Config, Section, check_keys, load_config, read_config
 from segdistill.engine.run_folder import CONFIG
-from segdistill.engine.settings import check_same
-from segdistill.methods import method_options, resolve_methods
+from segdistill.methods._catalogue import method_entries, method_options, resolve_methods
 
 
 class GridConfig(Section):
@@ -153,6 +152,7 @@ def load_plan(
         return [_mapping(section, read_config({section: entry}, changes)[section]) for entry in found]
 
     datas, students = expand("data", data_entries), expand("student", options.students)
+    _check_keys(raw, datas, students, options.methods)
     methods = [resolve_methods(entry) for entry in options.methods]
     labels = _unique("methods", [method_label(method) for method in methods])
     data_labels, student_labels = _labels("data", datas), _labels("students", students)
@@ -206,7 +206,7 @@ def _take_list(raw: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str,
 
 def _options(raw: dict[str, Any]) -> GridConfig:
     given = {key: raw.pop(key) for key in GridConfig.model_fields if key in raw}
-    if "methods" not in given and resolve_methods(raw.get("method", "none")) != resolve_methods("none"):
+    if "methods" not in given and method_entries(raw.get("method", "none")) != [("none", {})]:
         given["methods"] = ["none", raw["method"]]
     refuse_unknown(raw, {*GridConfig.model_fields, *Config.model_fields}, "unknown key {}")
     try:
@@ -216,6 +216,18 @@ def _options(raw: dict[str, Any]) -> GridConfig:
         if kind == "missing":
             raise ValueError("methods: say what to compare, for example methods=[none,kd,cwd]") from None
         raise ValueError(": ".join((".".join(where), line)) if where else line) from None
+
+
+def _check_keys(raw: Mapping[str, Any], datas: Iterable[Any], students: Iterable[Any], methods: Iterable[Any]) -> None:
+    """Refuse unknown keys in all parts of a comparison before anything that they name is imported."""
+    teacher = raw.get("teacher")
+    trained = teacher.get("config") if isinstance(teacher, Mapping) else None
+    common = {key: value for key, value in raw.items() if key != "teacher" or trained is None}
+    for section, entries in (("data", datas), ("student", students), ("method", methods)):
+        for entry in entries:
+            check_keys({**common, section: entry})
+    if isinstance(trained, Mapping):
+        check_keys(trained)
 
 
 def _variants(section: str, base: Any, entries: Iterable[Any], source: Any) -> Iterator[dict[str, Any]]:
@@ -280,6 +292,8 @@ def _teacher(section: Any, data: Mapping[str, Any], label: str, out: Path, teach
 
 def _holds(folder: Path, config: Config) -> bool:
     """Whether a folder is that of a run of a configuration."""
+    from segdistill.engine.settings import check_same
+
     try:
         check_same(load_config(folder / CONFIG), config, folder)
     except ValueError:

@@ -1,0 +1,107 @@
+"""Commands load what they use when they use it: what asks for nothing of torch's does not wait for torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from segdistill.cli import app
+
+COMMANDS = [
+    *(name for name in get_command(app).commands if name != "data"),
+    *(f"data {name}" for name in get_command(app).commands["data"].commands),
+]
+HEAVY = {"torch", "torchvision", "timm", "matplotlib"}
+
+BATCH = """
+import contextlib, io, json, sys
+from segdistill import cli
+
+seen = {}
+for arguments in json.load(sys.stdin):
+    sys.argv = ["segdistill", *arguments]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code
+    loaded = sorted({name.partition(".")[0] for name in sys.modules} & set(HEAVY))
+    seen[" ".join(arguments)] = [status, out.getvalue(), err.getvalue(), loaded]
+json.dump(seen, sys.stdout)
+"""
+
+
+def run_all(commands):
+    """Run commands one after the other in one new process: command → status, output, error, heavy modules so far."""
+    code = BATCH.replace("HEAVY", repr(sorted(HEAVY)))
+    found = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(commands), capture_output=True, text=True, check=True
+    )
+    return json.loads(found.stdout)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = f"import segdistill, sys; print(sorted({HEAVY!r} & set(sys.modules)), len(segdistill.__all__))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.startswith("[] ")
+
+
+def test_help_and_version_do_not_import_torch():
+    found = run_all([["--help"], ["--version"], *([*command.split(), "--help"] for command in COMMANDS)])
+    for command, (status, out, _, loaded) in found.items():
+        assert (command, status, loaded) == (command, 0, [])
+        assert out.strip()
+
+
+MISTAKES = {
+    "top": ("trian", {"steps": 1}, "unknown key trian; did you mean train?"),
+    "train": ("train", {"stepz": 1}, "unknown key train.stepz; did you mean steps?"),
+    "data": ("data", {"name": "folder", "root": ".", "clases": []}, "unknown key data.clases; did you mean classes?"),
+    "student": ("student", {"name": "pspnet_resnet18", "auxx": 1}, "unknown key student.auxx; did you mean aux?"),
+    "smp": ("student", {"name": "smp:Unet:resnet18", "pretrain": 1}, "unknown key student.pretrain; did you mean"),
+    "method": ("method", {"name": "sstkd", "levles": 1}, "method sstkd has no option 'levles'; did you mean levels?"),
+    "methods": ("method", ["kd", "cdw"], "no method 'cdw'; did you mean cwd?"),
+}
+
+
+def test_a_mistake_in_a_key_does_not_import_torch(tmp_path):
+    good = {"data": {"name": "synthetic"}, "student": {"name": "pspnet_resnet18"}}
+    for name, (section, value, _) in MISTAKES.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**good, section: value}))
+    for command in (["distill"], ["train"], ["compare"], ["data", "check"]):
+        more = ["methods=[none, kd]"] if command == ["compare"] else []
+        names = [name for name in MISTAKES if command != ["train"] or not name.startswith("method")]  # train sets it
+        found = run_all([[*command, str(tmp_path / f"{name}.yaml"), *more] for name in names])
+        for name, (status, _, err, loaded) in zip(names, found.values(), strict=True):
+            assert (command, name, status, loaded) == (command, name, 2, [])
+            assert MISTAKES[name][2] in err
+
+
+@pytest.mark.parametrize("command", ["methods", "models", "data", "config", "config train", "config teacher.weights"])
+def test_lists_are_printed(command, segdistill):
+    status, out, _ = segdistill("list", *command.split())
+    assert status == 0
+    assert out.strip()
+
+
+def test_lists_of_keys_that_are_not_there(segdistill):
+    status, _, err = segdistill("list", "config", "train.lrr")
+    assert status == 2
+    assert "no configuration key 'train.lrr'; did you mean train.lr?" in err
+    status, _, err = segdistill("list", "methods", "kd")
+    assert status == 2
+    assert "only config has keys" in err
+
+
+def test_stubs_ship_beside_the_packages():
+    import segdistill
+
+    root = Path(segdistill.__file__).parent
+    lazy = [file for file in root.rglob("__init__.py") if "attach_stub" in file.read_text()]
+    assert len(lazy) >= 4
+    assert all(file.with_suffix(".pyi").is_file() for file in lazy)

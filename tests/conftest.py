@@ -101,7 +101,12 @@ def golden() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="session")
 def camvid() -> Path:
-    """The root of the real CamVid data set.
+    """The root of the real CamVid data set."""
+    return camvid_root()
+
+
+def camvid_root() -> Path:
+    """Find CamVid.
 
     The one skip that CI allows: nobody may hand the images on, so a public machine does not have them. A place that is
     named but holds no CamVid is a mistake everywhere.

@@ -17,7 +17,7 @@ FORMS = [p for p in sorted((REPOSITORY / ".github/ISSUE_TEMPLATE").glob("*.yml")
 
 def commands(path):
     """All commands of a workflow; YAML 1.1 reads the key `on` as true."""
-    workflow = yaml.safe_load(path.read_text())
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert {"name", True, "permissions", "jobs"} <= set(workflow)
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
     assert all(("uses" in step) != ("run" in step) for step in steps)
@@ -26,7 +26,7 @@ def commands(path):
 
 def test_ci_runs_what_everyone_runs():
     assert "bash .ci/run" in commands(REPOSITORY / ".github/workflows/ci.yml")
-    script = (REPOSITORY / ".ci/run").read_text()
+    script = (REPOSITORY / ".ci/run").read_text(encoding="utf-8")
     assert "export CI=true" in script
     assert script.rstrip().endswith("make lint\nmake test")
 
@@ -40,14 +40,14 @@ def test_the_package_is_built_and_checked():
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.name)
 def test_actions_are_pinned(path):
-    used = re.findall(r"uses: (.*)", path.read_text())
+    used = re.findall(r"uses: (.*)", path.read_text(encoding="utf-8"))
     assert used
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+", action) for action in used)
 
 
 @pytest.mark.parametrize("path", FORMS, ids=lambda p: p.stem)
 def test_issue_forms_are_valid(path):
-    form = yaml.safe_load(path.read_text())
+    form = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert {"name", "description", "body"} <= form.keys() <= {"name", "description", "labels", "body"}
     ids = [item["id"] for item in form["body"]]
     assert len(ids) == len(set(ids)) > 0
@@ -61,14 +61,14 @@ def test_there_is_a_form_for_each_kind():
 
 
 def test_hooks_are_pinned():
-    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
     assert all(re.fullmatch(r"v\d+\.\d+\.\d+", hook["rev"]) for hook in hooks if hook["repo"] != "local")
     names = [hook["id"] for repository in hooks for hook in repository["hooks"]]
     assert {"ruff-check", "ruff-format", "mypy", "lint-imports"} <= set(names)
 
 
 def test_the_citation_is_of_this_version():
-    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert citation["cff-version"] == "1.2.0"
     assert str(citation["version"]) == __version__
@@ -87,7 +87,9 @@ def test_every_skip_goes_through_the_helper():
     other = re.compile(r"pytest\.(skip\(|importorskip\()|mark\.skip|unittest\.skip")
     files = sorted(REPOSITORY.glob("tests/test_*.py"))
     assert files
-    found = [path.name for path in files if other.search(path.read_text()) and path.name != "test_habits.py"]
+    found = [
+        path.name for path in files if other.search(path.read_text(encoding="utf-8")) and path.name != "test_habits.py"
+    ]
     assert found == [], "use `lacking` or `needs_package` of conftest.py"
 
 

@@ -2,17 +2,22 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Processes that share the test files out among them; `make test WORKERS=0` runs them one after the other.
+WORKERS ?= 2
 
-.PHONY: demo test slow lint format docs clean
+.PHONY: demo test slow coverage lint format docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/segdistill demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
+
+coverage: $(VENV)/installed
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check src tests benchmarks docs/make_pages.py

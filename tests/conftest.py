@@ -1,26 +1,80 @@
-"""Fixtures that many tests share: golden numbers, real images, small taps."""
+"""What many tests share: fixtures, and a machine that looks the same to every test, whatever it is."""
 
+import json
 import os
+import shutil
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 GOLDEN = Path(__file__).parent / "golden"
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent
+PATIENCE = 600
+"""Seconds after which something that has to end is taken to hang; no measure of speed."""
 
-settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+# No test knows how fast the machine is, how many cores it has, whether it has bf16, or who reads the terminal.
+CI = os.environ.get("CI", "").lower() == "true"
+settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=CI, database=None
+)
 settings.load_profile("untimed")
+torch.set_num_threads(1)  # before the fixtures of a whole session; `_seed` says it again to every test
+torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = lambda: False  # precision: auto is fp32
+for _name in ("GITHUB_ACTIONS", "FORCE_COLOR", "PY_COLORS", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TERMINAL_WIDTH"):
+    os.environ.pop(_name, None)  # they make rich colour or fold what a command prints
+os.environ["COLUMNS"] = "80"
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # small tensors: more threads only wait for each other, all the more on a busy machine
+
+
+def lacking(tool: str, remedy: str) -> NoReturn:
+    """Skip a test for want of a tool; in CI, where every tool has to be there, fail instead.
+
+    This is the only way to skip: a test that quietly does not run protects nothing.
+
+    Args:
+        tool: that is not here.
+        remedy: how one gets it.
+    """
+    reason = f"needs {tool}: {remedy}"
+    if os.environ.get("CI", "").lower() == "true":
+        pytest.fail(f"{reason} (CI=true makes this skip a failure)", pytrace=False)
+    pytest.skip(reason)
+
+
+def needs_package(name: str, extra: str) -> None:
+    """Skip a test if a package of an extra is not installed.
+
+    Args:
+        name: of the module that is imported.
+        extra: of this project that brings it.
+    """
+    try:
+        __import__(name)
+    except ImportError:
+        lacking(name, f"pip install 'segdistill[{extra}]'")
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    """The path of a Chromium."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    return found or lacking("Chromium", "apt-get install chromium")
 
 
 @pytest.fixture
@@ -47,11 +101,23 @@ def golden() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="session")
 def camvid() -> Path:
-    """The root of the real CamVid data set, or a skip that says how to get one."""
-    candidates = [os.environ.get("SEGDISTILL_CAMVID"), REPOSITORY.parent / "shared/data/camvid"]
-    for candidate in candidates:
-        if candidate and (Path(candidate) / "train").is_dir():
-            return Path(candidate)
+    """The root of the real CamVid data set."""
+    return camvid_root()
+
+
+def camvid_root() -> Path:
+    """Find CamVid.
+
+    The one skip that CI allows: nobody may hand the images on, so a public machine does not have them. A place that is
+    named but holds no CamVid is a mistake everywhere.
+    """
+    named = os.environ.get("SEGDISTILL_CAMVID")
+    places = [Path(named)] if named else [root / "shared/data/camvid" for root in (REPOSITORY.parent, REPOSITORY)]
+    for place in places:
+        if (place / "train").is_dir():
+            return place
+    if named:
+        pytest.fail(f"SEGDISTILL_CAMVID={named} has no folder train/; it has to be SegNet's folder", pytrace=False)
     pytest.skip("CamVid is not here; set SEGDISTILL_CAMVID to SegNet's folder (train/ trainannot/ …)")
 
 
@@ -61,3 +127,35 @@ def check_golden(golden: dict[str, Tensor], key: str, loss: Tensor, student: Ten
     if f"{key}.grad" in golden:
         (gradient,) = torch.autograd.grad(loss, student)
         torch.testing.assert_close(gradient, golden[f"{key}.grad"], rtol=1e-4, atol=1e-12)
+
+
+def wait_until(happened: Callable[[], bool], process: subprocess.Popen | None = None) -> None:
+    """Wait for something, however slow the machine is; fail if it hangs.
+
+    Args:
+        happened: whether it has.
+        process: that is to do it; fail at once if it ends before.
+    """
+    until = time.monotonic() + PATIENCE
+    while not happened():
+        assert process is None or process.poll() is None, f"the process ended with exit code {process.returncode}"
+        assert time.monotonic() < until, f"nothing for {PATIENCE} s"
+        time.sleep(0.1)
+
+
+def read_metrics(run: Path) -> list[dict]:
+    """The records of a run folder."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def write_image(path: Path, values: object) -> None:
+    """Write an image of 8 bits from numbers, with the folders that it is in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(values, np.uint8)).save(path)
+
+
+class Malicious:
+    """Runs a function when it is unpickled."""
+
+    def __reduce__(self):
+        return (print, ("this must never run",))

@@ -1,11 +1,10 @@
 """What methods show of a step: figures for the record that change nothing."""
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from conftest import read_metrics
 from segdistill import distill, list_methods
 from segdistill.methods import build_method
 from segdistill.methods.i2ckd import I2CKD
@@ -75,7 +74,7 @@ def test_i2ckd_shows_the_distances_of_figure_1():
 
 def test_it_is_recorded_with_the_steps_and_leaves_the_student_as_it_was(tmp_path, teacher, monkeypatch):
     distill(run_config(teacher, "i2ckd"), out=tmp_path / "shown")
-    records = [json.loads(line) for line in (tmp_path / "shown/metrics.jsonl").read_text().splitlines()]
+    records = read_metrics(tmp_path / "shown")
     steps = [record for record in records if "loss" in record]
     assert [record["step"] for record in steps] == [2, 4]
     for record in steps:

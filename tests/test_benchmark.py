@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from conftest import needs_package
 from segdistill.engine.student import make_card, save_student
 from segdistill.measure import benchmark as module
 from segdistill.measure.benchmark import benchmark, peak_bytes
@@ -67,7 +68,7 @@ def test_compiled_networks_stand_beside_the_eager_ones(monkeypatch):
 
 
 def test_onnx_runtime_computes_the_same_with_as_many_threads(networks):
-    pytest.importorskip("onnxruntime")
+    needs_package("onnxruntime", "export")
     image = torch.rand(1, 3, 32, 64)
     network = networks[STUDENT].eval()
     session = module.OnnxNetwork(STUDENT, network, image)

@@ -1,14 +1,9 @@
 import numpy as np
 import pytest
-from PIL import Image
 
+from conftest import write_image as write
 from segdistill.data import build_dataset, check_data, check_dataset
 from segdistill.data.sets.camvid import CamVid
-
-
-def write(path, values):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(values, np.uint8)).save(path)
 
 
 def check(root, **options):

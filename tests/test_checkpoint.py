@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from conftest import Malicious
 from segdistill import build_model, load_student
 from segdistill.engine.build import build_network
 from segdistill.engine.checkpoint import load_checkpoint, save_checkpoint
@@ -50,11 +51,6 @@ def test_checkpoints_go_back_into_their_parts(tmp_path):
         load_checkpoint(tmp_path, {"net": None, "other": None})
     with pytest.raises(ValueError, match="net does not fit"):
         load_checkpoint(tmp_path, {"net": torch.nn.Linear(3, 2)})
-
-
-class Malicious:
-    def __reduce__(self):
-        return (print, ("this must never run",))
 
 
 def test_nothing_is_unpickled(tmp_path, capsys):

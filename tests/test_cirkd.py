@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import check_golden
+from conftest import PATIENCE, check_golden
 from segdistill.methods import build_method, cirkd
 from segdistill.methods._queues import ClassQueues, draw
 from segdistill.methods.cirkd import cross_image_similarity, relation_kl
@@ -228,7 +228,7 @@ def test_two_processes_end_with_the_same_memory(tmp_path):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(PATIENCE)
     assert [process.exitcode for process in processes] == [0, 0]
     alone = ClassQueues(num_classes=3, size=4, channels=1)
     for step in range(len(STEPS)):

@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
+from conftest import PATIENCE, wait_until
 from segdistill import cli
 
 TINY = """
@@ -187,11 +187,9 @@ def test_a_terminated_run_goes_on_where_it_stopped(tmp_path):
     command = [sys.executable, "-m", "segdistill.cli", "train", str(config), "--out", str(tmp_path / "run")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     metrics = tmp_path / "run/metrics.jsonl"
-    deadline = time.monotonic() + 300
-    while not (metrics.is_file() and metrics.read_text().count("\n") > 2) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: metrics.is_file() and metrics.read_text().count("\n") > 2, process)
     os.killpg(process.pid, signal.SIGTERM)  # the loading process too, as a scheduler does it
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     last = err.splitlines()[-1]
     assert "stopped after step" in last

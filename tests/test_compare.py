@@ -8,19 +8,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 import yaml
 from PIL import Image
 
+from conftest import PATIENCE, read_metrics, wait_until
 from segdistill import distill, load_config
 from segdistill.comparison.grid import compare
 from segdistill.comparison.plan import load_plan
 from segdistill.comparison.result import training_time
 from segdistill.comparison.statistics import paired_interval
 from segdistill.comparison.table import cells, latex, markdown, notes
+from segdistill.comparison.work import measure
 from segdistill.engine import training
 
 TINY = {
@@ -121,8 +122,8 @@ def test_tables_in_four_formats(grid):
     assert "_" not in tex.split(r"\toprule")[1].replace(r"\_", "")
 
 
-def test_done_runs_are_kept_and_failed_ones_tried_again(grid):
-    folder, result, _ = grid
+def test_done_runs_are_kept_and_failed_ones_tried_again(grid, tmp_path):
+    folder, result = shutil.copytree(grid[0], tmp_path / "grid"), grid[1]
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.*") if "38" not in path.parent.name}
     said = []
     again = compare(TINY, GRID, out=folder, say=said.append)
@@ -261,7 +262,7 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(training.Training, "save", save)
     result = compare(ALONE, ["methods=[none]", "seeds=1", "train.steps=4"], out=tmp_path)
     assert result["rows"][0]["errors"] == []
-    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(run.folder)
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
     distill(run.config, out=tmp_path / "whole")
     states = [torch.load(f / "checkpoint.pt", weights_only=True)["distiller"] for f in (run.folder, tmp_path / "whole")]
@@ -274,22 +275,31 @@ def test_a_terminated_grid_saves_its_run_and_goes_on(tmp_path):
     command = [sys.executable, "-m", "segdistill.cli", "compare", str(config), "seeds=1", "train.steps=100000"]
     process = subprocess.Popen([*command, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)
     folder = tmp_path / "out/synthetic_pspnet_resnet18_quarter_none_seed0"
-    deadline = time.monotonic() + 300
-    while not (folder / "metrics.jsonl").is_file() or (folder / "metrics.jsonl").read_text().count("\n") < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    metrics = folder / "metrics.jsonl"
+    wait_until(lambda: metrics.is_file() and metrics.read_text().count("\n") > 1, process)
     os.kill(process.pid, signal.SIGTERM)  # this process alone: it has to pass it on
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert "the same command goes on" in error.splitlines()[-1]
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["facts"]["step"] >= 2
 
 
+def steady(config, seconds):
+    """A machine on which every image takes 25 ms, however fast the one is that runs the test."""
+    return 0.025 * config.data.batch_size
+
+
+def test_the_time_of_a_step_is_measured():
+    (run,) = load_plan(ALONE, ["methods=[none]", "seeds=1"]).runs
+    assert measure(run.config, 0.0) > 0
+
+
 def test_equal_seconds_become_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr("segdistill.comparison.grid.measure", steady)
     plan = ["methods=[none]", "seeds=2", "seconds=0.5"]
     result = compare(ALONE, plan, out=tmp_path, say=lambda line: None)
     (measured,) = result["measured"].values()
-    assert measured["steps"] == max(1, int(0.5 / measured["seconds_per_step"]))
+    assert measured == {"seconds_per_step": 0.1, "steps": 5}
     assert [run["steps"] for run in result["runs"]] == [measured["steps"]] * 2
     assert load_config(tmp_path / result["runs"][0]["folder"]).train.steps == measured["steps"]
     assert "0.5 s of training per run" in " ".join(notes(result))
@@ -300,7 +310,9 @@ def test_equal_seconds_become_steps(tmp_path, monkeypatch):
     assert "was started with" in other["rows"][0]["errors"][0]
     assert compare(ALONE, plan, out=tmp_path, say=lambda line: None)["rows"] == result["rows"]  # nor after a detour
     larger = compare(ALONE, [*plan, "data.batch_size=2"], out=tmp_path, say=lambda line: None)
-    assert larger["measured"] != result["measured"]
+    assert [row["steps"] for row in larger["measured"].values()] == [10]
+    short = compare(ALONE, [*plan[:2], "seconds=0.01"], out=tmp_path / "short", say=lambda line: None)
+    assert [row["steps"] for row in short["measured"].values()] == [1]  # one at least
 
 
 def test_runs_at_a_time(tmp_path):

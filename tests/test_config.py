@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import yaml
 
@@ -53,7 +55,6 @@ def test_lists_of_methods():
         ("data.batchsize=3", "unknown key data.batchsize; did you mean batch_size?"),
         ("data.imagess=3", "unknown key data.imagess; did you mean images?"),
         ("student.auxx=true", "unknown key student.auxx; did you mean aux?"),
-        ("student.name=pspnet_resnet", "no backbone|did you mean"),
         ("student.name=pspent_resnet18", "did you mean pspnet_resnet18"),
         ("method=cdw", "did you mean cwd"),
         ("method={name: kd, wieght: 1}", "method kd has no option 'wieght'; did you mean weight?"),
@@ -66,9 +67,7 @@ def test_lists_of_methods():
     ],
 )
 def test_mistakes_are_one_line_with_a_hint(change, message):
-    if change == "student.name=pspnet_resnet":
-        pytest.skip("backbones are checked when they are built")
-    with pytest.raises(ValueError, match=message.replace("?", r"\?") if "|" not in message else message) as caught:
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
         load_config(BASE, [change])
     assert "\n" not in str(caught.value)
 

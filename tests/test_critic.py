@@ -12,15 +12,6 @@ from segdistill.methods._critic import (
 )
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Layers as small as these are far slower on several threads, if the machine has other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def small_critic(**options):
     return Critic(3, width=8, **options)
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import nn
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, read_metrics
 from segdistill import Tapped, build_model, distill, load_student
 from segdistill.data.sets.camvid import PALETTE
 from segdistill.engine.build import build_network, tap
@@ -128,7 +128,7 @@ def test_any_network_teaches_any_other(teacher, student, tmp_path):
         summary = distill(config, student=own, out=tmp_path / "run")
     else:
         summary = distill(config, student=own, teacher=teacher(), out=tmp_path / "run")
-    steps = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    steps = read_metrics(tmp_path / "run")
     terms = {key: value for key, value in steps[-1].items() if key.startswith(("kd_", "cwd_", "skd_", "sstkd_"))}
     wanted = {"kd_logits", "cwd_features", "skd_pair", "skd_pixel", "sstkd_structural", "sstkd_statistical"}
     assert wanted <= set(next(s for s in steps if "kd_logits" in s))
@@ -338,8 +338,7 @@ def test_every_method_learns_from_a_teacher_of_other_classes(tmp_path):
         "train": {"steps": 2, "precision": "fp32", "log_every": 1, "threads": 1},
     }  # fmt: skip
     distill(config, out=tmp_path / "run")
-    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
-    terms = json.loads(lines[0])
+    terms = read_metrics(tmp_path / "run")[0]
     assert math.isfinite(terms["loss"])
     assert terms["kd_logits"] > 0
     again = build_class_map(

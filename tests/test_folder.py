@@ -6,6 +6,7 @@ import torch
 import yaml
 from PIL import Image
 
+from conftest import write_image as write
 from segdistill.data import build_dataset
 from segdistill.data.dataset import MissingMasks
 from segdistill.data.files import read_image
@@ -13,11 +14,6 @@ from segdistill.data.sets.folder import Folder
 
 THREE = ["sky", "road", "car"]
 COLOURS = {"sky": [10, 20, 30], "road": "#ff0000", "car": [0, 0, 0]}
-
-
-def write(path, values):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(values, np.uint8)).save(path)
 
 
 def palette_image(path, indices, colours):

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from conftest import read_metrics
 from segdistill import distill
 from segdistill.engine.forecast import forecast
 from test_compare import TINY
@@ -59,7 +60,7 @@ def test_disk_and_first_terms_are_those_of_the_run(tmp_path):
     distill(BASE, ["train.lr=1e-12"], student=Plain(), out=out)
     files = 2 * (out / "checkpoint.pt").stat().st_size + (out / "student.safetensors").stat().st_size
     assert found["disk"] < files < found["disk"] + 40_000  # names and numbers beside the tensors
-    losses = [json.loads(line).get("loss") for line in (out / "metrics.jsonl").read_text().splitlines()]
+    losses = [record.get("loss") for record in read_metrics(out)]
     assert found["terms"]["ce"]["value"] == pytest.approx(losses[2], abs=1e-4)
 
 

@@ -1,12 +1,12 @@
 """The gradients of single terms: parity, no influence on training, and what is recorded."""
 
 import doctest
-import json
 
 import pytest
 import torch
 from torch import nn
 
+from conftest import read_metrics as records
 from segdistill.engine import gradients, training
 from segdistill.engine.config import load_config
 from segdistill.engine.gradients import term_gradients
@@ -16,7 +16,7 @@ from segdistill.engine.runtime import Runtime
 CONFIG = {
     "data": {"name": "synthetic", "size": [32, 32], "images": 6, "batch_size": 2, "workers": 0},
     "student": {"name": "deeplabv3plus_resnet18_quarter", "width": 16},
-    "train": {"steps": 6, "lr": 0.01, "log_every": 1, "device": "cpu", "threads": 1},
+    "train": {"steps": 6, "lr": 0.01, "log_every": 1, "device": "cpu", "precision": "fp32", "threads": 1},
 }
 
 
@@ -71,10 +71,6 @@ def teacher(tmp_path_factory):
     changes = ["train.steps=1", "train.aux_weight=0"]
     distill(load_config(CONFIG, [*changes, "method=none"]), out=folder)
     return folder
-
-
-def records(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_looking_at_gradients_changes_nothing(teacher, tmp_path):

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from conftest import needs_package, read_metrics
 from segdistill import distill, list_methods, load_student
 from segdistill.engine import training
 from segdistill.engine.loop import TrainingStopped
@@ -33,10 +34,6 @@ def teacher(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher") / "run"
     distill(config(student={"name": "deeplabv3_resnet18_quarter"}, train={"steps": 2}), out=folder)
     return folder
-
-
-def read_metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def weights(folder):
@@ -138,17 +135,14 @@ def test_accumulation_gives_the_same_step(tmp_path):
 
 def _worker(rank, out, port):
     os.environ.update(WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # as under torchrun: the port is open already
     distill(config(data={"scale": [1, 1]}, train={"threads": 1}), student=Plain(), out=out)
 
 
 def test_two_processes_train_as_one(tmp_path):
-    import socket
-
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = str(sock.getsockname()[1])
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # any free port, kept
     distill(config(data={"scale": [1, 1]}), student=Plain(), out=tmp_path / "one")
-    torch.multiprocessing.spawn(_worker, (tmp_path / "two", port), nprocs=2)
+    torch.multiprocessing.spawn(_worker, (tmp_path / "two", str(store.port)), nprocs=2)
     a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
     for key in a:
         torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=1e-6)
@@ -216,7 +210,7 @@ def test_unlabelled_images_join_the_batch(tmp_path, teacher, method):
 
 
 def test_tensorboard_is_optional(tmp_path):
-    pytest.importorskip("tensorboard")
+    needs_package("tensorboard", "track")
     distill(config(train={"steps": 2, "tensorboard": True}), out=tmp_path / "run")
     assert any((tmp_path / "run/tensorboard").iterdir())
 

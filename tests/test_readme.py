@@ -10,7 +10,7 @@ from segdistill.comparison.plan import load_plan
 from segdistill.engine.config import load_config
 from segdistill.methods import list_methods
 
-README = (REPOSITORY / "README.md").read_text()
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
@@ -52,6 +52,6 @@ def test_every_method_is_named():
 
 def test_commands_of_the_makefile_exist():
     targets = re.findall(r"^make (\w+)", "\n".join(blocks("bash")), re.MULTILINE)
-    makefile = (REPOSITORY / "Makefile").read_text()
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     assert targets
     assert all(f"\n{target}:" in makefile for target in targets)

@@ -12,6 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
+from conftest import read_metrics
 from segdistill import cli
 from segdistill.data import build_dataset
 from segdistill.engine import settings
@@ -458,7 +459,7 @@ def test_a_run_alone_without_anything_else(tmp_path):
 
 def test_what_methods_show_is_drawn(runs, tmp_path):
     folder = write_run(tmp_path / "i2ckd", "i2ckd", teacher=runs / "teacher")
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(folder)
     for line in lines:
         if "loss" in line:
             line["analysis_i2ckd_within"] = 1 / line["step"]
@@ -473,7 +474,7 @@ def test_what_methods_show_is_drawn(runs, tmp_path):
 def test_gradients_of_terms_are_drawn(runs, tmp_path):
     for seed in (0, 1):
         folder = write_run(tmp_path / f"runs/kd{seed}", "kd", teacher=runs / "teacher", seed=seed)
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        lines = read_metrics(folder)
         for line in lines:
             if "loss" in line and line["step"] > 10:
                 line |= {"gradient_ce": 3.0, "gradient_kd_logits": 1.0 + 4 * seed, "cosine_kd_logits": 0.5 - seed}

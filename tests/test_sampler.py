@@ -4,6 +4,7 @@ import sys
 import pytest
 import torch
 
+from conftest import PATIENCE
 from segdistill.data import SegmentationDataset
 from segdistill.data.sampler import eval_loader, train_loader
 from segdistill.data.transforms import EvalTransform, TrainTransform
@@ -222,4 +223,4 @@ cycle.append(cycle)
 del batches, cycle, loader
 gc.collect()
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)

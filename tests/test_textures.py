@@ -160,7 +160,7 @@ def test_help_has_an_example(segdistill):
 
 
 def test_the_pages_pictures_are_there_and_small():
-    page = (REPOSITORY / "docs/methods/sstkd.md").read_text()
+    page = (REPOSITORY / "docs/methods/sstkd.md").read_text(encoding="utf-8")
     pictures = sorted((REPOSITORY / "docs/methods/img").glob("sstkd_*"))
     assert pictures
     for picture in pictures:

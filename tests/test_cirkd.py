@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from conftest import check_golden
 from segdistill.methods import build_method, cirkd
-from segdistill.methods._queues import ClassQueues, draw
+from segdistill.methods._queues import ClassQueues, shuffle
 from segdistill.methods.cirkd import cross_image_similarity, relation_kl
 
 
@@ -124,12 +124,25 @@ def test_only_filled_places_are_sampled_each_once():
     assert len(seen) == 30  # each of the 30 has a chance of 1/6 per draw
 
 
-def test_random_members_of_each_group():
+@pytest.mark.parametrize(("held", "count"), [(7, 5), (50, 7), (90, 7)])
+def test_every_vector_has_the_same_chance(held, count):
+    queues = ClassQueues(num_classes=1, size=50, channels=1)
+    for value in range(held):
+        queues.push(torch.full((1, 1), float(value)), torch.zeros(1, dtype=torch.long))
+    drawn = torch.cat([queues.sample(count)[:, 0] for _ in range(3000)]).long()
+    counts = torch.bincount(drawn)[max(0, held - 50) :]
+    expected = 3000 * count / min(held, 50)
+    assert len(counts) == min(held, 50)
+    assert (counts - expected).abs().max() < 5 * expected**0.5
+
+
+def test_groups_are_shuffled_within():
     groups = torch.tensor([3, 1, 3, 3, 1, 0, 3])
-    drawn = draw(groups, 5, 2)
-    assert len(drawn) == len(drawn.unique())
-    assert groups[drawn].bincount(minlength=5).tolist() == [1, 2, 0, 2, 0]
-    assert {i for _ in range(60) for i in draw(groups, 5, 2).tolist()} == set(range(7))
+    order, counts = shuffle(groups, 5)
+    assert sorted(order.tolist()) == list(range(7))
+    assert groups[order].tolist() == [0, 1, 1, 3, 3, 3, 3]
+    assert counts.tolist() == [1, 2, 0, 4, 0]
+    assert {shuffle(groups, 5)[0][3].item() for _ in range(60)} == {0, 2, 3, 6}
 
 
 def prepared(**options):

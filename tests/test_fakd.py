@@ -11,6 +11,8 @@ from segdistill.methods import build_method
 from segdistill.methods.cwd import channel_kl
 from segdistill.methods.fakd import ClassCovariance, augmented_channel_kl, augmented_pixel_kl, logit_variance
 from segdistill.methods.kd import pixel_kl
+from segdistill.models import build_model
+from segdistill.taps import Tapped
 
 C, A = 3, 4
 
@@ -389,6 +391,22 @@ def test_method_temperature_of_the_pixel_base_divides_logits_and_their_spread():
     logits = (student["logits"] + spread).flatten(0, 1)
     mean = pixel_kl(logits, teacher["logits"].double().repeat(500, 1, 1, 1), temperature=2.0)
     assert value > mean
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_covariance_is_that_before_the_dropout_unless_its_noise_is_wanted(noise):
+    network = build_model("fcn_resnet18_quarter", num_classes=C)
+    network.dropout.p = 0.5
+    student, images = Tapped(network), torch.rand(4, 3, 64, 64)
+    method = build_method({"name": "fakd", "dropout_noise": noise})
+    taps = student(images, method.student_taps())
+    assert ("undropped" in taps) != noise
+    method.adapt(taps, {"logits": taps["logits"]})
+    target = torch.randint(0, C, (4, 64, 64))
+    method(taps, {"logits": taps["logits"].detach()}, target, 0.5)
+    expected = ClassCovariance(C, network.classifier.in_channels)
+    expected.update(taps["features" if noise else "undropped"], target)
+    torch.testing.assert_close(method.methods["fakd"].statistics.covariance, expected.covariance)
 
 
 def test_method_learns_the_covariance_in_training_only():

@@ -3,9 +3,10 @@ import torch
 import torch.nn.functional as F
 
 from conftest import check_golden
+from segdistill.functional import unit_vectors
 from segdistill.methods import build_method, skd
 from segdistill.methods.kd import pixel_kl
-from segdistill.methods.skd import pairwise_similarity, unit_vectors
+from segdistill.methods.skd import pairwise_similarity
 
 TARGET = torch.zeros(2, 32, 32, dtype=torch.long)
 

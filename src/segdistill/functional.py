@@ -1,8 +1,9 @@
-"""What every loss is built from: precision, shape checks, labels on a map, a stable Kullback-Leibler divergence."""
+"""What every loss is built from: precision, shape checks, labels on a map, differences that keep their accuracy."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,12 @@ R = TypeVar("R")
 
 IGNORE = 255
 """The label of pixels that belong to no class."""
+
+SHORTEST = 1e-8
+"""A vector of less than this length has no direction: its similarity to all others is 0, without a gradient."""
+
+BLOCK = 2**18
+"""Entries that are worked on at a time on a CPU, so that what lies in between stays in its cache."""
 
 
 def upcast(value: Any) -> Any:
@@ -33,6 +40,31 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
             return function(*map(upcast, args), **{k: upcast(v) for k, v in kwargs.items()})
 
     return wrapper
+
+
+@functools.cache
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64; Apple's MPS does not.
+
+    Args:
+        device: any.
+    """
+    try:
+        torch.ones((), dtype=torch.float64, device=device).sqrt()
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def exact(x: Tensor) -> Tensor:
+    """Bring a tensor to float64, on its own device where that computes in float64, and else on the CPU.
+
+    It is meant for what is small, such as sums over channels and statistics of classes; whole maps stay in float32.
+
+    Args:
+        x: any floating or integer tensor; the gradient flows back to it, in its own precision and on its own device.
+    """
+    return (x if has_float64(x.device) else x.cpu()).double()
 
 
 def check_maps(student: Tensor, teacher: Tensor, *, channels: bool = True) -> None:
@@ -90,6 +122,144 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0].long()
 
 
+def labelled(labels: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
+    """Which pixels belong to a class, as a mask of bool.
+
+    Args:
+        labels: integers of any shape.
+        num_classes: C.
+        ignore_index: label of pixels that belong to no class; so do labels outside 0…C−1.
+
+    >>> labelled(torch.tensor([0, 2, 3, 255, -1]), 3)
+    tensor([ True,  True, False, False, False])
+    """
+    return (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
+
+
+def inverse_lengths(squares: Tensor) -> Tensor:
+    """1/length of vectors, from their squared lengths; 0 and without a gradient for those below `SHORTEST`.
+
+    Args:
+        squares: squared lengths, any shape.
+
+    >>> inverse_lengths(torch.tensor([4.0, 0.0]))
+    tensor([0.5000, 0.0000])
+    """
+    return squares.where(squares > SHORTEST**2, torch.inf).rsqrt()
+
+
+def unit_vectors(x: Tensor) -> Tensor:
+    """Bring the vectors along dimension 1 to length 1; those without a direction become 0, without a gradient.
+
+    Args:
+        x: (N,A,…).
+
+    >>> unit_vectors(torch.tensor([[0.0, -2.0], [0.0, 0.0]])).tolist()
+    [[0.0, -1.0], [0.0, 0.0]]
+    """
+    return x * inverse_lengths(x.square().sum(1, keepdim=True))
+
+
+def split_channels(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of maps (N,A,…), a few channels at a time on a CPU, so that what is made of them stays in its cache.
+
+    Args:
+        *maps: of the same A.
+    """
+    channels = maps[0].shape[1]
+    step = channels
+    if maps[0].device.type == "cpu":
+        step = max(1, BLOCK * channels // max(1, maps[0].numel()))
+    return zip(*(torch.split(x, step, 1) for x in maps), strict=True)
+
+
+@torch.no_grad()
+def channel_sum(terms: Callable[..., Tensor], *maps: Tensor) -> Tensor:
+    """Sum over channels of what a function makes of maps, without a graph: (N,A,…) → (N,…).
+
+    On a CPU the terms of the sum are never written to memory as a whole.
+
+    Args:
+        terms: (N,a,…) of each map → (N,a,…).
+        *maps: (N,A,…) each.
+
+    >>> channel_sum(torch.mul, torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]))
+    tensor([11.])
+    """
+    parts = split_channels(*maps)
+    total = terms(*next(parts)).sum(1)
+    for part in parts:
+        total += terms(*part).sum(1)
+    return total
+
+
+class _Squares(torch.autograd.Function):
+    """Squared lengths along the channels; the derivative is written down, so that the squares are never kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return channel_sum(torch.square, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        x: Tensor = ctx.saved_tensors[0]
+        return x * (2 * gradient).unsqueeze(1)
+
+
+class Lengths(NamedTuple):
+    """Squared lengths of the vectors of two sides, in float64."""
+
+    own: Tensor
+    """Of the student's, (N,…), with its graph."""
+    other: Tensor
+    """Of the teacher's, (N,…)."""
+    near: Tensor
+    """Where the two are close enough for `corrected`, (N,…) bool."""
+
+
+def squared_lengths(student: Tensor, teacher: Tensor, difference: Tensor | None = None) -> Lengths:
+    """Squared lengths of the vectors along the channels, whose difference is right even where both nearly agree.
+
+    Sums of rounded squares differ by rounding alone once the features agree to 1e-6. Therefore, where both sides have
+    the same channels, their difference is summed as Σ (s−t)·(s+t), which cancels nothing.
+
+    Args:
+        student: (N,A,…).
+        teacher: (N,B,…), without a graph; B may differ from A, and then each side is only as good as float32.
+        difference: (N,A,…), student − teacher, where that is known better than the two tell.
+
+    >>> [x.tolist() for x in squared_lengths(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 5.0]]))]
+    [[25.0], [26.0], [True]]
+    """
+    own: Tensor = _Squares.apply(student)
+    own, other = exact(own), exact(channel_sum(torch.square, teacher))
+    if student.shape != teacher.shape:
+        return Lengths(own, other, torch.zeros_like(own, dtype=torch.bool))
+    if difference is None:
+        gap = channel_sum(lambda s, t: (s - t).mul_(s + t), student, teacher)
+    else:
+        gap = channel_sum(lambda d, s, t: (s + t).mul_(d), difference, student, teacher)
+    gap = exact(gap)
+    near = gap.abs() < other / 2
+    return Lengths(corrected(own, other, gap, near), other, near)
+
+
+def corrected(own: Tensor, other: Tensor, gap: Tensor, near: Tensor) -> Tensor:
+    """A quantity of the student's as the teacher's plus their difference, where both nearly agree.
+
+    Only the value changes. The gradient is that of `own`, whose derivative does not cancel anyway.
+
+    Args:
+        own: float64, with its graph.
+        other: of the teacher, same shape.
+        gap: own − other, computed so that nothing cancels.
+        near: (bool) where `gap` is small beside what `own` is summed from.
+    """
+    return own + torch.where(near, other + gap - own, 0).detach()
+
+
 def kl_terms(log_teacher: Tensor, log_student: Tensor) -> Tensor:
     """Terms whose sum is KL(teacher‖student), each of them non-negative.
 
@@ -121,19 +291,26 @@ def kl_terms(log_teacher: Tensor, log_student: Tensor) -> Tensor:
 class _KLTerms(torch.autograd.Function):
     """`kl_terms` with its derivative, s − t, written down: the graph keeps one tensor instead of nine."""
 
-    BLOCK = 2**18  # entries at a time, so that what lies in between stays in the processor's cache
+    SERIES = 2**-3
+    """Differences below it take the power series; those above lose two digits at most."""
 
     @staticmethod
     def forward(ctx: Any, log_teacher: Tensor, log_student: Tensor) -> Tensor:
+        # The first term that is left out is 2·dⁿ/(n+2)! of the first one: less than rounding makes of it.
+        powers = 9 if log_student.dtype == torch.float64 else 4
+        coefficients = [1 / math.factorial(n + 2) for n in range(powers)]
         terms, slope = (torch.empty_like(log_student, memory_format=torch.contiguous_format) for _ in range(2))
-        flat = (torch.split(x.reshape(-1), _KLTerms.BLOCK) for x in (log_teacher, log_student, terms, slope))
+        flat = (torch.split(x.reshape(-1), BLOCK) for x in (log_teacher, log_student, terms, slope))
         for log_t, log_s, term, s_minus_t in zip(*flat, strict=True):
             t = log_t.exp()
             d = log_s - log_t
             torch.exp(log_s, out=s_minus_t).sub_(t)
             torch.addcmul(s_minus_t, t, d, value=-1, out=term)
-            series = (d / 120).add_(1 / 24).mul_(d).add_(1 / 6).mul_(d).add_(1 / 2).mul_(d).mul_(d).mul_(t)
-            torch.where(d.abs() < 2**-5, series, term, out=term)
+            series = torch.full_like(d, coefficients[-1])
+            for coefficient in coefficients[-2::-1]:
+                series.mul_(d).add_(coefficient)
+            series.mul_(d).mul_(d).mul_(t)
+            torch.where(d.abs() < _KLTerms.SERIES, series, term, out=term)
         ctx.save_for_backward(slope)
         return terms
 
@@ -165,7 +342,6 @@ def class_sums(
     """
     check_labels(features, labels)
     labels = resize_labels(labels, (features.shape[2], features.shape[3])).flatten(1)
+    labels = labels.where(labelled(labels, num_classes, ignore_index), -1)
     members = labels[:, None] == torch.arange(num_classes, device=labels.device)[:, None]  # (N,C,M)
-    if 0 <= ignore_index < num_classes:
-        members[:, ignore_index] = False
     return members.to(features.dtype) @ features.flatten(2).transpose(1, 2), members.sum(2)

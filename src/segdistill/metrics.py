@@ -63,7 +63,7 @@ def scores(confusion: Tensor, classes: Sequence[str]) -> dict[str, Any]:
     """
     if confusion.shape != (len(classes), len(classes)):
         raise ValueError(f"confusion: expected {len(classes)}×{len(classes)}, got {tuple(confusion.shape)}")
-    counts = confusion.double().cpu()
+    counts = confusion.cpu().double()
     hit, truth, predicted = counts.diag(), counts.sum(1), counts.sum(0)
     iou = _ratios(hit, truth + predicted - hit)
     accuracy = _ratios(hit, truth)

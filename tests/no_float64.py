@@ -1,4 +1,4 @@
-"""A device that computes in float32 at most, as Apple's MPS does: its tensors say `meta` and are computed on the CPU."""
+"""A device of float32 at most, as Apple's MPS is: its tensors say `meta` and are computed on the CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

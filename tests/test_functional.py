@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,8 +22,19 @@ def test_kl_terms_agree_with_torch(block, monkeypatch):
     student.requires_grad_()
     divergence = kl_terms(teacher, student).sum(1)
     expected = F.kl_div(student, teacher, log_target=True, reduction="none").sum(1)
-    torch.testing.assert_close(divergence, expected, rtol=1e-8, atol=1e-15)
+    torch.testing.assert_close(divergence, expected, rtol=1e-10, atol=1e-15)
     assert torch.autograd.gradcheck(lambda s: kl_terms(teacher, s), student)
+
+
+@pytest.mark.parametrize(("dtype", "accuracy"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_kl_terms_are_as_good_as_their_precision(dtype, accuracy):
+    size = torch.logspace(-4, 1, 4000, dtype=torch.float64)
+    student = torch.cat([size, -size]).to(dtype)
+    terms = kl_terms(torch.zeros_like(student), student).double()
+    d = student.double()
+    series = sum(d**n * (1 / math.factorial(n)) for n in range(24, 1, -1))
+    expected = torch.where(d.abs() < 1, series, d.expm1() - d)
+    assert (terms / expected - 1).abs().max() < accuracy
 
 
 def test_kl_terms_take_any_layout():

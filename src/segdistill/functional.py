@@ -242,7 +242,7 @@ def squared_lengths(student: Tensor, teacher: Tensor, difference: Tensor | None 
     else:
         gap = channel_sum(lambda d, s, t: (s + t).mul_(d), difference, student, teacher)
     gap = exact(gap)
-    near = gap.abs() < other / 2
+    near = gap.abs() <= other / 2
     return Lengths(corrected(own, other, gap, near), other, near)
 
 

@@ -188,8 +188,8 @@ class FAKD(Method):
             cosine is ours.
         full: keep whole covariance matrices, A times the memory of their diagonals (the paper's choice).
         dropout_noise: take the covariance of the features with the noise of the dropout in front of the classifier. Off
-            (ours): of the features before it, where the network has one; the noise would raise the covariance's trace
-            by a quarter to a half.
+            (ours): of the features before it, where the network has one; with probability p the noise would add p/(1−p)
+            of the features' mean square to each variance.
     """
 
     def __init__(

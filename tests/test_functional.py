@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from segdistill import functional
-from segdistill.functional import kl_terms
+from segdistill.functional import exact, inverse_lengths, kl_terms, labelled
 
 
 def logs(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,3 +52,26 @@ def test_kl_terms_are_never_negative():
 def test_kl_terms_do_not_broadcast():
     with pytest.raises(ValueError, match="shapes differ"):
         kl_terms(torch.zeros(2, 1), torch.zeros(2, 3))
+
+
+def test_one_definition_of_which_pixels_have_a_class():
+    labels = torch.tensor([[-1, 0, 2, 3, 255]])
+    assert labelled(labels, 3).tolist() == [[False, True, True, False, False]]
+    assert labelled(labels, 3, ignore_index=2).tolist() == [[False, True, False, False, False]]
+    assert labelled(labels, 256).tolist() == [[False, True, True, True, False]]
+
+
+def test_one_definition_of_which_vectors_have_a_direction():
+    squares = torch.tensor([0.0, 0.9e-16, 1.1e-16, 4.0], requires_grad=True)
+    scale = inverse_lengths(squares)
+    assert (scale > 0).tolist() == [False, False, True, True]
+    assert scale[3] == 0.5
+    scale.sum().backward()
+    assert (squares.grad != 0).tolist() == [False, False, True, True]
+
+
+def test_exact_is_float64_with_a_graph():
+    x = torch.ones(2, dtype=torch.float16, requires_grad=True)
+    exact(x).sum().backward()
+    assert exact(x).dtype == torch.float64
+    assert x.grad.dtype == torch.float16

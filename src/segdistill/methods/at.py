@@ -3,7 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from segdistill.functional import check_maps, full_precision, squared_lengths
+from segdistill.channels import squared_lengths
+from segdistill.functional import check_maps, full_precision
 from segdistill.methods._base import Method
 from segdistill.taps import Taps
 

@@ -3,19 +3,18 @@
 import torch
 from torch import Tensor
 
+from segdistill.channels import corrected, squared_lengths
 from segdistill.functional import (
     IGNORE,
     check_labels,
     check_maps,
     class_sums,
-    corrected,
     empty,
     exact,
     full_precision,
     inverse_lengths,
     labelled,
     resize_labels,
-    squared_lengths,
 )
 from segdistill.methods._base import Method
 from segdistill.methods.kd import pixel_kl

@@ -7,17 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segdistill.functional import (
-    channel_sum,
-    check_maps,
-    corrected,
-    empty,
-    exact,
-    full_precision,
-    inverse_lengths,
-    split_channels,
-    squared_lengths,
-)
+from segdistill.channels import channel_sum, corrected, split_channels, squared_lengths
+from segdistill.functional import check_maps, empty, exact, full_precision, inverse_lengths
 from segdistill.methods._base import Method
 from segdistill.taps import Taps
 

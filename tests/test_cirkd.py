@@ -171,6 +171,20 @@ def test_memory_terms_agree_with_the_formula_over_the_whole_memory():
         torch.testing.assert_close(terms[f"cirkd_memory_{kind}"], expected)
 
 
+def test_a_memory_goes_on_after_a_save_bit_by_bit():
+    method, student, teacher, labels = prepared(pixel_memory=40, region_memory=5, pixel_contrast=30)
+    method(student, teacher, labels, 0.0)
+    state = {name: value.clone() for name, value in method.state_dict().items()}
+    random = torch.get_rng_state()
+    expected = method(student, teacher, labels, 0.0)
+    other, *_ = prepared(pixel_memory=40, region_memory=5, pixel_contrast=30)
+    other.load_state_dict(state)
+    torch.set_rng_state(random)
+    assert other(student, teacher, labels, 0.0) == expected
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, method.state_dict()[name])
+
+
 def test_without_labels_the_memory_stays_empty_and_the_projector_gets_a_gradient():
     method, student, teacher, labels = prepared()
     terms = method(student, teacher, torch.full_like(labels, 255), 0.0)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from _measure import Row, compare, forward_backward, report
 from segdistill.functional import IGNORE, resize_labels
-from segdistill.losses import channel_kl, pixel_kl
+from segdistill.losses import attention_transfer, channel_kl, local_similarity, pixel_kl
 from segdistill.methods.cirkd import PIXELS_PER_REGION, CrossImageRelations, cross_image_similarity
 from segdistill.methods.ifvd import intra_class_variation
 
@@ -107,8 +107,30 @@ def literal_kl(student: Tensor, teacher: Tensor, *, dim: int) -> Tensor:
     return divergence.mean()
 
 
+def literal_attention(student: Tensor, teacher: Tensor) -> Tensor:
+    """Normalised means of the squares over channels, squared difference."""
+    maps = [F.normalize(x.pow(2).mean(1).flatten(1)) for x in (student, teacher)]
+    return (maps[0] - maps[1]).pow(2).mean()
+
+
+def literal_local(student: Tensor, teacher: Tensor, *, kind: str) -> Tensor:
+    """A map for each of the eight neighbours."""
+    sides = []
+    for x in (student, teacher):
+        h, w = x.shape[2:]
+        inner, maps = x[:, :, 1:-1, 1:-1], []
+        for y, z in itertools.product(range(3), repeat=2):
+            if (y, z) != (1, 1):
+                other = x[:, :, y : h - 2 + y, z : w - 2 + z]
+                maps.append(
+                    F.cosine_similarity(inner, other, dim=1) if kind == "cosine" else (inner - other).pow(2).sum(1)
+                )
+        sides.append(torch.stack(maps, 1) if kind == "cosine" else torch.stack(maps, 1).sum(1))
+    return (sides[0] - sides[1]).pow(2).mean()
+
+
 class LoopQueues:
-    """A memory that is written image by image and class by class."""
+    """A memory that is written and read class by class."""
 
     def __init__(self, num_classes: int, channels: int, device: str):
         self.num_classes = num_classes
@@ -122,6 +144,13 @@ class LoopQueues:
         places = (self.written[kind][c] + torch.arange(len(vectors), device=queue.device)) % len(queue)
         queue[places] = vectors.to(queue.dtype)
         self.written[kind][c] += len(vectors)
+
+    def sample(self, kind: str, count: int) -> Tensor:
+        """At most `count` random vectors of each class."""
+        drawn = []
+        for queue, written in zip(getattr(self, kind), self.written[kind], strict=True):
+            drawn.append(queue[torch.randperm(min(written, len(queue)), device=queue.device)[:count]])
+        return torch.cat(drawn).float()
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Enter a batch: unit features (N,A,H,W), labels (N,H,W)."""
@@ -163,6 +192,27 @@ def ifvd(s: Setting) -> Iterator[Row]:
     )
 
 
+def relations(s: Setting) -> Iterator[Row]:
+    """The comparisons of AT and LOCAL: the teacher's channels, and the student's own."""
+    size = (16, 32) if s.quick else (48, 96)
+    references: tuple[tuple[str, Callable[..., Tensor], Callable[..., Tensor], dict[str, str]], ...] = (
+        ("attention_transfer", attention_transfer, literal_attention, {}),
+        ("local_similarity cosine", local_similarity, literal_local, {"kind": "cosine"}),
+        ("local_similarity l2", local_similarity, literal_local, {"kind": "l2"}),
+    )
+    for name, loss, literal, options in references:
+        for channels in (A_TEACHER, A_STUDENT):
+            maps = s.maps(A_STUDENT, channels, size)
+            yield compare(
+                f"{name} {channels}",
+                forward_backward(loss, *maps, **options),
+                forward_backward(literal, *maps, **options),
+                repeats=s.repeats,
+                time_target=1.0,
+                note=f"map {size[0]}×{size[1]}, {A_STUDENT} and {channels} channels; reference: the formula in float32",
+            )
+
+
 def prototypes(s: Setting) -> Iterator[Row]:
     """I2CKD's prototypes, of the teacher's 512 channels."""
     from segdistill.methods.i2ckd import class_prototypes
@@ -198,21 +248,41 @@ def cross_image(s: Setting) -> Iterator[Row]:
 
 
 def queues(s: Setting) -> Iterator[Row]:
-    """CIRKD's memory update (no backward pass: there is none)."""
+    """CIRKD's memory: update and sampling (no backward pass: there is none)."""
     _, teacher = s.maps(1, A_TEACHER)
     teacher, labels = F.normalize(teacher, dim=1), resize_labels(s.labels(CLASSES), s.size)
+    rows = teacher.permute(0, 2, 3, 1).flatten(0, 2)  # as the term that reads the memory needs them, too
     taps = {"logits": torch.zeros(4, CLASSES, 1, 1), "features": teacher[:, :, :1, :1]}
     method = CrossImageRelations()
     method.adapt(taps, taps)
     method.to(s.device)
     loop = LoopQueues(CLASSES, A_TEACHER, s.device)
     valid = (labels < CLASSES).flatten()
+    counts = {kind: count // CLASSES + 1 for kind, count in method.contrast.items()}
+
+    def ours() -> None:
+        method._remember(rows, labels, valid)
+        for kind, queue in method._queues():
+            queue.sample(counts[kind]).float()
+
+    def literal() -> None:
+        loop.update(teacher, labels)
+        for kind, count in counts.items():
+            loop.sample(f"{kind}s", count)
+
+    for kind, queue in method._queues():  # full queues are the usual case
+        full = queue.vectors.shape[1]
+        queue.vectors.normal_()
+        queue.written.fill_(full)
+        getattr(loop, f"{kind}s").copy_(queue.vectors)
+        loop.written[f"{kind}s"] = [full] * CLASSES
     yield compare(
-        "CIRKD memory update",
-        lambda: method._remember(teacher, labels, valid),
-        lambda: loop.update(teacher, labels),
+        "CIRKD memory",
+        ours,
+        literal,
         repeats=s.repeats,
-        note="19 classes, 512 channels, forward only; reference: loop over images and classes",
+        time_target=0.3,
+        note="update and sampling, 19 classes, 512 channels, forward only; reference: loop over images and classes",
     )
 
 
@@ -274,7 +344,7 @@ def fakd(s: Setting) -> Iterator[Row]:
 
 
 CASES: dict[str, Callable[[Setting], Iterator[Row]]] = {
-    case.__name__: case for case in (pairwise, ifvd, prototypes, cross_image, queues, kl, fakd)
+    case.__name__: case for case in (pairwise, ifvd, relations, prototypes, cross_image, queues, kl, fakd)
 }
 
 

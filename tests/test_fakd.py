@@ -7,10 +7,13 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import naive
 from segdistill.methods import build_method
 from segdistill.methods.cwd import channel_kl
 from segdistill.methods.fakd import ClassCovariance, augmented_channel_kl, augmented_pixel_kl, logit_variance
 from segdistill.methods.kd import pixel_kl
+from segdistill.models import build_model
+from segdistill.taps import Tapped
 
 C, A = 3, 4
 
@@ -33,31 +36,6 @@ def matrices(covariance):
     return covariance if covariance.dim() == 3 else torch.diag_embed(covariance)
 
 
-def pairwise_channel(student, teacher, variance, tau):
-    """The bound as it is derived: log Σ_k exp of every pair of positions, in loops."""
-    total = torch.zeros((), dtype=torch.float64)
-    for n in range(len(student)):
-        for c in range(student.shape[1]):
-            z, v, p = student[n, c].flatten(), variance[n, c].flatten(), (teacher[n, c].flatten() / tau).softmax(0)
-            for i in range(len(z)):
-                pairs = [torch.exp((z[k] - z[i]) / tau + (v[k] + v[i]) / (2 * tau**2)) for k in range(len(z))]
-                total = total + p[i] * (sum(pairs).log() + p[i].log())
-    return tau**2 * total / (len(student) * student.shape[1])
-
-
-def pairwise_pixel(student, teacher, labels, weight, covariance, scale):
-    total = torch.zeros((), dtype=torch.float64)
-    for n, y, x in np.ndindex(*labels.shape):
-        z, p, label = student[n, :, y, x], teacher[n, :, y, x].softmax(0), int(labels[n, y, x])
-        sigma = torch.zeros(A, A, dtype=torch.float64) if label == 255 else scale * matrices(covariance)[label]
-        for c in range(C):
-            pairs = [
-                torch.exp(z[k] - z[c] + (weight[k] - weight[c]) @ sigma @ (weight[k] - weight[c]) / 2) for k in range(C)
-            ]
-            total = total + p[c] * (sum(pairs).log() + p[c].log())
-    return total / labels.numel()
-
-
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("tau", [1.0, 2.5])
 def test_channel_form_equals_the_literal_pairs(full, tau):
@@ -73,7 +51,7 @@ def test_channel_form_equals_the_literal_pairs(full, tau):
                 literal_variance[n, c, y, x] = weight[c] @ sigma @ weight[c]
     torch.testing.assert_close(variance, literal_variance)
     loss = augmented_channel_kl(student, teacher, variance, temperature=tau)
-    literal = pairwise_channel(student, teacher, literal_variance, tau)
+    literal = naive.augmented_channel_kl(student, teacher, literal_variance, tau)
     torch.testing.assert_close(loss, literal)
     for ours, theirs in zip(
         torch.autograd.grad(loss, (student, weight)), torch.autograd.grad(literal, (student, weight)), strict=True
@@ -87,7 +65,7 @@ def test_pixel_form_equals_the_literal_pairs(full):
     student.requires_grad_()
     weight.requires_grad_()
     loss = augmented_pixel_kl(student, teacher, labels, weight=weight, covariance=covariance, scale=0.7)
-    literal = pairwise_pixel(student, teacher, labels, weight, covariance, 0.7)
+    literal = naive.augmented_pixel_kl(student, teacher, labels, weight, covariance, 0.7)
     torch.testing.assert_close(loss, literal)
     for ours, theirs in zip(
         torch.autograd.grad(loss, (student, weight)), torch.autograd.grad(literal, (student, weight)), strict=True
@@ -389,6 +367,22 @@ def test_method_temperature_of_the_pixel_base_divides_logits_and_their_spread():
     logits = (student["logits"] + spread).flatten(0, 1)
     mean = pixel_kl(logits, teacher["logits"].double().repeat(500, 1, 1, 1), temperature=2.0)
     assert value > mean
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_covariance_is_that_before_the_dropout_unless_its_noise_is_wanted(noise):
+    network = build_model("fcn_resnet18_quarter", num_classes=C)
+    network.dropout.p = 0.5
+    student, images = Tapped(network), torch.rand(4, 3, 64, 64)
+    method = build_method({"name": "fakd", "dropout_noise": noise})
+    taps = student(images, method.student_taps())
+    assert ("undropped" in taps) != noise
+    method.adapt(taps, {"logits": taps["logits"]})
+    target = torch.randint(0, C, (4, 64, 64))
+    method(taps, {"logits": taps["logits"].detach()}, target, 0.5)
+    expected = ClassCovariance(C, network.classifier.in_channels)
+    expected.update(taps["features" if noise else "undropped"], target)
+    torch.testing.assert_close(method.methods["fakd"].statistics.covariance, expected.covariance)
 
 
 def test_method_learns_the_covariance_in_training_only():

@@ -15,16 +15,6 @@ def make_prototypes():
     return student.requires_grad_(), teacher, present
 
 
-def test_prototypes_agree_with_loops():
-    features, labels = torch.randn(2, A, 3, 4, dtype=torch.float64), torch.randint(0, C - 1, (2, 3, 4))
-    labels[0, 0] = 255
-    prototypes, present = class_prototypes(features, labels, num_classes=C)
-    for c in range(C):
-        own = [features[n, :, y, x] for n in range(2) for y in range(3) for x in range(4) if labels[n, y, x] == c]
-        assert present[c] == bool(own)
-        torch.testing.assert_close(prototypes[c], torch.stack(own).mean(0) if own else torch.zeros_like(prototypes[c]))
-
-
 @pytest.mark.parametrize("anchor", ["student", "teacher"])
 def test_agrees_with_enumerated_triplets(anchor):
     student, teacher, present = make_prototypes()
@@ -112,15 +102,6 @@ def test_near_equality_keeps_its_relative_accuracy():
     torch.testing.assert_close(
         prototype_distances(student, teacher, present).within.double(), exact.within, rtol=1e-3, atol=0
     )
-
-
-def test_teacher_gets_no_gradient_and_half_precision_is_upcast():
-    student, teacher = torch.randn(C, A).bfloat16().requires_grad_(), torch.randn(C, A).bfloat16().requires_grad_()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = prototype_triplet(student, teacher, torch.ones(C, dtype=torch.bool))
-    loss.backward()
-    assert loss.dtype == torch.float32
-    assert teacher.grad is None
 
 
 def test_distances_within_and_between_agree_with_loops():
@@ -211,5 +192,3 @@ def test_errors():
         prototype_triplet(torch.zeros(C, 3), torch.zeros(C, 3), present, anchor="both")
     with pytest.raises(ValueError, match="negatives"):
         prototype_triplet(torch.zeros(C, 3), torch.zeros(C, 3), present, negatives="easy")
-    with pytest.raises(ValueError, match="labels: expected"):
-        class_prototypes(torch.zeros(1, 2, 4, 4), torch.zeros(2, 4, 4, dtype=torch.long), num_classes=C)

@@ -9,7 +9,7 @@ from segdistill.measure.published import PUBLISHED
 from segdistill.models import build_model, list_families, list_models, model_options, split_name
 from segdistill.models.backbone import Backbone
 from segdistill.models.weights.files import installed_weights, load_backbone_weights, read_tensors
-from segdistill.taps import Tapped
+from segdistill.taps import Tapped, resize
 
 
 def count(network: nn.Module) -> float:
@@ -44,6 +44,18 @@ def test_parameters_are_those_of_the_papers(published):
         with torch.device("meta"):
             network = build_model(published.name, num_classes=classes, **published.options)
         assert count(network) == pytest.approx(published.params, rel=0.01)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_logits_under_autocast_are_resized_in_single_precision(name):
+    tapped = Tapped(build(name, aux=False) if "aux" in model_options(name).model_fields else build(name)).eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        taps = tapped(torch.rand(1, 3, 64, 96), {"logits"})
+    assert taps["logits"].dtype == torch.bfloat16
+    if taps["logits"].shape == taps["output"].shape:  # a network whose last layer is at full resolution
+        assert torch.equal(taps["logits"], taps["output"])
+    else:
+        assert torch.equal(taps["output"], resize(taps["logits"].float(), (64, 96)))
 
 
 def test_fakd_counts_with_150_classes():

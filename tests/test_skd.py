@@ -3,9 +3,10 @@ import torch
 import torch.nn.functional as F
 
 from conftest import check_golden
+from segdistill.functional import unit_vectors
 from segdistill.methods import build_method, skd
 from segdistill.methods.kd import pixel_kl
-from segdistill.methods.skd import pairwise_similarity, unit_vectors
+from segdistill.methods.skd import pairwise_similarity
 
 TARGET = torch.zeros(2, 32, 32, dtype=torch.long)
 
@@ -30,21 +31,6 @@ def test_agrees_with_the_released_code(golden):
     check_golden(
         golden, "pairwise_half_map", pairwise_similarity(golden["fs33"], golden["ft33"], pool=8), golden["fs33"]
     )
-
-
-@pytest.mark.parametrize("size", [(2, 3), (5, 6)])  # few nodes: pairs written out; many: through the channels
-def test_agrees_with_loops(size):
-    student, teacher = torch.randn(2, 4, *size, dtype=torch.float64), torch.randn(2, 5, *size, dtype=torch.float64)
-    n = size[0] * size[1]
-    expected = 0.0
-    for image in range(2):
-        s, t = student[image].flatten(1), teacher[image].flatten(1)
-        for i in range(n):
-            for j in range(n):
-                a = s[:, i] @ s[:, j] / s[:, i].norm() / s[:, j].norm()
-                b = t[:, i] @ t[:, j] / t[:, i].norm() / t[:, j].norm()
-                expected += float(a - b) ** 2 / (2 * n * n)
-    assert pairwise_similarity(student, teacher, pool=None).item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (4, 5)])
@@ -112,26 +98,6 @@ def test_neither_rotated_channels_nor_lengths_matter():
     assert pairwise_similarity(moved, student, pool=None).item() < 1e-14
 
 
-@pytest.mark.parametrize("size", [(2, 2), (12, 12)])
-def test_equal_inputs_give_zero_and_no_gradient(size):
-    student = torch.randn(2, 4, *size, requires_grad=True)
-    loss = pairwise_similarity(student, student.detach().clone(), pool=None)
-    loss.backward()
-    assert 0 <= loss.item() < 1e-14
-    assert student.grad.abs().max() < 1e-7
-
-
-@pytest.mark.parametrize("value", [0.0, 3.0, 1e-30])
-@pytest.mark.parametrize("size", [(2, 2), (12, 12)])
-def test_constant_maps_are_finite(value, size):
-    student = torch.full((2, 4, *size), value, requires_grad=True)
-    loss = pairwise_similarity(student, torch.randn(2, 3, *size), pool=None)
-    loss.backward()
-    assert loss.isfinite()
-    assert student.grad.isfinite().all()
-    assert student.grad.abs().max() < 1e3
-
-
 @pytest.mark.parametrize("pool_type", ["max", "avg"])
 def test_windows(pool_type):
     student, teacher = torch.randn(2, 4, 5, 7), torch.randn(2, 6, 5, 7)
@@ -144,14 +110,6 @@ def test_windows(pool_type):
     torch.testing.assert_close(*same)
 
 
-def test_half_precision_is_upcast_under_autocast():
-    student, teacher = torch.randn(2, 3, 8, 8).bfloat16(), torch.randn(2, 4, 8, 8).bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = pairwise_similarity(student, teacher, pool=None)
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, pairwise_similarity(student.float(), teacher.float(), pool=None))
-
-
 def test_memory_layout_does_not_matter():
     student, teacher = torch.randn(2, 3, 8, 8), torch.randn(2, 4, 8, 8)
     last = [x.to(memory_format=torch.channels_last).requires_grad_() for x in (student, teacher)]
@@ -162,8 +120,6 @@ def test_memory_layout_does_not_matter():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="need equal N and H×W"):
-        pairwise_similarity(torch.zeros(2, 1, 4, 4), torch.zeros(2, 3, 4, 5))
     with pytest.raises(ValueError, match="at least 1"):
         pairwise_similarity(torch.zeros(2, 1, 4, 4), torch.zeros(2, 3, 4, 4), pool=0)
     with pytest.raises(ValueError, match="pool_type: expected"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from segdistill.taps import Tapped, as_logits, as_map, match_maps
+from segdistill.taps import Tapped, as_logits, as_map, match_maps, resize, resize_logits
 
 
 class Net(nn.Module):
@@ -47,6 +47,46 @@ def test_hooks_do_not_outlive_the_call():
 def test_tensors_overwritten_in_place_are_refused():
     with pytest.raises(ValueError, match="'stem' is overwritten in place; tap its parent"):
         Tapped(Net(), {"low1": "stem"})(torch.rand(1, 3, 8, 8))
+
+
+def dropping(inplace=False):
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Dropout2d(0.5), nn.ReLU(), nn.Dropout2d(0.5, inplace), nn.Conv2d(8, 2, 1)
+    )
+    return Tapped(net, {"features": "4:input"}, classifier="4")
+
+
+def test_features_before_the_dropout_that_gives_them():
+    tapped, images = dropping(), torch.rand(2, 3, 8, 8)
+    taps = tapped(images, {"undropped", "features"})
+    kept = taps["features"] != 0
+    assert 0 < kept.sum() < (taps["undropped"] != 0).sum()
+    torch.testing.assert_close(taps["features"][kept], 2 * taps["undropped"][kept])
+    assert taps["undropped"].requires_grad
+    assert not any(m._forward_hooks for m in tapped.modules())
+    taps = tapped.eval()(images, {"undropped"})
+    torch.testing.assert_close(taps["undropped"], taps["features"])
+    assert "undropped" not in tapped(images)
+
+
+def test_without_such_a_dropout_there_is_no_such_tap():
+    assert "undropped" not in Tapped(Net(), {"features": "head:input"})(torch.rand(1, 3, 8, 8), {"undropped"})
+    tapped = dropping()
+    tapped.network[3] = nn.Identity()  # the other dropout does not give the features
+    assert "undropped" not in tapped(torch.rand(1, 3, 8, 8), {"undropped"})
+
+
+def test_a_dropout_in_place_is_refused():
+    with pytest.raises(ValueError, match="works in place"):
+        dropping(inplace=True)(torch.rand(1, 3, 8, 8), {"undropped"})
+
+
+def test_logits_are_resized_in_single_precision():
+    logits = torch.randn(1, 3, 4, 4).bfloat16()
+    resized = resize_logits(logits, (16, 16))
+    assert torch.equal(resized, resize(logits.float(), (16, 16)))
+    assert resize_logits(logits, (4, 4)) is logits
+    assert resize_logits(logits.double(), (8, 8)).dtype == torch.float64
 
 
 def test_gradients_flow_through_taps():

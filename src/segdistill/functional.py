@@ -1,6 +1,7 @@
 """What every loss is built from: precision, shape checks, labels on a map, a stable Kullback-Leibler divergence."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -14,6 +15,12 @@ R = TypeVar("R")
 
 IGNORE = 255
 """The label of pixels that belong to no class."""
+
+SHORTEST = 1e-8
+"""A vector of less than this length has no direction: its similarity to all others is 0, without a gradient."""
+
+BLOCK = 2**18
+"""Entries that are worked on at a time on a CPU, so that what lies in between stays in its cache."""
 
 
 def upcast(value: Any) -> Any:
@@ -33,6 +40,31 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
             return function(*map(upcast, args), **{k: upcast(v) for k, v in kwargs.items()})
 
     return wrapper
+
+
+@functools.cache
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64; Apple's MPS does not.
+
+    Args:
+        device: any.
+    """
+    try:
+        torch.ones((), dtype=torch.float64, device=device).sqrt()
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def exact(x: Tensor) -> Tensor:
+    """Bring a tensor to float64, on its own device where that computes in float64, and else on the CPU.
+
+    It is meant for what is small, such as sums over channels and statistics of classes; whole maps stay in float32.
+
+    Args:
+        x: any floating or integer tensor; the gradient flows back to it, in its own precision and on its own device.
+    """
+    return (x if has_float64(x.device) else x.cpu()).double()
 
 
 def check_maps(student: Tensor, teacher: Tensor, *, channels: bool = True) -> None:
@@ -90,6 +122,44 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0].long()
 
 
+def labelled(labels: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
+    """Which pixels belong to a class, as a mask of bool.
+
+    Args:
+        labels: integers of any shape.
+        num_classes: C.
+        ignore_index: label of pixels that belong to no class; so do labels outside 0…C−1.
+
+    >>> labelled(torch.tensor([0, 2, 3, 255, -1]), 3)
+    tensor([ True,  True, False, False, False])
+    """
+    return (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
+
+
+def inverse_lengths(squares: Tensor) -> Tensor:
+    """1/length of vectors, from their squared lengths; 0 and without a gradient for those below `SHORTEST`.
+
+    Args:
+        squares: squared lengths, any shape.
+
+    >>> inverse_lengths(torch.tensor([4.0, 0.0]))
+    tensor([0.5000, 0.0000])
+    """
+    return squares.where(squares > SHORTEST**2, torch.inf).rsqrt()
+
+
+def unit_vectors(x: Tensor) -> Tensor:
+    """Bring the vectors along dimension 1 to length 1; those without a direction become 0, without a gradient.
+
+    Args:
+        x: (N,A,…).
+
+    >>> unit_vectors(torch.tensor([[0.0, -2.0], [0.0, 0.0]])).tolist()
+    [[0.0, -1.0], [0.0, 0.0]]
+    """
+    return x * inverse_lengths(x.square().sum(1, keepdim=True))
+
+
 def kl_terms(log_teacher: Tensor, log_student: Tensor) -> Tensor:
     """Terms whose sum is KL(teacher‖student), each of them non-negative.
 
@@ -121,19 +191,26 @@ def kl_terms(log_teacher: Tensor, log_student: Tensor) -> Tensor:
 class _KLTerms(torch.autograd.Function):
     """`kl_terms` with its derivative, s − t, written down: the graph keeps one tensor instead of nine."""
 
-    BLOCK = 2**18  # entries at a time, so that what lies in between stays in the processor's cache
+    SERIES = 2**-3
+    """Differences below it take the power series; those above lose two digits at most."""
 
     @staticmethod
     def forward(ctx: Any, log_teacher: Tensor, log_student: Tensor) -> Tensor:
+        # The first term that is left out is 2·dⁿ/(n+2)! of the first one: less than rounding makes of it.
+        powers = 9 if log_student.dtype == torch.float64 else 4
+        coefficients = [1 / math.factorial(n + 2) for n in range(powers)]
         terms, slope = (torch.empty_like(log_student, memory_format=torch.contiguous_format) for _ in range(2))
-        flat = (torch.split(x.reshape(-1), _KLTerms.BLOCK) for x in (log_teacher, log_student, terms, slope))
+        flat = (torch.split(x.reshape(-1), BLOCK) for x in (log_teacher, log_student, terms, slope))
         for log_t, log_s, term, s_minus_t in zip(*flat, strict=True):
             t = log_t.exp()
             d = log_s - log_t
             torch.exp(log_s, out=s_minus_t).sub_(t)
             torch.addcmul(s_minus_t, t, d, value=-1, out=term)
-            series = (d / 120).add_(1 / 24).mul_(d).add_(1 / 6).mul_(d).add_(1 / 2).mul_(d).mul_(d).mul_(t)
-            torch.where(d.abs() < 2**-5, series, term, out=term)
+            series = torch.full_like(d, coefficients[-1])
+            for coefficient in coefficients[-2::-1]:
+                series.mul_(d).add_(coefficient)
+            series.mul_(d).mul_(d).mul_(t)
+            torch.where(d.abs() < _KLTerms.SERIES, series, term, out=term)
         ctx.save_for_backward(slope)
         return terms
 
@@ -165,7 +242,6 @@ def class_sums(
     """
     check_labels(features, labels)
     labels = resize_labels(labels, (features.shape[2], features.shape[3])).flatten(1)
+    labels = labels.where(labelled(labels, num_classes, ignore_index), -1)
     members = labels[:, None] == torch.arange(num_classes, device=labels.device)[:, None]  # (N,C,M)
-    if 0 <= ignore_index < num_classes:
-        members[:, ignore_index] = False
     return members.to(features.dtype) @ features.flatten(2).transpose(1, 2), members.sum(2)

@@ -1,22 +1,28 @@
 """Taps: the intermediate outputs of any network, by name, without touching its code."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from segdistill.functional import IGNORE, upcast
 
 Taps = dict[str, Tensor]
 """What a network shows of one batch: tap name → tensor. Standard names: `low1 low2 features logits`, besides `output`
 (the logits that the network returns, at its own resolution), `image` (its input) and `weight` ((C,A), of its final
-1×1 classifier)."""
+1×1 classifier). `undropped` is `features` before the dropout that gives them; a network without one has no such tap."""
 
 GIVEN = ("output", "image", "weight")
 """Taps that need no hook."""
+
+UNDROPPED = "undropped"
+"""The tap that is there only where a dropout gives `features`."""
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+"""Layers that a network in training draws its noise with."""
 
 
 def as_logits(output: Any) -> Tensor:
@@ -183,12 +189,16 @@ class Tapped(nn.Module):
 
         Args:
             images: (N,3,H,W).
-            names: the taps that are wanted (default: all that run); `logits` and `output` always come.
+            names: the taps that are wanted (default: all that run); `logits` and `output` always come. `undropped`
+                comes if it is named here and a dropout gives the network's `features`.
 
         Raises:
             ValueError: on a tap that does not exist, gives no tensor, or is overwritten in place.
         """
         wanted = {*(self.paths if names is None else names), "logits"} - set(GIVEN)
+        undropped = UNDROPPED in wanted - set(self.paths)
+        if undropped:
+            wanted = wanted - {UNDROPPED} | {"features"}
         unknown = wanted - {*self.paths, "logits"}
         if unknown:
             name = sorted(unknown)[0]
@@ -198,6 +208,9 @@ class Tapped(nn.Module):
             )
         caught: dict[str, tuple[Tensor, int]] = {}
         handles = [self._hook(name, self.paths[name], caught) for name in sorted(wanted & set(self.paths))]
+        dropouts: list[tuple[nn.Module, Tensor, Tensor]] = []
+        if undropped:
+            handles += self._watch_dropouts(dropouts)
         try:
             output = as_logits(self.network(images))
         finally:
@@ -214,6 +227,13 @@ class Tapped(nn.Module):
                 raise ValueError(f"tap {name}: {self.paths[name]!r} is overwritten in place; tap its parent instead")
             taps[name] = self._map(name, tensor, images)
         taps.setdefault("logits", output)
+        for dropout, before, after in dropouts:
+            if after is caught["features"][0]:
+                if dropout.training and dropout.inplace:
+                    raise ValueError(
+                        f"tap {UNDROPPED}: the dropout before `features` works in place; set inplace=False"
+                    )
+                taps[UNDROPPED] = self._map("features", before, images)
         if self.classifier is not None:
             weight = self.network.get_submodule(self.classifier).weight
             assert isinstance(weight, Tensor)
@@ -266,6 +286,12 @@ class Tapped(nn.Module):
             return module.register_forward_pre_hook(lambda _module, args: keep(args[0]))
         return module.register_forward_hook(lambda _module, _args, output: keep(output))
 
+    def _watch_dropouts(self, seen: list[tuple[nn.Module, Tensor, Tensor]]) -> Iterator[RemovableHandle]:
+        """Note what enters and leaves each dropout."""
+        for module in self.network.modules():
+            if isinstance(module, DROPOUTS):
+                yield module.register_forward_hook(lambda called, args, after: seen.append((called, args[0], after)))
+
 
 def match_maps(student: Taps, teacher: Taps) -> tuple[Taps, Taps]:
     """Bring both sides' maps of one name to one H×W: the smaller is resized bilinearly to the larger.
@@ -292,3 +318,15 @@ def match_maps(student: Taps, teacher: Taps) -> tuple[Taps, Taps]:
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize (N,C,h,w) bilinearly to (N,C,*size), corners not aligned; the same tensor where nothing is to do."""
     return x if x.shape[-2:] == torch.Size(size) else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a network's logits to its images' resolution, in float32 at least.
+
+    Half precision would round each of the many new pixels once more, which the loss then sees.
+
+    Args:
+        logits: (N,C,h,w).
+        size: (H,W).
+    """
+    return logits if logits.shape[-2:] == torch.Size(size) else resize(upcast(logits), size)

@@ -1,11 +1,22 @@
 """Statistics of features by class, exact over all batches and processes: what FAKD augments with."""
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segdistill.functional import IGNORE, check_labels, full_precision, resize_labels
+from segdistill.functional import (
+    IGNORE,
+    check_labels,
+    exact,
+    full_precision,
+    has_float64,
+    labelled,
+    resize_labels,
+)
 
 BLOCK = 128
 """Pixels of one class that share a matrix product."""
@@ -42,7 +53,8 @@ class ClassCovariance(nn.Module):
     """Running mean and covariance of the features of each class, exact over all batches and all processes.
 
     Buffers, all in the checkpoint: `count` (C,) int64, `mean` (C,A), `covariance` (C,A) or (C,A,A); the last two in
-    float64, because small differences of large means enter the covariance.
+    float64, because small differences of large means enter the covariance. On a device without float64 (Apple's MPS)
+    the three stay on the CPU.
 
     Args:
         num_classes: C.
@@ -67,6 +79,10 @@ class ClassCovariance(nn.Module):
         self.register_buffer("mean", torch.zeros(num_classes, channels, dtype=torch.float64))
         self.register_buffer("covariance", torch.zeros(shape, dtype=torch.float64))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        target = fn(torch.zeros((), device=self.mean.device)).device
+        return super()._apply(fn, recurse) if has_float64(target) else self  # type: ignore[no-untyped-call]
+
     @torch.no_grad()
     @full_precision
     def update(self, features: Tensor, labels: Tensor) -> None:
@@ -87,7 +103,7 @@ class ClassCovariance(nn.Module):
         check_labels(features, labels)
         classes = len(self.count)
         labels = resize_labels(labels, (features.shape[2], features.shape[3])).flatten()
-        labels = torch.where((labels < 0) | (labels >= classes) | (labels == self.ignore_index), classes, labels)
+        labels = labels.where(labelled(labels, classes, self.ignore_index), classes)
         count, mean, scatter = self._moments(features.flatten(2), labels)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(scatter)
@@ -107,10 +123,10 @@ class ClassCovariance(nn.Module):
         classes = len(self.count)
         order = labels.argsort(stable=True)
         counts = torch.bincount(labels, minlength=classes + 1)
-        first, counts = counts.cumsum(0) - counts, counts[:classes]
+        first, counts = counts.cumsum(0) - counts, counts[:classes].to(self.count.device)
 
         def class_mean(x: Tensor) -> Tensor:
-            return F.embedding_bag(order, x, first, mode="sum")[:classes].double() / counts.clamp(min=1)[:, None]
+            return exact(F.embedding_bag(order, x, first, mode="sum")[:classes]) / counts.clamp(min=1)[:, None]
 
         mean = torch.empty_like(self.mean)
         scatter = torch.empty_like(self.covariance)
@@ -122,11 +138,11 @@ class ClassCovariance(nn.Module):
             part = slice(start, min(start + width, channels))
             rows, centred = spare[:, : len(labels) * (part.stop - start)].view(2, len(labels), -1)
             rows.view(images, positions, -1).copy_(features[:, part].transpose(1, 2))
-            centres = class_mean(rows).to(rows.dtype)
+            centres = class_mean(rows).to(rows)
             # The row of zeros stands for no class; what comes of it is never read.
             torch.index_select(F.pad(centres, (0, 0, 0, 1)), 0, labels, out=centred).sub_(rows)
             error = class_mean(centred)  # a mean of large features is rounded more than a small covariance bears
-            mean[:, part] = centres.double() - error
+            mean[:, part] = exact(centres) - error
             products = self._products(centred, labels) if self.full else class_mean(centred.square_()) * counts[:, None]
             scatter[:, part] = products - self._spread(counts[None], error[None])
         return counts, mean, scatter
@@ -137,7 +153,8 @@ class ClassCovariance(nn.Module):
         pixels, taken, owners = class_blocks(labels, classes + 1)
         known = owners < classes
         block = F.embedding(pixels[known], centred).masked_fill_(~taken[known][..., None], 0)
-        return torch.zeros_like(self.covariance).index_add_(0, owners[known], (block.mT @ block).double())
+        owners = owners[known].to(self.covariance.device)
+        return torch.zeros_like(self.covariance).index_add_(0, owners, exact(block.mT @ block))
 
     def _join(self, counts: Tensor, means: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Count, mean and scatter of the union of P parts: counts (P,C), means (P,C,A), `scatter` their sum."""

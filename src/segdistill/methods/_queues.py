@@ -46,32 +46,44 @@ class ClassQueues(nn.Module):
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
-        """At most `count` random vectors of each class, each at most once: (K,A).
+        """At most `count` random vectors of each class, each at most once and with the same chance: (K,A).
+
+        A class's vectors are cut into `count` equal stretches from a random start on, and one is drawn of each: that
+        takes as long for a large memory as for a small one, and what is drawn is spread over all ages.
 
         Args:
             count: per class; of a class with fewer vectors all are taken.
         """
         num_classes, size, _ = self.vectors.shape
-        chance = torch.rand(num_classes, size, device=self.vectors.device)
-        chance[torch.arange(size, device=chance.device) >= self.written[:, None]] = -1.0
-        best = chance.topk(min(count, size), dim=1)
-        classes, places = (best.values >= 0).nonzero(as_tuple=True)
-        return self.vectors[classes, best.indices[classes, places]]
+        device = self.vectors.device
+        held = self.written.clamp(max=size)[:, None]
+        taken = held.clamp(max=count)
+        stretch = torch.arange(count, device=device)
+        low, high = (i * held // taken.clamp(min=1) for i in (stretch, stretch + 1))
+        chance = torch.rand(num_classes, count + 1, device=device)
+        inside = (chance[:, 1:] * (high - low)).long()
+        start = (chance[:, :1] * held).long()
+        places = (start + low + inside) % held.clamp(min=1)
+        classes, which = (stretch < taken).nonzero(as_tuple=True)
+        return self.vectors[classes, places[classes, which]]
 
 
-def draw(groups: Tensor, num_groups: int, count: int) -> Tensor:
-    """Indices of at most `count` random members of each group.
+def shuffle(groups: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """Sort elements by their group, in random order within each.
 
     Args:
         groups: (P,) int64, the group of each element.
-        num_groups: how many groups there are.
-        count: per group; of a group with fewer members all are taken.
+        num_groups: G.
 
-    >>> draw(torch.tensor([1, 0, 1, 1]), 2, 3).sort().values
-    tensor([0, 1, 2, 3])
+    Returns:
+        Indices of the elements, the first group's before the second's (P,), and how many each group has (G,).
+
+    >>> order, counts = shuffle(torch.tensor([1, 0, 1, 1]), 3)
+    >>> order[0].item(), order[1:].sort().values.tolist(), counts.tolist()
+    (1, [0, 2, 3], [1, 3, 0])
     """
-    shuffled = torch.randperm(len(groups), device=groups.device)
-    return shuffled[_ranks(groups[shuffled], num_groups) < count]
+    order = torch.randperm(len(groups), device=groups.device)
+    return order[groups[order].argsort(stable=True)], torch.bincount(groups, minlength=num_groups)
 
 
 def _ranks(groups: Tensor, num_groups: int) -> Tensor:

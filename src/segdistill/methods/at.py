@@ -1,9 +1,9 @@
 """AT: attention transfer, where in the image the features are strong (Zagoruyko and Komodakis, ICLR 2017)."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segdistill.channels import squared_lengths
 from segdistill.functional import check_maps, full_precision
 from segdistill.methods._base import Method
 from segdistill.taps import Taps
@@ -30,13 +30,10 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     1.0
     """
     check_maps(student, teacher, channels=False)
-    return (attention(student) - attention(teacher.detach())).square().mean().to(student.dtype)
-
-
-def attention(features: Tensor) -> Tensor:
-    """Where features (N,A,H,W) are strong: (N,H·W) of length 1 per image, in float64; 0 for an image without any."""
-    # Two attention maps of nearly equal features differ by less than float32 resolves in each.
-    return F.normalize(features.square().mean(1, dtype=torch.float64).flatten(1))
+    # A sum over channels is as good as a mean, since the maps are brought to length 1; 0 for an image without any.
+    own, other, _ = squared_lengths(student, teacher.detach())
+    difference = F.normalize(own.flatten(1)) - F.normalize(other.flatten(1))
+    return difference.square().mean().to(student)
 
 
 class AttentionTransfer(Method):

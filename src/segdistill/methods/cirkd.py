@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from segdistill.functional import (
-    IGNORE,
     check_labels,
     check_maps,
-    class_sums,
     empty,
     full_precision,
     kl_terms,
+    labelled,
     resize_labels,
+    unit_vectors,
 )
 from segdistill.methods._base import Method
-from segdistill.methods._queues import ClassQueues, draw
+from segdistill.methods._queues import ClassQueues, shuffle
 from segdistill.methods.kd import pixel_kl
 from segdistill.taps import Taps
 
@@ -52,7 +52,7 @@ def cross_image_similarity(student: Tensor, teacher: Tensor, *, temperature: flo
     """
     check_maps(student, teacher, channels=False)
     n = len(student)
-    student, teacher = _rows(_unit(student, 1)), _rows(_unit(teacher.detach(), 1))
+    student, teacher = _unit_rows(student), _unit_rows(teacher.detach())
     keys = student.view(n, -1, student.shape[1]), teacher.view(n, -1, teacher.shape[1])
     return relation_kl(student, keys[0], teacher, keys[1], temperature=temperature)
 
@@ -124,15 +124,9 @@ class _RelationKL(torch.autograd.Function):
         return rows, keys, None, None, None
 
 
-def _unit(vectors: Tensor, dim: int) -> Tensor:
-    """Vectors of length one; those shorter than 1e-8 become 0 and get no gradient instead of a huge one."""
-    length = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
-    return vectors / torch.where(length > 1e-8, length, torch.inf)
-
-
-def _rows(features: Tensor) -> Tensor:
-    """A map (N,A,H,W) as one vector per pixel, (N·H·W,A)."""
-    return features.permute(0, 2, 3, 1).flatten(0, 2)
+def _unit_rows(features: Tensor) -> Tensor:
+    """A map (N,A,H,W) as one vector of length one per pixel, (N·H·W,A); 0 for pixels without a direction."""
+    return unit_vectors(features.permute(0, 2, 3, 1).flatten(0, 2))
 
 
 class CrossImageRelations(Method):
@@ -216,33 +210,41 @@ class CrossImageRelations(Method):
         """Similarities of the labelled pixels to what is drawn from the memory, which the batch has entered before."""
         check_labels(student, labels)
         labels = resize_labels(labels, (student.shape[2], student.shape[3]))
-        valid = ((labels != IGNORE) & (labels >= 0) & (labels < self.num_classes)).flatten()
-        teacher = _unit(teacher, 1)
+        valid = labelled(labels, self.num_classes).flatten()
+        rows, rows_t = _unit_rows(student), _unit_rows(teacher)
         if self.training:
-            self._remember(teacher, labels, valid)
-        student, teacher = _rows(_unit(student, 1))[valid], _rows(teacher)[valid]
+            self._remember(rows_t, labels, valid)
+        rows, rows_t = rows[valid], rows_t[valid]
         terms = {}
         for kind, queues in self._queues():
-            keys = queues.sample(self.contrast[kind] // self.num_classes + 1).to(teacher.dtype)[None]
-            loss = relation_kl(student, keys, teacher, keys, temperature=self.temperature)
+            keys = queues.sample(self.contrast[kind] // self.num_classes + 1).to(rows_t.dtype)[None]
+            loss = relation_kl(rows, keys, rows_t, keys, temperature=self.temperature)
             terms[f"memory_{kind}"] = self.memory_weights[kind] * loss
         return terms
 
-    def _remember(self, teacher: Tensor, labels: Tensor, valid: Tensor) -> None:
-        """Put regions and random pixels of each image and class, of unit features (N,A,H,W), into the memory."""
+    def _remember(self, rows: Tensor, labels: Tensor, valid: Tensor) -> None:
+        """Put regions and random pixels of each image and class into the memory.
+
+        Args:
+            rows: the teacher's unit vectors (N·H·W,A).
+            labels: (N,H,W) int64.
+            valid: (N·H·W,) bool, the pixels that belong to a class.
+        """
+        pixels, classes = valid.nonzero()[:, 0], labels.flatten()
+        groups = pixels // labels[0].numel() * self.num_classes + classes[pixels]  # an image's pixels of one class
+        order, counts = shuffle(groups, len(labels) * self.num_classes)
+        pixels, first = pixels[order], counts.cumsum(0) - counts
         for kind, queues in self._queues():
             if kind == "region":
-                sums, counts = class_sums(teacher, labels, num_classes=self.num_classes)
-                images, classes = counts.nonzero(as_tuple=True)
-                queues.push(_unit(sums[images, classes], 1), classes)
+                present = counts.nonzero()[:, 0]
+                sums = F.embedding_bag(pixels, rows, first, mode="sum")[present]
+                queues.push(unit_vectors(sums), present % self.num_classes)
             else:
                 # Differs from the authors' code, which draws an index among the pixels of the class and then reads
                 # the image's pixel of that index, whatever its class: these are pixels of the class, as in the paper.
-                pixels = valid.nonzero()[:, 0]
-                image, place = pixels // labels[0].numel(), pixels % labels[0].numel()
-                classes = labels.flatten()[pixels]
-                drawn = draw(image * self.num_classes + classes, len(labels) * self.num_classes, PIXELS_PER_REGION)
-                queues.push(teacher.flatten(2)[image[drawn], :, place[drawn]], classes[drawn])
+                rank = torch.arange(len(pixels), device=pixels.device) - first.repeat_interleave(counts)
+                drawn = pixels[rank < PIXELS_PER_REGION]
+                queues.push(rows[drawn], classes[drawn])
 
     def _queues(self) -> Iterator[tuple[str, ClassQueues]]:
         for kind, queues in self.queues.items():

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segdistill.functional import IGNORE, check_labels, check_maps, full_precision, kl_terms, resize_labels
+from segdistill.functional import IGNORE, check_labels, check_maps, full_precision, kl_terms, labelled, resize_labels
 from segdistill.methods._base import Method
 from segdistill.methods._covariance import ClassCovariance, class_blocks
-from segdistill.taps import Taps
+from segdistill.taps import UNDROPPED, Taps
 
 
 @full_precision
@@ -163,8 +163,7 @@ def _pixels(maps: Tensor) -> Tensor:
 
 def _class_index(labels: Tensor, classes: int, ignore_index: int) -> Tensor:
     """Labels as int64 in 0…C, where C stands for all that belong to no class."""
-    labels = labels.long()
-    return torch.where((labels < 0) | (labels >= classes) | (labels == ignore_index), classes, labels)
+    return labels.long().where(labelled(labels, classes, ignore_index), classes)
 
 
 def _with_none(weight: Tensor, covariance: Tensor) -> Tensor:
@@ -172,7 +171,7 @@ def _with_none(weight: Tensor, covariance: Tensor) -> Tensor:
     if weight.dim() != 2 or tuple(covariance.shape) not in {tuple(weight.shape), (*weight.shape, weight.shape[1])}:
         got = f"{tuple(weight.shape)} and {tuple(covariance.shape)}"
         raise ValueError(f"weight and covariance: expected (C,A) and (C,A) or (C,A,A), got {got}")
-    return torch.cat([covariance.detach(), torch.zeros_like(covariance[:1])]).to(weight.dtype)
+    return torch.cat([covariance.detach(), torch.zeros_like(covariance[:1])]).to(weight)
 
 
 class FAKD(Method):
@@ -188,6 +187,9 @@ class FAKD(Method):
         strength: λ0, the augmentation at the end of the training; ours is 1. The paper leaves λ's course open; the half
             cosine is ours.
         full: keep whole covariance matrices, A times the memory of their diagonals (the paper's choice).
+        dropout_noise: take the covariance of the features with the noise of the dropout in front of the classifier. Off
+            (ours): of the features before it, where the network has one; with probability p the noise would add p/(1−p)
+            of the features' mean square to each variance.
     """
 
     def __init__(
@@ -198,6 +200,7 @@ class FAKD(Method):
         temperature: float = 1.0,
         strength: float = 1.0,
         full: bool = False,
+        dropout_noise: bool = False,
     ):
         super().__init__()
         if base not in ("cwd", "kd"):
@@ -207,10 +210,13 @@ class FAKD(Method):
         self.temperature = temperature
         self.strength = strength
         self.full = full
+        self.dropout_noise = dropout_noise
 
     def student_taps(self) -> set[str]:
-        """`logits`, `features` and `weight`, unless the weight is 0."""
-        return {"logits", "features", "weight"} if self.weight else set()
+        """`logits`, `features`, `weight`, and `undropped` without dropout noise; none where the weight is 0."""
+        if not self.weight:
+            return set()
+        return {"logits", "features", "weight"} | (set() if self.dropout_noise else {UNDROPPED})
 
     def teacher_taps(self) -> set[str]:
         """`logits`, unless the weight is 0."""
@@ -239,7 +245,9 @@ class FAKD(Method):
         if not self.weight:
             return {}
         if self.training:
-            self.statistics.update(student["features"], target)
+            # A network without a dropout in front of its classifier has no such tap: its features have no noise.
+            features = student["features"] if self.dropout_noise else student.get(UNDROPPED, student["features"])
+            self.statistics.update(features, target)
         tau, logits, weight = self.temperature, student["logits"], student["weight"]
         scale = self.strength * (1 - math.cos(math.pi * progress)) / 2
         covariance = self.statistics.covariance

@@ -3,7 +3,19 @@
 import torch
 from torch import Tensor
 
-from segdistill.functional import IGNORE, check_labels, check_maps, class_sums, empty, full_precision, resize_labels
+from segdistill.channels import corrected, squared_lengths
+from segdistill.functional import (
+    IGNORE,
+    check_labels,
+    check_maps,
+    class_sums,
+    empty,
+    exact,
+    full_precision,
+    inverse_lengths,
+    labelled,
+    resize_labels,
+)
 from segdistill.methods._base import Method
 from segdistill.methods.kd import pixel_kl
 from segdistill.taps import Taps
@@ -39,25 +51,48 @@ def intra_class_variation(
     check_maps(student, teacher, channels=False)
     check_labels(student, labels)
     labels = resize_labels(labels, (student.shape[2], student.shape[3]))
-    valid = (labels != ignore_index) & (labels >= 0) & (labels < num_classes)
+    valid = labelled(labels, num_classes, ignore_index)
     if not valid.any():
         return empty(student)
-    valid = valid.flatten(1)
-    here = torch.where(valid, labels.flatten(1), 0)
-    variations = []
-    for features in (student, teacher.detach()):
-        prototypes, _ = class_sums(features, labels, num_classes=num_classes, ignore_index=ignore_index)
-        prototypes = prototypes / _length(prototypes, 2)[..., None]
+    own, other = cosines(student, teacher.detach(), labels.where(valid, -1), num_classes)
+    return torch.where(valid.flatten(1).to(own.device), own - other, 0).square().mean().to(student)
+
+
+def cosines(student: Tensor, teacher: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Cosine of each pixel's features and its class's prototype on both sides, (N,H·W) float64.
+
+    Args:
+        student: features (N,A,H,W).
+        teacher: features (N,B,H,W), without a graph.
+        labels: (N,H,W) int64; what is said of those outside 0…C−1 means nothing.
+        num_classes: C.
+    """
+    sums = [class_sums(x, labels, num_classes=num_classes)[0] for x in (student, teacher)]
+    here = labels.flatten(1).clamp(min=0)
+
+    def at_pixels(of_classes: Tensor) -> Tensor:
+        return of_classes.gather(1, here.to(of_classes.device))
+
+    def product(prototypes: Tensor, features: Tensor) -> Tensor:
         # All classes' products first, one of them per pixel then: C numbers per pixel instead of a prototype's A.
-        product = (prototypes @ features.flatten(2)).gather(1, here[:, None])[:, 0]
-        variations.append(product / torch.where(valid, _length(features.flatten(2), 1), torch.inf))
-    return (variations[0] - variations[1]).square().mean()
+        return exact((prototypes @ features.flatten(2)).gather(1, here[:, None])[:, 0])
 
-
-def _length(vectors: Tensor, dim: int) -> Tensor:
-    """Euclidean length; infinite below 1e-8, so that a cosine is 0 there and has no gradient instead of a huge one."""
-    length = torch.linalg.vector_norm(vectors, dim=dim)
-    return torch.where(length > 1e-8, length, torch.inf)
+    own, other, apart, moved = product(sums[0], student), product(sums[1], teacher), None, None
+    if student.shape == teacher.shape:
+        with torch.no_grad():
+            apart = student - teacher
+            moved, _ = class_sums(apart, labels, num_classes=num_classes)
+    pixels = squared_lengths(student.flatten(2), teacher.flatten(2))
+    centres = squared_lengths(sums[0].mT, sums[1].mT, None if moved is None else moved.mT)
+    if apart is not None and moved is not None:
+        with torch.no_grad():  # s·p − t·q = (s−t)·p + t·(p−q) for a pixel's features s, t and prototypes p, q
+            gap = product(sums[0], apart) + product(moved, teacher)
+        own = corrected(own, other, gap, pixels.near & at_pixels(centres.near))
+    scales = [
+        inverse_lengths(pixel) * at_pixels(inverse_lengths(centre))
+        for pixel, centre in ((pixels.own, centres.own), (pixels.other, centres.other))
+    ]
+    return own * scales[0], other * scales[1]
 
 
 class IntraClassVariation(Method):

@@ -7,16 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from segdistill.functional import check_maps, full_precision
+from segdistill.functional import check_maps, exact, full_precision, inverse_lengths, unit_vectors
 from segdistill.methods._base import Method
 from segdistill.methods._critic import Critic, critic_optimizer, critic_terms, holistic_loss
 from segdistill.methods.kd import pixel_kl
 from segdistill.taps import Taps
 
 T = TypeVar("T")
-
-SHORTEST = 1e-8
-"""A vector of less than this length has no direction: its similarity to all others is 0, without a gradient."""
 
 BLOCK = 1024
 """Nodes that are normalised at a time."""
@@ -25,50 +22,28 @@ CANCELS = 1e-3
 """What share of its terms a distance must keep for float32 to be enough; it is then good to 1e-4."""
 
 
-def inverse_lengths(x: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-    """1/length of the vectors along dimension 1, which is kept; 0 for those without a direction.
-
-    Args:
-        x: (N,A,...).
-        dtype: of the result.
-    """
-    square = x.square().sum(1, keepdim=True, dtype=dtype)
-    return square.where(square > SHORTEST**2, torch.inf).rsqrt()
-
-
-def unit_vectors(x: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Bring the vectors along dimension 1 to length 1; those without a direction become 0, without a gradient.
-
-    Args:
-        x: (N,A,...).
-        dtype: of the result.
-
-    >>> unit_vectors(torch.tensor([[0.0, -2.0], [0.0, 0.0]])).tolist()
-    [[0.0, -1.0], [0.0, 0.0]]
-    """
-    x = x.to(dtype)
-    return x * inverse_lengths(x, dtype)
-
-
-def moments(student: Tensor, teacher: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """SᵀS (N,A,A), SᵀT (N,A,B), ‖TᵀT‖² and ‖SSᵀ−TTᵀ‖² of the unit vectors S and T of all nodes.
+def moments(student: Tensor, teacher: Tensor, *, precise: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """SᵀS (N,A,A), SᵀT (N,A,B), ‖TᵀT‖² and ‖SSᵀ−TTᵀ‖² of the unit vectors S and T of all nodes, float64.
 
     Args:
         student: nodes (N,A,n).
         teacher: nodes (N,B,n).
-        dtype: of the products; they are summed in float64.
+        precise: compute the products in float64, not only their sums.
     """
-    (n, a, _), b, half = student.shape, teacher.shape[1], teacher.shape[1] // 2
-    shapes = (a, a), (a, b), (half, b), (b - half, b - half)
-    own, cross, upper, lower = (student.new_zeros(n, *shape, dtype=torch.float64) for shape in shapes)
+    half = teacher.shape[1] // 2
+    totals: list[Tensor] = []
     for nodes, guides in zip(torch.split(student, BLOCK, 2), torch.split(teacher, BLOCK, 2), strict=True):
-        s, t = unit_vectors(nodes, dtype), unit_vectors(guides, dtype)
-        own += s @ s.mT
-        cross += s @ t.mT
-        upper += t[:, :half] @ t.mT  # TᵀT is symmetric, and the largest: its lower left quarter is left out
-        lower += t[:, half:] @ t[:, half:].mT
+        s, t = (unit_vectors(exact(x) if precise else x) for x in (nodes, guides))
+        # TᵀT is symmetric, and the largest: its lower left quarter is left out
+        products = (s @ s.mT, s @ t.mT, t[:, :half] @ t.mT, t[:, half:] @ t[:, half:].mT)
+        totals = (
+            [exact(x) for x in products]
+            if not totals
+            else [a.add_(exact(x)) for a, x in zip(totals, products, strict=True)]
+        )
+    own, cross, upper, lower = totals
     other = upper.square().sum() + upper[:, :, half:].square().sum() + lower.square().sum()
-    return own.to(dtype), cross.to(dtype), other, own.square().sum() - 2 * cross.square().sum() + other
+    return own, cross, other, own.square().sum() - 2 * cross.square().sum() + other
 
 
 class GramDistance(torch.autograd.Function):
@@ -81,9 +56,12 @@ class GramDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
         """(N,A,n) and (N,B,n) → 0-dim float64."""
-        own, cross, other, distance = moments(student, teacher, student.dtype)
-        if distance < CANCELS * other:
-            own, cross, _, distance = moments(student, teacher, torch.float64)
+        own, cross, other, distance = moments(student, teacher, precise=False)
+        precise = bool(distance < CANCELS * other)
+        if precise:
+            own, cross, _, distance = moments(student, teacher, precise=True)
+        else:
+            own, cross = own.to(student), cross.to(student)
         ctx.save_for_backward(student, teacher, own, cross)
         return distance.clamp_min(0)
 
@@ -93,12 +71,13 @@ class GramDistance(torch.autograd.Function):
         """4·(SSᵀ−TTᵀ)S, through the normalisation of S."""
         student, teacher, own, cross = ctx.saved_tensors
         result = torch.empty_like(student)
+        gradient = gradient.to(own)
         parts = (torch.split(tensor, BLOCK, 2) for tensor in (student, teacher, result))
         for nodes, guides, part in zip(*parts, strict=True):
-            nodes, guides = nodes.to(own.dtype), guides.to(own.dtype)
-            scale = inverse_lengths(nodes, own.dtype)
+            nodes, guides = nodes.to(own), guides.to(own)
+            scale = inverse_lengths(nodes.square().sum(1, keepdim=True))
             s = nodes * scale
-            slope = own @ s - cross @ guides * inverse_lengths(guides, own.dtype)
+            slope = own @ s - cross @ unit_vectors(guides)
             part.copy_((slope - s * (s * slope).sum(1, keepdim=True)) * scale * (4 * gradient))
         return result, None
 
@@ -138,9 +117,9 @@ def pairwise_similarity(
     (images, a, n), b = nodes.shape, guides.shape[1]
     if n * (a + b) > a * a + a * b + b * b:
         total: Tensor = GramDistance.apply(nodes, guides)
-        return (total / (images * n * n)).to(student.dtype)
-    s, t = unit_vectors(nodes), unit_vectors(guides)
-    return (s.mT @ s - t.mT @ t).square().mean().to(student.dtype)
+        return (total / (images * n * n)).to(student)
+    s, t = unit_vectors(exact(nodes)), unit_vectors(exact(guides))
+    return (s.mT @ s - t.mT @ t).square().mean().to(student)
 
 
 def pooled(x: Tensor, pool: int | tuple[int, int] | None, pool_type: Literal["max", "avg"]) -> Tensor:

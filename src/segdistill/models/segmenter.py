@@ -3,10 +3,10 @@
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.models.backbone import MEAN, STD, Stages
+from segdistill.taps import resize_logits
 
 
 class Normalise(nn.Module):
@@ -137,4 +137,4 @@ class BackboneSegmenter(Segmenter):
         logits = self.classifier(self.dropout(self.decoder(low1, low2, middle, deep)))
         if self.aux is not None and self.training:
             self.aux(middle)  # read through its tap
-        return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)
+        return resize_logits(logits, (images.shape[-2], images.shape[-1]))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from segdistill.models.normalisation import Normalisation
 from segdistill.models.normaliser import Normaliser
 from segdistill.models.proposal import propose_taps
-from segdistill.taps import as_logits, resize
+from segdistill.taps import as_logits, resize, resize_logits
 
 
 class External(nn.Module):
@@ -72,7 +72,7 @@ class External(nn.Module):
         """Logits at the images' resolution."""
         size = (images.shape[-2], images.shape[-1])
         inside = resize(self.normalise(images), self.input_size(*size))
-        return resize(self.run(inside), size)
+        return resize_logits(self.run(inside), size)
 
     def run(self, images: Tensor) -> Tensor:
         """Logits of normalised images of a size that the network takes."""

@@ -2,11 +2,11 @@
 
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from segdistill.models.families.espnet import Encoder, check_depth
 from segdistill.models.segmenter import Segmenter
+from segdistill.taps import resize_logits
 
 
 class ESPNetC(Segmenter):
@@ -36,4 +36,4 @@ class ESPNetC(Segmenter):
     def forward(self, images: Tensor) -> Tensor:
         """Logits at the images' resolution."""
         _, _, logits = self.encoder(self.normalise(images))
-        return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)
+        return resize_logits(logits, (images.shape[-2], images.shape[-1]))

@@ -13,17 +13,17 @@ from segdistill.engine import load_config, load_student
 from segdistill.engine.build import tap
 from segdistill.engine.checkpoint import CONFIG, student_path
 from segdistill.engine.evaluate import read_image
-from segdistill.methods.sstkd import UnitChannels, both_stages
+from segdistill.methods._stages import UnitChannels, both_stages
 from segdistill.texture import (
     Contourlet,
     clip_counts,
     contourlet,
     count,
     crop_regions,
-    encode,
     heuristic_levels,
     inverse_contourlet,
     mean_similarity,
+    quantise,
     sample_regions,
     uniform_levels,
 )
@@ -214,7 +214,7 @@ def histograms(similarity: Tensor) -> dict[str, Histogram]:
     found = {}
     for kind, place in (("uniform", uniform_levels), ("heuristic", heuristic_levels)):
         levels = place(similarity[None], NUM_LEVELS)
-        counts = count(encode(similarity[None], levels))
+        counts = count(quantise(similarity[None], levels))
         found[kind] = Histogram(similarity, levels[0], counts[0], clip_counts(counts, CLIP)[0])
     return found
 

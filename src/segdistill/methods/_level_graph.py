@@ -166,5 +166,5 @@ def shared_counts(
         # Differs from the paper: the teacher's denoising serves both sides too. With each side's own, a student whose
         # similarities are all alike is held there: its peak gives to all levels, and as it shrinks, they lose more
         # than the levels beside it gain.
-        counts = clip_counts(counts[0], clip, like=counts[1]), clip_counts(counts[1], clip)
+        counts = clip_counts(counts[0], clip, like=counts[1]), clip_counts(counts[1], clip, like=counts[1])
     return SharedCounts(levels, (own, other), counts)

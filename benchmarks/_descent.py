@@ -45,7 +45,19 @@ class Stages:
 
 
 def streets(seeds: int) -> Stages:
-    """Built-in data: a DeepLabV3+ of half a ResNet-18 after 200 steps on 64×64; judged at 128×128."""
+    """Built-in data at 128×128: a DeepLabV3+ of half a ResNet-18, and fresh ones of a quarter."""
+    network = street_teacher()
+    return stages(street_images(48, (128, 128)), network, "deeplabv3plus_resnet18_quarter", seeds, train=32)
+
+
+def street_images(count: int, size: tuple[int, int]) -> Tensor:
+    """Streets that no teacher was trained on, (count,3,H,W)."""
+    data = build_dataset("synthetic", "val", size=size, images=count)
+    return torch.stack([data[i][0] for i in range(count)])
+
+
+def street_teacher() -> nn.Module:
+    """A DeepLabV3+ of half a ResNet-18 after 200 steps on streets of 64×64."""
     torch.manual_seed(0)
     small = build_dataset("synthetic", "train", size=(64, 64), images=160)
     images, target = (torch.stack(part) for part in zip(*(small[i] for i in range(160)), strict=True))
@@ -59,9 +71,7 @@ def streets(seeds: int) -> Stages:
         F.cross_entropy(logits, target[index].long(), ignore_index=255).backward()
         optimizer.step()
         schedule.step()
-    large = build_dataset("synthetic", "val", size=(128, 128), images=48)
-    images = torch.stack([large[i][0] for i in range(48)])
-    return stages(images, network, "deeplabv3plus_resnet18_quarter", seeds, train=32)
+    return network
 
 
 def camvid(seeds: int) -> Stages:

@@ -25,7 +25,7 @@ from segdistill.texture import (
     sample_regions,
 )
 
-REGIONS = 16
+REGIONS = 8
 
 Form = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Regions of the student (R,A,P), of the teacher (R,B,P), weight (B,A) → loss."""

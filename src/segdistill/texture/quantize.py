@@ -107,7 +107,6 @@ def encode(similarity: Tensor, levels: Tensor, *, kernel: Kernel = "triangle") -
     """
     # Differs from the paper: SSTKD writes an absolute window 0.5/N, which loses positions wherever the similarities of
     # a region span more than 1.
-    # Differs from the paper: a membership is continuous, where STLNet's jumps as a position enters the window.
     if levels.dim() != 2 or levels.shape[0] != similarity.shape[0]:
         raise ValueError(f"levels: expected ({similarity.shape[0]},N), got {tuple(levels.shape)}")
     if kernel not in get_args(Kernel):
@@ -118,6 +117,7 @@ def encode(similarity: Tensor, levels: Tensor, *, kernel: Kernel = "triangle") -
     gaps = torch.cat([2 * before, levels.diff(dim=1), 2 * after], dim=1)
     windows = torch.maximum(gaps[:, :-1], gaps[:, 1:]).clamp_min(NARROW)[:, None]
     distance = (levels[:, None] - similarity[:, :, None]).abs()
+    # Differs from the paper: a membership is continuous, where STLNet's jumps as a position enters the window.
     if kernel == "triangle":
         return (1 - distance / windows).clamp_min(0.0)
     return torch.where(distance < windows.clamp_max(1.0), 1 - distance, 0.0)  # farther than 1, it would be negative

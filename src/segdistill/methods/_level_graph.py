@@ -156,8 +156,9 @@ def shared_counts(
         clip: θ of the denoising; None = none.
         kernel: as of `encode`.
     """
-    # Differs from the paper: the teacher's levels serve both sides. On each side's own, which move with its extremes,
-    # descent made the distributions of the similarities less alike.
+    # Differs from the paper: the teacher's levels serve both sides. Each side's own move with its extremes: descent on
+    # them makes the distributions of the similarities less alike, or where the gradient moves the levels too, not as
+    # alike.
     levels = place_levels(teacher, num_levels, heuristic=heuristic, kernel=kernel)
     levels = widen_levels(levels, torch.cat([student.detach(), teacher], dim=1))
     own, other = (quantise(x, levels, kernel=kernel) for x in (student, teacher))

@@ -2,17 +2,24 @@
 
 `python benchmarks/texture.py` writes `results/texture.json`. The maps are those of a PSPNet-R101 teacher at 512×1024:
 256 + 512 channels at stride 8; the step is forward and backward of PSPNet-R18 on one image of that size.
+
+`python benchmarks/texture.py --descent` writes `results/texture_descent.json` instead: what the two terms do, each by
+itself, on built-in data and on CamVid (`$SEGDISTILL_CAMVID`; the extra `weights`); about 15 minutes of one core.
 """
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from _measure import Row, Work, compare, forward_backward, image_step, report
+from _descent import BATCH, RATE, SEEDS, STEPS, camvid, streets
+from _measure import RESULTS, Row, Work, compare, forward_backward, image_step, machine, report
+from _texture_terms import REGIONS, statistical, structural
 from segdistill.methods.sstkd import SSTKD
 from segdistill.models import build_model
 from segdistill.texture import contourlet, contourlet_energy
@@ -25,13 +32,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--descent", action="store_true", help="what the terms do, instead of what they cost")
+    parser.add_argument("--data", nargs="+", choices=["streets", "camvid"], default=["streets", "camvid"])
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    if arguments.descent:
+        return descent(arguments.data)
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     command = f"python {shlex.join(sys.argv)}"
     report("texture" if device == "cpu" else "texture_gpu", list(rows(device, arguments.repeats)), command=command)
+
+
+def descent(data: list[str]) -> None:
+    """Measure what both terms do by themselves, print the means, and write all of it beside what is there already.
+
+    Args:
+        data: which set-ups.
+    """
+    how = {"command": f"python {shlex.join(sys.argv)}", "seeds": SEEDS, "steps": STEPS, "rate": RATE}
+    how |= {"images_per_step": BATCH, "regions_per_image": REGIONS}
+    for name in data:
+        found = {"streets": streets, "camvid": camvid}[name](SEEDS)
+        parts: dict[str, Any] = {**how, "machine": machine()}
+        for part, measure, error in (
+            ("statistical", statistical, "quantile_error"),
+            ("structural", structural, "edges"),
+        ):
+            parts[part] = []
+            for row in measure(found, SEEDS):
+                parts[part].append(row)
+                for kind in ("linear", "small"):
+                    before, after = ({k: row[kind][when][k]["mean"] for k in ("loss", error)} for when in WHEN)
+                    changes = ", ".join(f"{k} {before[k]:.4f} -> {after[k]:.4f}" for k in before)
+                    print(f"{name:8}{part:12}{row['form']:52}{kind:8}{changes}", flush=True)
+        path = RESULTS / "texture_descent.json"
+        written = json.loads(path.read_text()) if path.is_file() else {}
+        path.write_text(json.dumps(written | {name: parts}, separators=(",", ":")) + "\n")
+
+
+WHEN = ("before", "after")
 
 
 def rows(device: str, repeats: int) -> Iterator[Row]:

@@ -1,10 +1,21 @@
+from functools import partial
+
 import pytest
 import torch
 
-from segdistill.texture import clip_counts, count, encode, heuristic_levels, mean_similarity, uniform_levels
+from segdistill.texture import (
+    clip_counts,
+    count,
+    encode,
+    heuristic_levels,
+    mean_similarity,
+    quantise,
+    uniform_levels,
+    widen_levels,
+)
 
 SIMILARITY = torch.tensor([[0.0, 0.1, 0.25, 0.4, 0.75, 1.0]], dtype=torch.float64)
-COUNTS = torch.tensor([[0.341693, 0.231975, 0.206897, 0.219436]], dtype=torch.float64)
+COUNTS = {"triangle": [0.387755, 0.285714, 0.122449, 0.204082], "released": [0.341693, 0.231975, 0.206897, 0.219436]}
 
 
 def skewed(kind: str, regions: int = 40, positions: int = 256) -> torch.Tensor:
@@ -27,29 +38,56 @@ def entropy(counts):
     return -torch.xlogy(counts, counts).sum(1)
 
 
-def test_uniform_levels_and_counts_have_the_worked_values():
+@pytest.mark.parametrize("kernel", COUNTS)
+def test_uniform_levels_and_counts_have_the_worked_values(kernel):
     levels = uniform_levels(SIMILARITY, 4)
     torch.testing.assert_close(levels, torch.tensor([[0.125, 0.375, 0.625, 0.875]], dtype=torch.float64))
-    counts = count(encode(SIMILARITY, levels))
-    torch.testing.assert_close(counts, COUNTS, rtol=0, atol=1e-6)
+    counts = count(encode(SIMILARITY, levels, kernel=kernel))
+    torch.testing.assert_close(counts, torch.tensor([COUNTS[kernel]], dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+def test_denoised_counts_have_the_worked_values():
+    counts = torch.tensor([COUNTS["released"]], dtype=torch.float64)
     clipped = torch.tensor([[0.316066, 0.240517, 0.215439, 0.227978]], dtype=torch.float64)
     torch.testing.assert_close(clip_counts(counts, 0.9), clipped, rtol=0, atol=1e-6)
 
 
-def test_similarity_and_encoding_agree_with_loops():
+@pytest.mark.parametrize("kernel", COUNTS)
+def test_similarity_and_encoding_agree_with_loops(kernel):
     features = torch.randn(2, 5, 7, dtype=torch.float64)
     similarity = mean_similarity(features)
-    encoding = encode(similarity, uniform_levels(similarity, 3))
+    levels = uniform_levels(similarity, 3)
+    encoding, quantised = encode(similarity, levels, kernel=kernel), quantise(similarity, levels, kernel=kernel)
     for r in range(2):
         mean = features[r].mean(1)
         s = [float(features[r, :, i] @ mean / features[r, :, i].norm() / mean.norm()) for i in range(7)]
-        spacing = (max(s) - min(s)) / 3
+        low, high = min(s), max(s)
+        spacing = (high - low) / 3
         for i in range(7):
             assert similarity[r, i].item() == pytest.approx(s[i], rel=1e-12)
+            expected = []
             for n in range(3):
-                distance = abs(min(s) + (n + 0.5) * spacing - s[i])
-                expected = 1 - distance if distance < spacing else 0
-                assert encoding[r, i, n].item() == pytest.approx(expected, abs=1e-12)
+                distance = abs(low + (n + 0.5) * spacing - s[i])
+                inside = 1 - distance / spacing if kernel == "triangle" else 1 - distance
+                expected.append(inside if distance < spacing else 0.0)
+            assert encoding[r, i].tolist() == pytest.approx(expected, abs=1e-12)
+            if low + spacing / 2 < s[i] < high - spacing / 2:  # beyond, similarities are clamped
+                total = sum(expected) if kernel == "triangle" else 1
+                assert quantised[r, i].tolist() == pytest.approx([e / total for e in expected], abs=1e-12)
+
+
+def test_levels_of_another_region():
+    levels = torch.tensor([[0.2, 0.4, 0.7]], dtype=torch.float64)
+    similarity = torch.tensor([[-1.0, 0.2, 0.3, 0.6, 0.7, 0.9]], dtype=torch.float64)
+    encoding = quantise(similarity, levels)
+    # Windows of 0.2, 0.3 and 0.3: what lies at the first level is seen by the second one too.
+    halfway = [0.5 / (0.5 + 2 / 3), (2 / 3) / (0.5 + 2 / 3), 0]
+    expected = [[0.75, 0.25, 0], [0.75, 0.25, 0], halfway, [0, 1 / 3, 2 / 3], [0, 0, 1], [0, 0, 1]]
+    torch.testing.assert_close(encoding, torch.tensor([expected], dtype=torch.float64))
+    wide = widen_levels(levels, similarity)
+    torch.testing.assert_close(wide, torch.tensor([[-1.0, 0.2, 0.4, 0.7, 0.9]], dtype=torch.float64))
+    torch.testing.assert_close(quantise(similarity, wide)[0, [0, -1]].argmax(1), torch.tensor([0, 4]))
+    torch.testing.assert_close(widen_levels(levels, levels)[:, [0, -1]], levels[:, [0, -1]])
 
 
 def test_similarity_of_projected_features_is_had_without_projecting():
@@ -67,19 +105,30 @@ def test_heuristic_levels_agree_with_a_worked_example():
 def test_gradcheck():
     features = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
 
-    def counts(features):
+    def counts(features, kernel):
         similarity = mean_similarity(features)
-        return clip_counts(count(encode(similarity, uniform_levels(similarity, 4))), 0.8)
+        return clip_counts(count(encode(similarity, uniform_levels(similarity, 4), kernel=kernel)), 0.8)
 
     def heuristic(similarity):
-        # Levels are constants to the gradient, so gradcheck must not see them move.
-        return count(encode(similarity, levels))
+        return count(quantise(similarity, heuristic_levels(similarity, 4)))
 
+    def shared(similarity, other):
+        levels = widen_levels(uniform_levels(other, 4), other)
+        return clip_counts(count(quantise(similarity, levels)), 0.5, like=count(quantise(other, levels)))
+
+    for kernel in COUNTS:
+        assert torch.autograd.gradcheck(partial(counts, kernel=kernel), features)
     similarity = torch.rand(2, 9, dtype=torch.float64, requires_grad=True)
-    levels = heuristic_levels(similarity, 4)
-    assert torch.autograd.gradcheck(counts, features)
     assert torch.autograd.gradcheck(heuristic, similarity)
-    assert not levels.requires_grad
+    assert torch.autograd.gradcheck(partial(shared, other=torch.rand(2, 9, dtype=torch.float64)), similarity)
+
+
+@pytest.mark.parametrize("kernel", COUNTS)
+def test_only_the_triangle_is_continuous(kernel):
+    levels = torch.tensor([[0.2, 0.4, 0.8]], dtype=torch.float64)
+    similarity = torch.linspace(0, 1, 1001, dtype=torch.float64)[None]
+    largest = quantise(similarity, levels, kernel=kernel).diff(dim=1).abs().max()
+    assert largest < 0.01 if kernel == "triangle" else largest > 0.5
 
 
 @pytest.mark.parametrize("num_levels", [2, 4, 16, 32])
@@ -94,6 +143,8 @@ def test_no_position_is_lost_and_counts_are_shares(kind, num_levels):
         encoding = encode(similarity, levels)
         assert (encoding.amax(2) > 0).all()
         assert (encoding >= 0).all()
+        encoding = quantise(similarity, levels)
+        torch.testing.assert_close(encoding.sum(2), torch.ones_like(similarity))
         torch.testing.assert_close(count(encoding).sum(1), torch.ones(len(similarity), dtype=torch.float64))
 
 
@@ -101,8 +152,8 @@ def test_no_position_is_lost_and_counts_are_shares(kind, num_levels):
 @pytest.mark.parametrize("kind", KINDS)
 def test_heuristic_levels_flatten_the_counts(kind, num_levels):
     similarity = skewed(kind)
-    plain = entropy(count(encode(similarity, uniform_levels(similarity, num_levels))))
-    flattened = entropy(count(encode(similarity, heuristic_levels(similarity, num_levels))))
+    plain = entropy(count(quantise(similarity, uniform_levels(similarity, num_levels))))
+    flattened = entropy(count(quantise(similarity, heuristic_levels(similarity, num_levels))))
     assert (flattened >= plain - 1e-12).all()
     if kind in ("normal", "two peaks"):
         assert (flattened - plain).mean() > 0.05
@@ -122,6 +173,17 @@ def test_denoising_keeps_the_sum_and_flattens():
     assert (clipped.std(1) <= counts.std(1)).all()
     torch.testing.assert_close(clip_counts(counts, 1.0), counts)
     torch.testing.assert_close(clip_counts(counts, 0.0), counts.mean(1, keepdim=True).expand_as(counts))
+
+
+def test_one_regions_denoising_serves_another():
+    counts, like = torch.rand(2, 30, 8, dtype=torch.float64).softmax(2).pow(3)
+    like[0, 3] = 0
+    clipped = clip_counts(counts, 0.5, like=like)
+    torch.testing.assert_close(clipped.sum(1), counts.sum(1))
+    torch.testing.assert_close(clip_counts(like, 0.5, like=like), clip_counts(like, 0.5))
+    # What does not reach the other's threshold is not cut, however large it is here.
+    assert ((clipped - counts)[like < 0.5 * like.amax(1, keepdim=True)] > 0).all()
+    torch.testing.assert_close(clip_counts(counts, 1.0, like=like), counts)
 
 
 @pytest.mark.parametrize("make_levels", [uniform_levels, heuristic_levels])
@@ -171,3 +233,7 @@ def test_errors():
         clip_counts(torch.zeros(3), 0.5)
     with pytest.raises(ValueError, match="ratio: expected 0 to 1"):
         clip_counts(torch.zeros(2, 3), 2.0)
+    with pytest.raises(ValueError, match=r"like: expected \(2, 3\)"):
+        clip_counts(torch.zeros(2, 3), 0.5, like=torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="expected 'triangle' or 'released', got 'square'"):
+        encode(torch.zeros(2, 3), torch.zeros(2, 4), kernel="square")

@@ -107,7 +107,8 @@ def _sstkd(options: dict[str, Any], student: Taps, teacher: Taps) -> list[dict[s
     rows.append(_row("CDM: contourlet, filter taps alone", None, taps, FORMULA))
     method, flops, _ = _run({**options, **off, "structural_weight": 0.0}, student, teacher)
     inner = method.methods["sstkd"]
-    rows.append(_row("DTIEM: similarities, counts, graph", inner.reason, flops, COUNTER))
+    graph = "" if inner.reason is None else ", graph"
+    rows.append(_row(f"DTIEM: similarities, counts{graph}", inner.reason, flops, COUNTER))
     if inner.sampler:
         both = sum(taps[name].shape[1] for taps in (student, teacher) for name in ("low1", "low2"))
         crops = 2 * 4 * both * inner.regions * inner.region_size**2  # four cells are blended for each position

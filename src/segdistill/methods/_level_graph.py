@@ -1,14 +1,22 @@
-"""SSTKD's statistical knowledge of a region: quantised similarities, counted, and a graph that reasons over them."""
+"""SSTKD's statistics of a region: quantised similarities, counted, and a graph that reasons over the levels."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from segdistill.functional import full_precision
-from segdistill.texture import clip_counts, count, encode, heuristic_levels, mean_similarity, uniform_levels
+from segdistill.texture import (
+    Kernel,
+    clip_counts,
+    count,
+    heuristic_levels,
+    quantise,
+    uniform_levels,
+    widen_levels,
+)
 
 WIDTH = 128
 """Channels of the knowledge, as in STLNet."""
@@ -89,36 +97,75 @@ def constant(module: nn.Module) -> Callable[..., Tensor]:
     return lambda *inputs: functional_call(module, weights, inputs)
 
 
-@full_precision
-def texture_knowledge(
-    features: Tensor,
-    *,
-    weight: Tensor | None = None,
-    num_levels: int = 32,
-    heuristic: bool = True,
-    clip: float | None = 0.5,
-    graph: Callable[..., Tensor] | None = None,
-) -> Tensor:
-    """Statistical knowledge of regions: which similarities to their mean feature occur how often, and where.
+def place_levels(similarity: Tensor, num_levels: int, *, heuristic: bool, kernel: Kernel) -> Tensor:
+    """Levels (R,N) of regions: closer where similarities are frequent, or uniform.
 
     Args:
-        features: (R,A,P) of R regions with P positions each.
-        weight: (B,A), of a linear layer that is meant to come first; it is not applied position by position.
+        similarity: (R,P).
         num_levels: N.
         heuristic: whether frequent similarities get more levels.
-        clip: θ of the counts' denoising; None = none.
-        graph: a `LevelGraph`; None: the knowledge is the levels and their counts.
-
-    Returns:
-        (R,128,P) with a graph, (R,2,N) without.
+        kernel: as of `encode`.
     """
-    similarity = mean_similarity(features, weight)
-    levels = (heuristic_levels if heuristic else uniform_levels)(similarity, num_levels)
-    encoding = encode(similarity, levels)
-    counts = count(encoding)
+    if heuristic:
+        return heuristic_levels(similarity, num_levels, kernel=kernel)
+    return uniform_levels(similarity, num_levels)
+
+
+def own_counts(
+    similarity: Tensor, *, num_levels: int, heuristic: bool, clip: float | None, kernel: Kernel
+) -> tuple[Tensor, Tensor]:
+    """Levels and denoised counts (R,N) of regions by themselves.
+
+    Args:
+        similarity: (R,P).
+        num_levels: N.
+        heuristic: as of `place_levels`.
+        clip: θ of the denoising; None = none.
+        kernel: as of `encode`.
+    """
+    levels = place_levels(similarity, num_levels, heuristic=heuristic, kernel=kernel)
+    counts = count(quantise(similarity, levels, kernel=kernel))
+    return levels, counts if clip is None else clip_counts(counts, clip)
+
+
+@dataclass(frozen=True)
+class SharedCounts:
+    """Student's and teacher's regions, counted on the same levels.
+
+    Args:
+        levels: (R,N+2).
+        encodings: memberships (R,P,N+2) of the student's and of the teacher's positions.
+        counts: (R,N+2) of either, denoised.
+    """
+
+    levels: Tensor
+    encodings: tuple[Tensor, Tensor]
+    counts: tuple[Tensor, Tensor]
+
+
+def shared_counts(
+    student: Tensor, teacher: Tensor, *, num_levels: int, heuristic: bool, clip: float | None, kernel: Kernel
+) -> SharedCounts:
+    """Count both sides on the teacher's levels, and cut off on both what the teacher's denoising cuts off.
+
+    Args:
+        student: similarities (R,P).
+        teacher: likewise.
+        num_levels: N; two more mark how far the similarities of both sides reach.
+        heuristic: as of `place_levels`.
+        clip: θ of the denoising; None = none.
+        kernel: as of `encode`.
+    """
+    # Differs from the paper: the teacher's levels serve both sides. Each side's own move with its extremes: descent on
+    # them makes the distributions of the similarities less alike, or where the gradient moves the levels too, not as
+    # alike.
+    levels = place_levels(teacher, num_levels, heuristic=heuristic, kernel=kernel)
+    levels = widen_levels(levels, torch.cat([student.detach(), teacher], dim=1))
+    own, other = (quantise(x, levels, kernel=kernel) for x in (student, teacher))
+    counts = count(own), count(other)
     if clip is not None:
-        counts = clip_counts(counts, clip)
-    if graph is None:
-        return torch.stack([levels, counts], dim=1)
-    mean = features.mean(2)
-    return graph(mean if weight is None else F.linear(mean, weight), levels, counts, encoding)
+        # Differs from the paper: the teacher's denoising serves both sides too. With each side's own, a student whose
+        # similarities are all alike is held there: its peak gives to all levels, and as it shrinks, they lose more
+        # than the levels beside it gain.
+        counts = clip_counts(counts[0], clip, like=counts[1]), clip_counts(counts[1], clip, like=counts[1])
+    return SharedCounts(levels, (own, other), counts)

@@ -1,9 +1,8 @@
 """SSTKD: structural and statistical texture knowledge of the first layers (Ji et al., CVPR 2022)."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,10 +10,20 @@ from segdistill.adapters import projection
 from segdistill.functional import check_maps, full_precision
 from segdistill.methods._base import Method
 from segdistill.methods._critic import Critic, critic_optimizer, critic_terms, holistic_loss
-from segdistill.methods._level_graph import WIDTH, LevelGraph, constant, texture_knowledge
+from segdistill.methods._level_graph import (
+    WIDTH,
+    LevelGraph,
+    constant,
+    own_counts,
+    shared_counts,
+)
+from segdistill.methods._stages import UnitChannels, both_stages
 from segdistill.methods.kd import pixel_kl
-from segdistill.taps import Taps, resize
-from segdistill.texture import contourlet_energy, crop_regions, sample_regions
+from segdistill.taps import Taps
+from segdistill.texture import Kernel, contourlet_energy, crop_regions, mean_similarity, sample_regions
+
+Knowledge = Literal["cumulative", "counts", "levels", "sorted"]
+"""What the statistical term compares of two regions."""
 
 
 @full_precision
@@ -52,27 +61,39 @@ def statistical_texture(
     num_levels: int = 32,
     heuristic: bool = True,
     clip: float | None = 0.5,
+    knowledge: Knowledge = "cumulative",
+    kernel: Kernel = "triangle",
     graph: nn.Module | None = None,
 ) -> Tensor:
-    """Mean squared difference of the statistical knowledge of the same regions.
+    """Distance of two regions' distributions of similarities, Σ_n (K^S_n − K^T_n)², mean over the regions.
+
+    A position's similarity is the cosine of its feature with the region's mean feature. The teacher's region sets N
+    levels, and two more lie at the least and the largest similarity of both sides. The similarities of both are counted
+    on them; where the teacher's counts have peaks, both sides' counts are cut. K_n is the share at level n or below.
+    Neither where a feature lies in its region counts, nor how long all features are.
 
     Args:
         student: features (R,A,P).
         teacher: features (R,B,P), detached here; A, unless a weight maps A to B.
         weight: (B,A) of a linear layer on the student's side; B·A per region is all that it costs, not per position.
-        num_levels: N.
+        num_levels: N; STLNet's graph has 8.
         heuristic: whether frequent similarities get more levels.
         clip: θ of the counts' denoising; None = none.
-        graph: a `LevelGraph`, whose layers this loss does not train; None: levels and counts are compared as they are.
+        knowledge: K, "cumulative"; or "counts", level by level; "levels", the mean squared difference of levels and
+            counts, each side on its own levels, as the paper's text reads; "sorted", that of the sorted similarities,
+            without levels.
+        kernel: of the counting, as of `segdistill.texture.encode`.
+        graph: a `LevelGraph`, whose layers this loss does not train. The loss is then the mean squared difference of
+            what it makes of each side's counts and memberships, given the levels and the mean feature of the teacher.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if the shapes do not fit, on another knowledge, or on one that a graph does not take.
 
     Source:
         Ji et al.: the denoised texture intensity equalisation module (DTIEM).
 
     >>> x = torch.randn(3, 8, 16)
-    >>> statistical_texture(2 * x, x, num_levels=4).item() < 1e-10  # angles have no scale
+    >>> statistical_texture(2 * x, x.flip(2), num_levels=4).item() < 1e-10  # angles have no scale, counts no order
     True
     """
     channels = student.shape[1] if weight is None else weight.shape[0]
@@ -81,42 +102,47 @@ def statistical_texture(
             f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} need one shape (R,A,P), "
             "or a weight (B,A) from the student's to the teacher's channels"
         )
-    options: dict[str, Any] = {"num_levels": num_levels, "heuristic": heuristic, "clip": clip}
-    reason = None if graph is None else constant(graph)
-    own = texture_knowledge(student, weight=weight, graph=reason, **options)
-    other = texture_knowledge(teacher.detach(), graph=reason, **options)
-    return F.mse_loss(own, other)
+    check_knowledge(knowledge, graph is not None)
+    teacher = teacher.detach()
+    own, other = mean_similarity(student, weight), mean_similarity(teacher)
+    if knowledge == "sorted":
+        return F.mse_loss(own.sort(1).values, other.sort(1).values)
+    how: dict[str, Any] = {"num_levels": num_levels, "heuristic": heuristic, "clip": clip, "kernel": kernel}
+    if knowledge == "levels":
+        own, other = (torch.stack(own_counts(x, **how), dim=1) for x in (own, other))
+        return F.mse_loss(own, other)
+    shared = shared_counts(own, other, **how)
+    if graph is not None:
+        # Differs from the paper: the teacher's mean feature serves both sides. With each side's own, nearly all of the
+        # gradient asks for equal means, and next to nothing for texture.
+        reason, mean = constant(graph), teacher.mean(2)
+        sides = zip(shared.counts, shared.encodings, strict=True)
+        own, other = (reason(mean, shared.levels, counts, encoding) for counts, encoding in sides)
+        return F.mse_loss(own, other)
+    difference = shared.counts[0] - shared.counts[1]
+    if knowledge == "cumulative":
+        # Differs from the paper: shares up to each level, not of each. Where two histograms do not overlap, their
+        # level-by-level difference does not say which way to go.
+        difference = difference.cumsum(1)
+    return difference.square().sum(1).mean()
 
 
-class UnitChannels(nn.Module):
-    """Scales each channel to a mean square of 1, by its mean over all batches so far; nothing is trained.
-
-    A channel of less than 1 % of the average amplitude is not blown up further than to that share.
+def check_knowledge(knowledge: str, graph: bool) -> None:
+    """Raise on a knowledge that is unknown, or that a graph does not take.
 
     Args:
-        channels: A.
+        knowledge: what is compared.
+        graph: whether a graph reasons over the levels.
+
+    Raises:
+        ValueError: then.
     """
-
-    energy: Tensor
-    batches: Tensor
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.register_buffer("energy", torch.ones(channels))
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
-
-    @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        """(N,A,H,W) → the same shape, detached."""
-        if self.training:
-            energy = x.square().mean((0, 2, 3)).to(self.energy.dtype)
-            if dist.is_available() and dist.is_initialized():
-                dist.all_reduce(energy)
-                energy /= dist.get_world_size()
-            self.batches += 1
-            self.energy += (energy - self.energy) / self.batches
-        energy = self.energy + 1e-4 * self.energy.mean()
-        return x / energy.sqrt().clamp_min(torch.finfo(energy.dtype).tiny)[:, None, None]
+    if knowledge not in get_args(Knowledge):
+        raise ValueError(f"knowledge: expected one of {', '.join(get_args(Knowledge))}, got {knowledge!r}")
+    if graph and knowledge != "cumulative":
+        raise ValueError(
+            f"knowledge={knowledge!r} and a graph: a graph's output is compared instead of any knowledge; leave out one"
+        )
 
 
 class SSTKD(Method):
@@ -134,13 +160,17 @@ class SSTKD(Method):
         sampler: whether statistics are those of sampled regions, or else of the whole map.
         heuristic: whether frequent similarities get more levels, or else all equally many.
         denoise: whether the counts' peaks are cut off.
-        graph: what reasons over the levels: layers shared by both sides that stay as they are drawn ("frozen"); no
-            layers, levels and counts are compared ("none": a small term, counts being of the order of 1/N); or layers
-            trained on the teacher alone, by restoring its features from its knowledge ("trained": adds the term
-            `reconstruction`, which the student has no part in).
+        knowledge: what is compared of two regions: the share of the similarities up to each of the teacher's levels
+            ("cumulative"); the share of each level ("counts"); levels and counts, each side on its own levels, as the
+            paper's text reads ("levels"); or the sorted similarities, without levels ("sorted").
+        kernel: how a similarity is counted: at the two levels beside it, more at the nearer one ("triangle"), or as in
+            STLNet's released code, which jumps as it passes a level ("released").
+        graph: what reasons over the levels, in the place of `knowledge`: nothing ("none"); layers shared by both sides
+            that stay as they are drawn ("frozen"); or layers trained on the teacher alone, by restoring its features
+            from its knowledge ("trained": adds the term `reconstruction`, which the student has no part in).
         regions: how many are sampled from each image; 64 in the paper.
         region_size: positions along each side of a region.
-        num_levels: N, of the quantisation; ours is 32.
+        num_levels: N, of the quantisation; by default 32, with a graph 8 as in STLNet.
         clip: θ of the denoising; ours is 0.5.
         critic_optimizer: "adam" (betas 0 and 0.9) or "sgd" (momentum 0.9, weight decay 5e-4).
         critic_lr: its learning rate at the start.
@@ -160,16 +190,19 @@ class SSTKD(Method):
         sampler: bool = True,
         heuristic: bool = True,
         denoise: bool = True,
-        graph: Literal["frozen", "none", "trained"] = "frozen",
+        knowledge: Knowledge = "cumulative",
+        kernel: Kernel = "triangle",
+        graph: Literal["none", "frozen", "trained"] = "none",
         regions: int = 64,
         region_size: int = 16,
-        num_levels: int = 32,
+        num_levels: int | None = None,
         clip: float = 0.5,
         critic_optimizer: Literal["adam", "sgd"] = "adam",
         critic_lr: float = 4e-4,
         penalty_weight: float = 10.0,
     ):
         super().__init__()
+        check_knowledge(knowledge, graph != "none")
         self.structural_weight = structural_weight
         self.statistical_weight = statistical_weight
         self.response_weight = response_weight
@@ -177,10 +210,12 @@ class SSTKD(Method):
         self.levels = levels
         self.sampler = sampler
         self.options: dict[str, Any] = {
-            "num_levels": num_levels,
+            "num_levels": (32 if graph == "none" else 8) if num_levels is None else num_levels,
             "heuristic": heuristic,
             "clip": clip if denoise else None,
+            "kernel": kernel,
         }
+        self.knowledge: Knowledge = knowledge
         self.graph = graph
         self.regions = regions
         self.region_size = region_size
@@ -245,10 +280,13 @@ class SSTKD(Method):
             student, teacher = (crop_regions(x, boxes, self.region_size) for x in (student, teacher))
         own, other = student.flatten(2), teacher.flatten(2)
         weight = self.project.weight.flatten(1)
-        loss = statistical_texture(own, other, weight=weight, graph=self.reason, **self.options)
+        how = {**self.options, "knowledge": self.knowledge, "graph": self.reason}
+        loss = statistical_texture(own, other, weight=weight, **how)
         terms = {"statistical": self.statistical_weight * loss}
-        if self.restore is not None:
-            knowledge = texture_knowledge(other, graph=self.reason, **self.options)
+        if self.reason is not None and self.restore is not None:
+            alone = mean_similarity(other)
+            shared = shared_counts(alone, alone, **self.options)
+            knowledge = self.reason(other.mean(2), shared.levels, shared.counts[1], shared.encodings[1])
             terms["reconstruction"] = F.mse_loss(self.restore(knowledge), other)
         return terms
 
@@ -270,9 +308,3 @@ class SSTKD(Method):
         assert isinstance(critic, Critic)
         logits = student["logits"], teacher["logits"]
         return critic_terms(critic, *logits, student["image"], weight=self.penalty_weight)
-
-
-def both_stages(taps: Taps) -> Tensor:
-    """`low1`, resized to the map of `low2`, and `low2`, concatenated: (N,A1+A2,H,W)."""
-    low2 = taps["low2"]
-    return torch.cat([resize(taps["low1"], (low2.shape[2], low2.shape[3])), low2], dim=1)

@@ -14,17 +14,17 @@ from segdistill.engine.build import tap
 from segdistill.engine.config import load_config
 from segdistill.engine.run_folder import CONFIG
 from segdistill.engine.student import load_student, student_path
-from segdistill.methods.sstkd import UnitChannels, both_stages
+from segdistill.methods._stages import UnitChannels, both_stages
 from segdistill.texture import (
     Contourlet,
     clip_counts,
     contourlet,
     count,
     crop_regions,
-    encode,
     heuristic_levels,
     inverse_contourlet,
     mean_similarity,
+    quantise,
     sample_regions,
     uniform_levels,
 )
@@ -215,7 +215,7 @@ def histograms(similarity: Tensor) -> dict[str, Histogram]:
     found = {}
     for kind, place in (("uniform", uniform_levels), ("heuristic", heuristic_levels)):
         levels = place(similarity[None], NUM_LEVELS)
-        counts = count(encode(similarity[None], levels))
+        counts = count(quantise(similarity[None], levels))
         found[kind] = Histogram(similarity, levels[0], counts[0], clip_counts(counts, CLIP)[0])
     return found
 

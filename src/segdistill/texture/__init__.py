@@ -8,11 +8,22 @@ from segdistill.texture.contourlet import (
     contourlet_operations,
     inverse_contourlet,
 )
-from segdistill.texture.quantize import clip_counts, count, encode, heuristic_levels, mean_similarity, uniform_levels
+from segdistill.texture.quantize import (
+    Kernel,
+    clip_counts,
+    count,
+    encode,
+    heuristic_levels,
+    mean_similarity,
+    quantise,
+    uniform_levels,
+    widen_levels,
+)
 from segdistill.texture.sampling import box_variance, candidate_boxes, crop_regions, sample_regions
 
 __all__ = [
     "Contourlet",
+    "Kernel",
     "analysis_operations",
     "box_variance",
     "candidate_boxes",
@@ -26,6 +37,8 @@ __all__ = [
     "heuristic_levels",
     "inverse_contourlet",
     "mean_similarity",
+    "quantise",
     "sample_regions",
     "uniform_levels",
+    "widen_levels",
 ]

@@ -12,7 +12,7 @@ from segdistill.data.files import IMAGE_SUFFIXES, files_below, image_tensor, rea
 from segdistill.engine.distiller import evaluating
 from segdistill.engine.runtime import Runtime
 from segdistill.engine.student import load_student, read_card
-from segdistill.taps import as_logits, resize
+from segdistill.taps import aligned, as_logits, resize
 
 
 def find_images(paths: Iterable[str | Path]) -> list[tuple[Path, Path]]:
@@ -121,7 +121,7 @@ def iterate_predictions(
             image = image_tensor(picture)
             with run.autocast():
                 logits = as_logits(network(image[None].to(run.device)))
-            ids = resize(logits.float(), (image.shape[1], image.shape[2])).argmax(1)[0].to("cpu", torch.uint8)
+            ids = resize(logits.float(), (image.shape[1], image.shape[2]), aligned(network)).argmax(1)[0].to("cpu", torch.uint8)
             colour = colours[ids.numpy()]
             blend = ((1 - alpha) * picture + alpha * colour).round().astype(np.uint8)
             for kind, pixels in (("ids", ids.numpy()), ("colour", colour), ("blend", blend)):

@@ -36,4 +36,4 @@ class ESPNetC(Segmenter):
     def forward(self, images: Tensor) -> Tensor:
         """Logits at the images' resolution."""
         _, _, logits = self.encoder(self.normalise(images))
-        return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)
+        return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=self.align_corners)

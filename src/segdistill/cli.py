@@ -136,7 +136,7 @@ def compare(
 def evaluate(
     model: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="Run folder, student.safetensors, or a YAML file that names trained weights."),
+        typer.Argument(metavar="RUN", help="Run folder, student.safetensors, or a YAML file that names weights."),
     ],
     overrides: Overrides = None,
     config: Annotated[
@@ -144,7 +144,10 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     json: Annotated[
-        Path | None, typer.Option(help="Where the figures go (default: beside the model, of a YAML file in runs/).", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Where the figures go (default: beside the model; of a YAML file: runs/).", show_default=False
+        ),
     ] = None,
     device: Device = "auto",
 ) -> None:

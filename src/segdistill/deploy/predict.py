@@ -121,7 +121,8 @@ def iterate_predictions(
             image = image_tensor(picture)
             with run.autocast():
                 logits = as_logits(network(image[None].to(run.device)))
-            ids = resize(logits.float(), (image.shape[1], image.shape[2]), aligned(network)).argmax(1)[0].to("cpu", torch.uint8)
+            logits = resize(logits.float(), (image.shape[1], image.shape[2]), aligned(network))
+            ids = logits.argmax(1)[0].to("cpu", torch.uint8)
             colour = colours[ids.numpy()]
             blend = ((1 - alpha) * picture + alpha * colour).round().astype(np.uint8)
             for kind, pixels in (("ids", ids.numpy()), ("colour", colour), ("blend", blend)):

@@ -125,7 +125,7 @@ def build_student(config: Config, num_classes: int, network: nn.Module | None = 
     """
     section = config.student
     if section.class_map is not None:
-        raise ValueError("student.class_map: a student that is trained has the data's classes; class_map is for a teacher")
+        raise ValueError("student.class_map: a trained student has the data's classes; class_map belongs into teacher")
     network = build_network(section, num_classes, "student") if network is None else network
     aux = getattr(network, "aux", None)
     if config.train.aux_weight == 0 and isinstance(aux, nn.Module):

@@ -86,6 +86,11 @@ class DataConfig(Open):
         return options
 
     @property
+    def images_per_step(self) -> int:
+        """Images of one step, with and without labels."""
+        return self.batch_size + (0 if self.unlabelled is None else self.unlabelled.batch_size)
+
+    @property
     def resize(self) -> Size | None:
         """(H,W) that images are resized to; None where the data set makes them of that size itself."""
         return None if self._draws_any_size else self.size
@@ -113,16 +118,16 @@ class NetworkConfig(Open):
     """A file with all tensors of the named network, `pip:PACKAGE` for one in an installed package, or `published` for
     those that the network's library publishes."""
     weights_key: str | None = None
-    """Which of a file's state dicts is taken, where it holds several: `ema` is the running average of the weights, whatever
-    its key (state_dict_ema, model_ema, …), any other word a key of the file. Left out, the trained weights are taken,
-    and a printed line says so."""
+    """Which of the state dicts in that file is taken, where there are several: `ema` is the running average, whatever
+    its key (state_dict_ema, model_ema, …), any other word a key of the file. Left out, the trained weights are taken
+    (of mmengine's files the average, as it does itself), and a printed line says so."""
     source: str | None = None
     """Where that file is from: openmmlab, skd, cirkd, torchvision, espnet, or segdistill. Left out, the names of its
     tensors tell."""
     normalisation: Normalisation | None = None
     """`{mean: …, std: …, range: 1 | 255, bgr: …}` of the images, instead of the network's own."""
     align_corners: bool | None = None
-    """Whether the network's logits are resized with aligned corners, in training as in evaluation, and so are maps inside
+    """Whether the network's logits are resized with aligned corners, in training as in evaluation, and so are maps in
     the decoder of a network of this package. Left out, as in its source: yes for skd and cirkd, no for all others."""
     taps: dict[str, str] | None = None
     """Tap name → path of a submodule, on top of the network's own or proposed taps; `segdistill layers MODEL` prints
@@ -171,7 +176,6 @@ class NetworkConfig(Open):
         self._complete(known.model_validate(self.options).model_dump())
         return self
 
-
     def _refuse_what_a_checkpoint_says(self) -> None:
         for key in ("weights_key", "source", "normalisation", "align_corners", "num_classes"):
             if getattr(self, key) is not None:
@@ -190,7 +194,7 @@ class TrainConfig(Section):
     momentum: float = 0.9
     """Of SGD."""
     weight_decay: float = 5e-4
-    """Of all weights; 5e-4 in SKD, IFVD and FAKD, 1e-4 in CIRKD and I2CKD, 1e-5 in SSTKD."""
+    """Of all weights; 5e-4 in SKD, IFVD and OpenMMLab (FAKD), 1e-4 in CIRKD (I2CKD), 1e-5 in SSTKD."""
     power: float = 0.9
     """Of the polynomial schedule: the learning rate is `lr · (1 − step/steps)^power`."""
     warmup: int = Field(0, ge=0)

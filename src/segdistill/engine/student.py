@@ -93,7 +93,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
     except Exception as error:
         if file.suffix != ".safetensors":
             raise ValueError(
-                f"{file} is no run or student's file (.safetensors); other networks are given by name: and weights: {file}"
+                f"{file} is no run or student's file (.safetensors); give a network's name:, and weights: {file}"
             ) from None
         raise ValueError(f"{file} is not a readable safetensors file: {error}") from None
     assert isinstance(card, dict)

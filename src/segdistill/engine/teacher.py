@@ -125,7 +125,7 @@ def build_trained(config: Config, classes: Sequence[str]) -> Mapped:
                     "over all classes"
                 )
             return Mapped(network, class_map)
-    raise ValueError("nothing trained to evaluate: give student.weights=FILE and its name, student.checkpoint, or a run")
+    raise ValueError("nothing trained to evaluate; give a run, or student.name and student.weights=FILE")
 
 
 def teacher_digest(config: Config) -> str | None:

@@ -124,7 +124,7 @@ def build_model(
         normalise_with(network, normalisation)
     if align_corners is not None:
         _align(network, align_corners)
-        network.spec = {**network.spec, "align_corners": align_corners}  # type: ignore[dict-item]
+        network.spec = {**network.spec, "align_corners": align_corners}
     return network
 
 
@@ -141,7 +141,7 @@ def _align(network: Any, aligned: bool) -> None:
     """Say whether a network resizes with aligned corners, and whether the decoder of one of ours does."""
     network.align_corners = aligned
     decoder = getattr(network, "decoder", None)
-    if hasattr(decoder, "align_corners"):
+    if decoder is not None and hasattr(decoder, "align_corners"):
         decoder.align_corners = aligned
 
 

@@ -100,8 +100,9 @@ def _external(tensors: Tensors, name: str, wanted: Collection[str]) -> Tensors:
     """Tensors of another library's network as our wrapper names them, be they saved by the library or by us."""
 
     def ours(key: str) -> str:
-        aux = "aux_classifier."
-        return f"aux.{key.removeprefix(aux)}" if name.startswith("torchvision:") and key.startswith(aux) else f"network.{key}"
+        if name.startswith("torchvision:") and key.startswith("aux_classifier."):
+            return key.replace("aux_classifier.", "aux.", 1)
+        return f"network.{key}"
 
     readings = unwrapped(tensors)
     return fitting([*readings, *({ours(key): value for key, value in those.items()} for those in readings)], wanted)
@@ -155,8 +156,8 @@ def load_weights(
         path: of the file, tensors only, or `pip:DISTRIBUTION`.
         num_classes: C; told by the file if left out.
         source: one of `SOURCES`; told by the names of the tensors if left out, with a printed line.
-        weights_key: under which key of the file they are, `ema` for the running average; told, with a printed line, where
-            the file holds both.
+        weights_key: under which key of the file they are, `ema` for the running average; a printed line says which were
+            taken where the file holds both.
         say: prints a line.
         **options: of the network.
 

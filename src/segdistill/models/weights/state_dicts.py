@@ -39,34 +39,46 @@ def choose_tensors(
     Raises:
         ValueError: if there is no such key, or nothing but tensors is expected and something else is found.
     """
-    inside = [name for name, value in loaded.items() if isinstance(value, Mapping)]
-    average = next((name for name in AVERAGES if name in inside), None)
-    raw = next((name for name in RAW if name in inside), None)
-    if average is not None and raw is not None and "steps" in loaded[average]:
-        average, raw = raw, average  # mmengine saves the average in the network's place, and the trained weights there
-    if key is None:
-        chosen = raw or average
-        if average is not None:
-            other = "no other weights are there" if raw is None else f"weights_key: ema takes {average}"
-            say(f"{source}: taken from {chosen}, {'the running average' if raw is None else 'the trained weights'}; {other}")
-    elif key == EMA:
-        chosen = average
-        if chosen is None:
-            raise ValueError(f"{source} holds no running average ({', '.join(AVERAGES)}){_there(inside)}")
-        say(f"{source}: taken from {chosen}, the running average")
-    else:
-        chosen = key
-        if key not in inside:
-            raise ValueError(f"{source} has no {key!r}{_there(inside, key)}")
+    chosen = _chosen(loaded, source, key, say)
     tensors = loaded if chosen is None else loaded[chosen]
     if tensors and all(isinstance(value, Tensor) for value in tensors.values()):
         return dict(tensors)
-    if chosen is not None and any(isinstance(tensors.get(name), Mapping) for name in (*RAW, *AVERAGES)):
+    if chosen is not None and any(name in (*RAW, *AVERAGES) for name in _inside(tensors)):
         return choose_tensors(tensors, source, None, say)
-    raise ValueError(f"{source} holds no state dict of tensors{_there(inside)}")
+    raise ValueError(f"{source} holds no state dict of tensors{_there(loaded)}")
 
 
-def _there(inside: list[str], key: str | None = None) -> str:
+def _chosen(loaded: Mapping[str, Any], source: str, key: str | None, say: Callable[[str], Any]) -> str | None:
+    """The key under which the wanted tensors are; None for the file itself."""
+    inside = _inside(loaded)
+    if key not in (None, EMA):
+        if key not in inside:
+            raise ValueError(f"{source} has no {key!r}{_there(loaded, key)}")
+        return key
+    average, raw = (next((name for name in names if name in inside), None) for names in (AVERAGES, RAW))
+    # mmengine saves the average in the network's place, as what is loaded, and the trained weights in the average's.
+    swapped = average is not None and raw is not None and "steps" in loaded[average]
+    if swapped:
+        average, raw = raw, average
+    if average is None:
+        if key == EMA:
+            raise ValueError(f"{source} holds no running average ({', '.join(AVERAGES)}){_there(loaded)}")
+        return raw
+    if key == EMA or swapped or raw is None:
+        say(
+            f"{source}: {average} taken, the running average" + (f"; weights_key: {raw} takes the other" if raw else "")
+        )
+        return average
+    say(f"{source}: {raw} taken, the trained weights; weights_key: ema takes their running average, {average}")
+    return raw
+
+
+def _inside(loaded: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in loaded.items() if isinstance(value, Mapping)]
+
+
+def _there(loaded: Mapping[str, Any], key: str | None = None) -> str:
+    inside = _inside(loaded)
     if not inside:
         return ""
     return closest(key, inside) if key is not None else f"; weights_key may be {', '.join(inside)}"

@@ -172,6 +172,12 @@ def predict(
     model: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder or student.safetensors.")],
     images: Annotated[list[Path], typer.Argument(help="Image files or folders.")],
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("predictions"),
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            help="Height and width of what the network sees (default: as in its training).", show_default=False
+        ),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Segment images: class numbers, colours, and colours over the image, as PNG files."""
@@ -179,7 +185,7 @@ def predict(
     from segdistill.engine.runtime import runtime
 
     with runtime(device) as run:
-        count = sum(1 for _ in iterate_predictions(model, images, out, run=run))
+        count = sum(1 for _ in iterate_predictions(model, images, out, run=run, size=size))
     console.print(f"{count} images → {out}/ids {out}/colour {out}/blend")
 
 

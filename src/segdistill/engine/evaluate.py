@@ -15,7 +15,7 @@ from segdistill.engine.distiller import evaluating
 from segdistill.engine.run_folder import CONFIG
 from segdistill.engine.runtime import Runtime, runtime
 from segdistill.engine.student import load_student, read_card, student_path
-from segdistill.engine.teacher import build_trained
+from segdistill.engine.teacher import build_trained, check_order
 from segdistill.metrics import confusion_matrix, image_counts, scores
 from segdistill.taps import aligned, as_logits, resize
 
@@ -118,12 +118,13 @@ def evaluate_run(
         dataset = build_split(data, split)
         network: nn.Module = build_trained(named, dataset.classes)
     else:
-        read_card(model)
+        card = read_card(model)
         folder = student_path(model).parent
         if config is None and not (folder / CONFIG).is_file():
             raise ValueError(f"{folder} has no {CONFIG}; say what to evaluate on with --config")
         data = load_config(config if config is not None else folder, overrides).data
         dataset = build_split(data, split)
+        check_order(card["classes"], dataset.classes, str(model))
         network = load_student(model, allow_code=allow_code)
     with runtime(device) as run:
         result = evaluate(

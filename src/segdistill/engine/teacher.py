@@ -17,6 +17,25 @@ from segdistill.functional import upcast
 from segdistill.taps import ClassMap, Tapped, Taps, aligned, as_logits
 
 
+def check_order(own: Sequence[str], names: Sequence[str], whose: str) -> None:
+    """Refuse a network whose classes are those of the data in another order; other names may mean the same.
+
+    Args:
+        own: names of the network's classes, in the order of its channels.
+        names: of the data's.
+        whose: what the network is, for the message.
+
+    Raises:
+        ValueError: if a class of both has another number there than here.
+    """
+    for number, name in enumerate(own):
+        if name in names and list(names).index(name) != number:
+            raise ValueError(
+                f"{whose}: class {number} of the network is {name}, which is class {list(names).index(name)} of the "
+                "data; class_map: names, in the network's section, puts them in order"
+            )
+
+
 def build_class_map(
     config: NetworkConfig, network: nn.Module, names: Sequence[str], role: str = "teacher"
 ) -> ClassMap | None:
@@ -31,10 +50,11 @@ def build_class_map(
     Raises:
         ValueError: if a class is unknown, or too few have a counterpart.
     """
-    if config.class_map is None:
-        return None
     card: dict[str, Any] = getattr(network, "card", None) or {}
     own = config.classes or card.get("classes") or getattr(network, "classes", None) or []
+    if config.class_map is None:
+        check_order(own, names, role)
+        return None
     count = len(own) or count_classes(network, len(names))
     if config.class_map == "names":
         if not own:

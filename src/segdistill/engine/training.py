@@ -250,6 +250,7 @@ class Training:
             miou=result["miou"],
             step=self.done,
             data=self.config.data.name,
+            size=self.config.data.resize,
             method=self.config.method_names,
         )
 

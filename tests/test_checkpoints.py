@@ -148,6 +148,27 @@ def test_a_student_of_our_own_is_no_foreign_one(tmp_path):
     assert loaded.mean == network.mean
 
 
+@pytest.mark.parametrize("name", ["pspnet_resnet18_deepstem", "smp:Unet:resnet18"])
+def test_a_student_of_our_own_keeps_how_it_sees_images(name, tmp_path):
+    facts = {"normalisation": {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0], "range": 255, "bgr": True},
+             "align_corners": True}  # fmt: skip
+    facts |= {} if ":" in name else {"source": "skd"}
+    network = build_model(name, num_classes=3, **facts).eval()
+    save_student(tmp_path / "s.safetensors", network, make_card(network, list("abc"), [(0, 0, 0)] * 3))
+    images = torch.rand(1, 3, 57, 73)
+    for loaded in (
+        load_student(tmp_path / "s.safetensors"),
+        load_weights(name, tmp_path / "s.safetensors", num_classes=3, say=pytest.fail).eval(),
+        build_network(NetworkConfig(name=name, weights=str(tmp_path / "s.safetensors")), 3, "teacher").eval(),
+    ):
+        assert torch.equal(loaded(images), network(images))
+        assert loaded.align_corners
+    own = {**facts["normalisation"], "bgr": False}
+    given = load_weights(name, tmp_path / "s.safetensors", num_classes=3, normalisation=own, align_corners=False)
+    assert not given.normalise.bgr
+    assert not given.align_corners
+
+
 def test_data_parallel_and_wrapped_state_dicts(tmp_path):
     network = build_model("pspnet_resnet18_quarter", num_classes=3)
     torch.save({"model": {f"module.{k}": v for k, v in network.state_dict().items()}}, tmp_path / "w.pth")

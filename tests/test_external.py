@@ -273,6 +273,13 @@ def test_a_folder_of_transformers(tmp_path):
     assert start(images).shape == (1, 5, 64, 64)
     blank = build_model(f"hf:{tmp_path}", num_classes=5)
     assert blank.spec["config"]["hidden_sizes"] == SEGFORMER["hidden_sizes"]
+    # A student that began there sees images as it did, where the folder is gone.
+    save_student(tmp_path / "s.safetensors", start, make_card(start, list("abcde"), [(0, 0, 0)] * 5))
+    for file in tmp_path.glob("*.json"):
+        file.unlink()
+    again = load_student(tmp_path / "s.safetensors")
+    torch.testing.assert_close(again.normalise(images), normalised)
+    assert torch.equal(again(images), start.eval()(images))
 
 
 def test_a_configuration_names_no_code():
@@ -385,6 +392,23 @@ def test_the_working_folder_is_looked_into(tmp_path, monkeypatch):
     assert str(tmp_path) not in sys.path
 
 
+class Frozen(nn.Module):
+    """A network that keeps its batch norm behind a pooling in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3))
+        self.head = nn.Conv2d(3, 11, 1)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.pool.eval()
+        return self
+
+    def forward(self, images):
+        return self.head(images + self.pool(images))
+
+
 class Pooled(nn.Module):
     """Batch norms, one of them behind a pooling to 1×1 that runs in training only if it is asked for."""
 
@@ -451,6 +475,7 @@ def test_a_batch_of_one_behind_a_pooling_is_one_line(tmp_path):
         distill(one_step(data={"batch_size": 1}), student=Pooled(11, late=True), out=out)
     assert "\n" not in str(caught.value)
     distill(one_step(data={"batch_size": 1}), student=Plain(11), out=tmp_path / "plain")  # which pools nothing
+    distill(one_step(data={"batch_size": 1}), student=Frozen(), out=tmp_path / "frozen")
 
 
 @pytest.mark.parametrize("aligned", [True, False])

@@ -146,8 +146,10 @@ def check_classes(whose: str, network: Tapped, taps: Taps, classes: int) -> None
 def pooled_norms(module: nn.Module) -> Iterator[list[str]]:
     """Gathers the paths of the batch norms that see a single value per channel of each image.
 
+    Only of those that a network's `train()` puts into training mode; afterwards, the module is in eval mode.
+
     Args:
-        module: whatever runs meanwhile.
+        module: whatever runs meanwhile, in eval mode.
     """
     found: list[str] = []
 
@@ -155,7 +157,9 @@ def pooled_norms(module: nn.Module) -> Iterator[list[str]]:
         if x.shape[2:].numel() == 1:
             found.append(path)
 
-    norms = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    module.train()  # a network may keep some in eval mode
+    norms = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    module.eval()
     handles = [m.register_forward_pre_hook(lambda _, args, path=n: look(path, args[0])) for n, m in norms]
     try:
         yield found

@@ -3,6 +3,7 @@
 The names are in `weights/renames.py`, the details in which networks differ in `forms.py`.
 """
 
+import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -121,12 +122,16 @@ def _seen_options(
     return {key: value for key, value in found.items() if key in known and options.get(key) is None}
 
 
-def _has_card(path: str | Path) -> bool:
-    """Whether a file is a student that we wrote."""
+def _card_facts(path: str | Path) -> dict[str, Any] | None:
+    """How the network of a student that we wrote sees images and resizes; None for any other file."""
     if not str(path).endswith(".safetensors"):
-        return False
+        return None
     with safe_open(Path(path).expanduser(), "pt") as opened:
-        return "segdistill" in (opened.metadata() or {})
+        card = (opened.metadata() or {}).get("segdistill")
+    if card is None:
+        return None
+    spec = json.loads(card).get("network") or {}
+    return {key: spec[key] for key in ("source", "normalisation", "align_corners") if key in spec}
 
 
 def _count_classes(tensors: Tensors, family: str) -> int | None:
@@ -165,6 +170,7 @@ def load_weights(
         ValueError: if the file is no such file, or a tensor is missing, left over or of another shape.
     """
     tensors = read_source(str(path), weights_key, say)
+    facts = _card_facts(path)
     found = None
     if is_external(name):
         if num_classes is None:
@@ -172,7 +178,7 @@ def load_weights(
     else:
         family = split_name(name)[0]
         tensors = unwrapped(tensors)[-1]
-        found = ("segdistill" if _has_card(path) else find_source(tensors)) if source is None else source
+        found = source or ("segdistill" if facts is not None else find_source(tensors))
         tensors = convert(tensors, found, family)
         num_classes = _agreed(num_classes, _count_classes(tensors, family), path, family)
         options |= _seen_options(tensors, family, found, options, set(model_options(name).model_fields))
@@ -180,7 +186,8 @@ def load_weights(
         options["source"] = found
         if source is None:
             say(f"{path}: taken as {form_of(found, num_classes).what}; source: segdistill says otherwise")
-    network = build_model(name, num_classes=num_classes, **options)
+    told = {key: value for key, value in options.items() if value is not None}
+    network = build_model(name, num_classes=num_classes, **{**(facts or {}), **told})
     if is_external(name):
         tensors = _external(tensors, name, network.state_dict())
     load_named(network, tensors, str(path), spare=("aux.",))

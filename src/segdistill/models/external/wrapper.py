@@ -46,7 +46,7 @@ class External(nn.Module):
     ):
         super().__init__()
         normalisation = normalisation or Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-        self.normalise: nn.Module = Normaliser(normalisation)
+        self.normalise = Normaliser(normalisation)
         self.mean, self.std = normalisation.rgb(normalisation.mean), normalisation.rgb(normalisation.std)
         self.network = network
         self.aux: nn.Module | None = None

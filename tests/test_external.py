@@ -463,6 +463,16 @@ def test_other_numbers_of_classes_are_refused_before_the_first_step(by, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_an_auxiliary_head_of_other_classes_is_refused(tmp_path):
+    student = nn.Sequential(nn.Conv2d(3, 9, 1), nn.Conv2d(9, 11, 1))
+    student.taps = {"aux": "0"}
+    with pytest.raises(
+        ValueError, match=r"auxiliary head \(tap aux\) has 9 classes, its output 11; give it as many, or"
+    ):
+        distill(one_step(), student=student, out=tmp_path / "run")
+    distill(one_step(train={"aux_weight": 0}), student=student, out=tmp_path / "other")
+
+
 def test_a_batch_of_one_behind_a_pooling_is_one_line(tmp_path):
     line = "cannot train on one image at a time; raise data.batch_size, to 2 at least"
     out = tmp_path / "run"
@@ -545,7 +555,9 @@ def test_a_network_with_weights_is_evaluated_as_it_is(tmp_path, segdistill, monk
 
     expected = evaluate(Cut(), build_dataset("synthetic", "val", images=2, size=(32, 32)))
     assert evaluate_run(tmp_path / "both.yaml")["confusion"] == expected["confusion"]
-    assert evaluate_run(tmp_path / "teacher.yaml")["confusion"] == expected["confusion"]
+    teacher = evaluate_run(tmp_path / "teacher.yaml")
+    assert teacher["confusion"] == expected["confusion"]
+    assert teacher["model"] == f"teacher of {tmp_path / 'teacher.yaml'}"
     monkeypatch.chdir(tmp_path)
     code, out, _ = segdistill("eval", "both.yaml")
     assert (code, "runs/both_eval_val.json" in out) == (0, True)

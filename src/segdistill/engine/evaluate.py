@@ -116,7 +116,9 @@ def evaluate_run(
         named = load_config(model, overrides)
         data = named.data if config is None else load_config(config).data
         dataset = build_split(data, split)
-        network: nn.Module = build_trained(named, dataset.classes)
+        trained = build_trained(named, dataset.classes)
+        network: nn.Module = trained
+        label = f"{trained.role} of {model}"
     else:
         card = read_card(model)
         folder = student_path(model).parent
@@ -126,6 +128,7 @@ def evaluate_run(
         dataset = build_split(data, split)
         check_order(card["classes"], dataset.classes, str(model))
         network = load_student(model, allow_code=allow_code)
+        label = str(model)
     with runtime(device) as run:
         result = evaluate(
             network,
@@ -136,4 +139,4 @@ def evaluate_run(
             run=run,
             per_image=per_image,
         )
-    return {"model": str(model), "split": split, **result}
+    return {"model": label, "split": split, **result}

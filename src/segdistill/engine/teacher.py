@@ -48,7 +48,7 @@ def build_class_map(
         role: `teacher` or `student`, for messages.
 
     Raises:
-        ValueError: if a class is unknown, or too few have a counterpart.
+        ValueError: if a class is unknown, too few have a counterpart, or they stand in another order without a map.
     """
     card: dict[str, Any] = getattr(network, "card", None) or {}
     own = config.classes or card.get("classes") or getattr(network, "classes", None) or []
@@ -110,10 +110,12 @@ class Mapped(nn.Module):
     Args:
         network: the network.
         class_map: what its classes are among the data's; None where they are the same.
+        role: what it is in its configuration, `student` or `teacher`.
     """
 
-    def __init__(self, network: nn.Module, class_map: ClassMap | None):
+    def __init__(self, network: nn.Module, class_map: ClassMap | None, role: str = "teacher"):
         super().__init__()
+        self.role = role
         self.network = network
         self.class_map = class_map
         self.align_corners = aligned(network)
@@ -144,7 +146,7 @@ def build_trained(config: Config, classes: Sequence[str]) -> Mapped:
                     f"{role}.class_map: none of the network's classes is the data's {lacking}; there is no fair figure "
                     "over all classes"
                 )
-            return Mapped(network, class_map)
+            return Mapped(network, class_map, role)
     raise ValueError("nothing trained to evaluate; give a run, or student.name and student.weights=FILE")
 
 

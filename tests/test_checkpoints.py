@@ -1,9 +1,13 @@
 """Checkpoints from elsewhere, held against references that compute with the sources' own names."""
 
+import doctest
+
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torchvision.models import get_model
 
 from conftest import Malicious
@@ -23,9 +27,12 @@ from published_layouts import (
 from segdistill import build_model, load_student
 from segdistill.engine.build import build_network
 from segdistill.engine.config import NetworkConfig
-from segdistill.engine.student import make_card, save_student
+from segdistill.engine.student import make_card, read_card, save_student
 from segdistill.models.checkpoints import convert, find_source, load_weights
+from segdistill.models.external.wrapper import External
 from segdistill.models.forms import SOURCES
+from segdistill.models.weights import state_dicts
+from segdistill.models.weights.files import read_tensors
 from segdistill.taps import Tapped
 
 REFERENCES = [
@@ -49,6 +56,10 @@ def test_a_published_network_computes_what_it_did_there(source, name, make, tmp_
     with torch.no_grad():
         taps = Tapped(network)(images)
         torch.testing.assert_close(taps["logits"], run(images), rtol=1e-3, atol=1e-3 * run(images).abs().max().item())
+    # The last resize, too, is the source's.
+    aligned = source in ("skd", "cirkd")
+    assert network.align_corners == aligned
+    assert torch.equal(taps["output"], F.interpolate(taps["logits"], (57, 73), mode="bilinear", align_corners=aligned))
     assert taps["output"].shape == (1, CLASSES, 57, 73)
     assert find_source(state) == source
     assert len(lines) == 1
@@ -138,11 +149,175 @@ def test_a_student_of_our_own_is_no_foreign_one(tmp_path):
     assert loaded.mean == network.mean
 
 
+@pytest.mark.parametrize("name", ["pspnet_resnet18_deepstem", "smp:Unet:resnet18"])
+def test_a_student_of_our_own_keeps_how_it_sees_images(name, tmp_path):
+    facts = {"normalisation": {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0], "range": 255, "bgr": True},
+             "align_corners": True}  # fmt: skip
+    facts |= {} if ":" in name else {"source": "skd"}
+    network = build_model(name, num_classes=3, **facts).eval()
+    save_student(tmp_path / "s.safetensors", network, make_card(network, list("abc"), [(0, 0, 0)] * 3))
+    images = torch.rand(1, 3, 57, 73)
+    for loaded in (
+        load_student(tmp_path / "s.safetensors"),
+        load_weights(name, tmp_path / "s.safetensors", num_classes=3, say=pytest.fail).eval(),
+        build_network(NetworkConfig(name=name, weights=str(tmp_path / "s.safetensors")), 3, "teacher").eval(),
+    ):
+        assert torch.equal(loaded(images), network(images))
+        assert loaded.align_corners
+    own = {**facts["normalisation"], "bgr": False}
+    given = load_weights(name, tmp_path / "s.safetensors", num_classes=3, normalisation=own, align_corners=False)
+    assert not given.normalise.bgr
+    assert not given.align_corners
+
+
 def test_data_parallel_and_wrapped_state_dicts(tmp_path):
     network = build_model("pspnet_resnet18_quarter", num_classes=3)
     torch.save({"model": {f"module.{k}": v for k, v in network.state_dict().items()}}, tmp_path / "w.pth")
     loaded = load_weights("pspnet_resnet18_quarter", tmp_path / "w.pth")
     torch.testing.assert_close(loaded.classifier.weight, network.classifier.weight)
+
+
+NAME = "pspnet_resnet18_quarter"
+
+
+def two_weights(path, **saved):
+    """A file of a network's weights and their average, as named; the classifiers' biases are 1 and 2."""
+    state = build_model(NAME, num_classes=3).state_dict()
+    both = {
+        "raw": state | {"classifier.bias": torch.ones(3)},
+        "ema": state | {"classifier.bias": torch.full((3,), 2.0)},
+    }
+    both |= {"module": {f"module.{k}": v for k, v in both["raw"].items()} | {"steps": torch.tensor(9)}}
+    torch.save({key: {"state_dict": both[which[7:]]} if which[:7] == "nested:" else both[which]
+                for key, which in saved.items()}, path)  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [
+        ({"state_dict": "raw", "state_dict_ema": "ema"}, "state_dict taken, the trained weights"),  # timm
+        ({"model": "raw", "model_ema": "ema"}, "model taken, the trained weights"),  # torchvision's references
+        ({"model": "nested:raw", "ema": "nested:ema"}, "model taken, the trained weights"),
+        ({"ema_state_dict": "ema", "model_state_dict": "raw"}, "model_state_dict taken, the trained weights"),
+        # mmengine swaps the two when it saves: the average stands where it will be loaded from.
+        ({"state_dict": "ema", "ema_state_dict": "module"}, "state_dict taken, the running average"),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
+)
+def test_which_of_two_weights_is_taken_is_said_and_chosen(saved, said, tmp_path):
+    path = two_weights(tmp_path / "w.pth", **saved)
+    lines = []
+    default = load_weights(NAME, path, say=lines.append).classifier.bias[0].item()
+    assert default == (1 if "trained" in said else 2)
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert "weights_key: " in lines[0]
+    assert load_weights(NAME, path, weights_key="ema", say=lines.append).classifier.bias[0] == 2
+    assert "the running average" in lines[1]
+    for key, which in saved.items():
+        if key != "ema":
+            loaded = load_weights(NAME, path, weights_key=key, say=lines.append)
+            assert loaded.classifier.bias[0] == (2 if "ema" in which else 1)
+
+
+def test_a_key_of_the_configuration_chooses_the_weights(tmp_path, capsys):
+    path = two_weights(tmp_path / "w.pth", generator="raw", state_dict_ema="ema")
+    for key, bias in (("generator", 1), ("ema", 2), (None, 2)):
+        section = NetworkConfig(name=NAME, weights=str(path), weights_key=key)
+        assert build_network(section, 3, "teacher").classifier.bias[0] == bias
+    assert "state_dict_ema taken, the running average" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="has no 'generatr'; did you mean generator"):
+        load_weights(NAME, path, weights_key="generatr")
+    two_weights(path, net="raw", other="raw")
+    assert load_weights(NAME, path, say=pytest.fail).classifier.bias[0] == 1
+    with pytest.raises(ValueError, match=r"holds no running average \(state_dict_ema, .*weights_key may be net, other"):
+        load_weights(NAME, path, weights_key="ema")
+    with pytest.raises(ValueError, match="weights_key chooses among the weights of a file; give weights"):
+        NetworkConfig(name=NAME, weights_key="ema")
+
+
+PREFIXES = ["module.", "model.", "net.", "network.", "_orig_mod.", "module._orig_mod.", "model._orig_mod.module."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("name", [NAME, "smp:Unet:resnet18"])
+def test_what_training_code_puts_before_names_is_taken_off(prefix, name, tmp_path):
+    network = build_model(name, num_classes=3)
+    inner = network.network if ":" in name else network
+    torch.save({"state_dict": {f"{prefix}{k}": v for k, v in inner.state_dict().items()}}, tmp_path / "w.pth")
+    loaded = load_weights(name, tmp_path / "w.pth", num_classes=3)
+    for (key, tensor), expected in zip(loaded.state_dict().items(), network.state_dict().values(), strict=True):
+        assert torch.equal(tensor, expected), key
+
+
+def test_averaged_and_compiled_networks_of_torch_are_unwrapped(tmp_path):
+    network = build_model(NAME, num_classes=3)
+    compiled = torch.compile(build_model(NAME, num_classes=3))
+    compiled.backbone = torch.compile(compiled.backbone)
+    for number, wrapped in enumerate((AveragedModel(network), nn.DataParallel(network), compiled)):
+        torch.save(wrapped.state_dict(), tmp_path / f"{number}.pth")
+        loaded = load_weights(NAME, tmp_path / f"{number}.pth")
+        bias = next(v for k, v in wrapped.state_dict().items() if k.endswith("decoder.fuse.0.weight"))
+        assert torch.equal(loaded.decoder.fuse[0].weight, bias)
+    assert doctest.testmod(state_dicts).failed == 0
+
+
+class Wrapping(nn.Module):
+    """A network whose own names start with what others put before names."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.add_module(name, nn.Sequential(nn.Conv2d(3, 4, 3, 4, 1), nn.Conv2d(4, 3, 1)))
+
+    def forward(self, images):
+        return next(self.children())(images)
+
+
+def wrapping(inner):
+    return Wrapping(inner)
+
+
+@pytest.mark.parametrize("inner", ["module", "model", "network"])
+@pytest.mark.parametrize("before", ["", "module.", "network."])
+def test_names_that_are_the_networks_own_stay(inner, before, tmp_path):
+    network = Wrapping(inner)
+    torch.save({f"{before}{k}": v for k, v in network.state_dict().items()}, tmp_path / "w.pth")
+    loaded = load_weights("python:test_checkpoints:wrapping", tmp_path / "w.pth", num_classes=3, inner=inner)
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(loaded.network.state_dict()[key], tensor)
+    save_student(tmp_path / "s.safetensors", loaded, make_card(loaded, list("abc"), [(0, 0, 0)] * 3))
+    again = load_student(tmp_path / "s.safetensors", External(Wrapping(inner)))
+    assert torch.equal(next(again.parameters()), next(network.parameters()))
+
+
+def test_backbone_weights_are_unwrapped_as_well(tmp_path):
+    import timm
+
+    theirs = timm.create_model("resnet18").state_dict()
+    wrapped = {f"module.{k}": v for k, v in theirs.items()}
+    torch.save({"state_dict": wrapped, "state_dict_ema": theirs}, tmp_path / "w.pth")
+    for name in ("pspnet_resnet18", "smp:Unet:resnet18"):
+        encoder = {k: v for k, v in theirs.items() if not k.startswith("fc.")}
+        torch.save({"state_dict": {f"module.{k}": v for k, v in encoder.items()}}, tmp_path / "w.pth")
+        network = build_model(name, num_classes=3, pretrained=str(tmp_path / "w.pth"))
+        inner = network.backbone.body if "pspnet" in name else network.network.encoder
+        assert torch.equal(inner.state_dict()["layer4.1.bn2.weight"], theirs["layer4.1.bn2.weight"])
+
+
+@pytest.mark.parametrize("given", [None, True, False])
+def test_aligned_corners_come_with_the_source_and_with_the_students_file(given, tmp_path):
+    network = build_model("pspnet_resnet18_deepstem", num_classes=3, source="cirkd", align_corners=given).eval()
+    aligned = given is not False
+    assert network.align_corners == network.decoder.align_corners == aligned
+    save_student(tmp_path / "s.safetensors", network, make_card(network, list("abc"), [(0, 0, 0)] * 3))
+    assert read_card(tmp_path / "s.safetensors")["network"].get("align_corners") == given
+    again, images = load_student(tmp_path / "s.safetensors"), torch.rand(1, 3, 57, 73)
+    with torch.no_grad():
+        taps = Tapped(again)(images)
+        assert torch.equal(taps["output"], network(images))
+        expected = F.interpolate(taps["logits"], (57, 73), mode="bilinear", align_corners=aligned)
+    assert torch.equal(taps["output"], expected)
 
 
 def test_the_width_is_told_by_the_file_and_the_classes_too(tmp_path):
@@ -204,3 +379,18 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"not a file of tensors only and is not loaded; docs/models\.md says"):
         load_weights("pspnet_resnet18_v1c", tmp_path / "bad.pth")
     assert "must never run" not in capsys.readouterr().out
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="holds a list, no state dict"):
+        read_tensors(tmp_path / "list.pth")
+    torch.save({"epoch": 3, "meta": {"loss": 0.5}}, tmp_path / "no.pth")
+    with pytest.raises(ValueError, match="no state dict of tensors; weights_key may be meta"):
+        read_tensors(tmp_path / "no.pth")
+    with pytest.raises(ValueError, match=r"w\.pth is no run or student's file .*give a network's name:, and weights: "):
+        build_network(NetworkConfig(checkpoint=str(tmp_path / "w.pth")), 3, "teacher")
+    with pytest.raises(ValueError, match="source beside checkpoint: a checkpoint brings its own; leave source out"):
+        NetworkConfig(checkpoint="runs/x", source="skd")
+    with pytest.raises(ValueError, match="a source is where weights of our own families are from"):
+        build_model("smp:Unet:resnet18", num_classes=3, source="skd")
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="weights_key is for PyTorch files"):
+        read_tensors(tmp_path / "w.safetensors", "ema")

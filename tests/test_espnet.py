@@ -1,7 +1,17 @@
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
+from conftest import REPOSITORY
+from segdistill.engine.build import build_split
+from segdistill.engine.config import load_config
+from segdistill.engine.evaluate import evaluate, evaluate_run
+from segdistill.engine.student import load_student, make_card, save_student
+from segdistill.engine.teacher import build_trained
 from segdistill.models import build_model
+from segdistill.models.checkpoints import load_weights
 from segdistill.models.families.espnet import ESP, Down, cropped
 from segdistill.taps import Tapped
 
@@ -62,3 +72,55 @@ def test_no_backbone_and_no_auxiliary_head():
         build_model("espnet_resnet18", num_classes=3)
     with pytest.raises(ValueError, match="no option 'aux'"):
         build_model("espnet", num_classes=3, aux=True)
+
+
+CONFIG = REPOSITORY / "configs/camvid/espnet_released.yaml"
+CITYSCAPES = ((72.3923111, 82.90893555, 73.15840149), (45.3192215, 46.15289307, 44.91483307))
+CAMVID = ((110.2165, 108.3578, 104.9640), (72.0564, 72.6232, 69.8368))
+
+
+@pytest.mark.parametrize(("classes", "numbers", "said"), [(20, CITYSCAPES, "Cityscapes"), (12, CAMVID, "CamVid")])
+@pytest.mark.parametrize("name", ["espnet", "espnet_c"])
+def test_images_are_normalised_as_in_the_authors_file(name, classes, numbers, said, tmp_path):
+    network = build_model(name, num_classes=classes)
+    state = {k.removeprefix("encoder.") if name == "espnet_c" else k: v for k, v in network.state_dict().items()}
+    torch.save(state, tmp_path / "theirs.pth")
+    lines = []
+    loaded = load_weights(name, tmp_path / "theirs.pth", say=lines.append)
+    assert said in lines[0]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in numbers)
+    images = torch.rand(1, 3, 8, 8)
+    expected = (255 * images[:, [2, 1, 0]] - mean) / std / 255
+    torch.testing.assert_close(loaded.normalise(images), expected)
+    save_student(tmp_path / "s.safetensors", loaded, make_card(loaded, ["c"] * classes, [(0, 0, 0)] * classes))
+    torch.testing.assert_close(load_student(tmp_path / "s.safetensors").normalise(images), expected)
+
+
+@pytest.fixture
+def released() -> Path:
+    """ESPNet's released CamVid file, or a skip that says how to get it."""
+    name = "espnet_p_2_q_8_camvid.pth"
+    for folder in (os.environ.get("SEGDISTILL_RELEASED"), REPOSITORY.parent / "shared/released"):
+        if folder and (Path(folder) / name).is_file():
+            return Path(folder) / name
+    pytest.skip(f"{name} is not here; set SEGDISTILL_RELEASED to a folder with that file of github.com/sacmehta/ESPNet")
+
+
+@pytest.mark.slow
+def test_the_released_camvid_network_is_evaluated_as_it_is(released, camvid, capsys):
+    given = [f"student.weights={released}", f"data.root={camvid}"]
+    result = evaluate_run(CONFIG, overrides=given, split="test")
+    assert "CamVid" in capsys.readouterr().out
+    assert result["images"] == 233
+    assert result["miou"] == pytest.approx(0.573, abs=0.001)
+    assert result["pixel_accuracy"] == pytest.approx(0.877, abs=0.001)
+
+
+def test_the_released_camvid_network_on_every_sixteenth_image(released, camvid):
+    config = load_config(CONFIG, [f"student.weights={released}", f"data.root={camvid}"])
+    dataset = build_split(config.data, "test")
+    for files in (dataset.names, dataset.images, dataset.masks):
+        files[:] = files[::16]
+    result = evaluate(build_trained(config, dataset.classes), dataset)
+    assert result["images"] == 15
+    assert result["miou"] == pytest.approx(0.552, abs=0.001)  # 0.162 with the normalisation of the Cityscapes file

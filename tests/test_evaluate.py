@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
 from segdistill import build_model, evaluate, predict
 from segdistill.data import SegmentationDataset, build_dataset
+from segdistill.data.transforms import EvalTransform
 from segdistill.engine.runtime import Runtime
 from segdistill.engine.student import make_card, save_student
 from segdistill.models.stats import model_stats
@@ -133,6 +135,20 @@ def test_predictions_are_ids_colours_and_blends(tmp_path, student):
     grey = np.array(Image.open(out / "blend/grey.png")).astype(int)
     expected = 0.5 * np.array(Image.open(out / "colour/grey.png")) + 50
     assert abs(grey - expected).max() <= 1
+
+
+def test_predictions_see_images_of_the_size_of_the_validation(tmp_path):
+    network = build_model("pspnet_resnet18_quarter", num_classes=2).eval()
+    picture = torch.randint(0, 256, (3, 90, 60), dtype=torch.uint8)
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    small, _ = EvalTransform(size=(48, 64))(picture, torch.zeros(90, 60, dtype=torch.uint8))
+    expected = F.interpolate(network(small[None]), (90, 60), mode="bilinear", align_corners=False).argmax(1)[0]
+    card = make_card(network, ["a", "b"], [(255, 0, 0), (0, 0, 255)], size=(48, 64))
+    save_student(tmp_path / "student.safetensors", network, card)
+    ((_, ids),) = predict(tmp_path / "student.safetensors", [tmp_path / "a.png"], tmp_path / "out")
+    assert torch.equal(ids, expected.to(torch.uint8))
+    ((_, whole),) = predict(tmp_path / "student.safetensors", [tmp_path / "a.png"], tmp_path / "out", size=(90, 60))
+    assert torch.equal(whole, network(picture[None].float() / 255).argmax(1)[0].to(torch.uint8))
 
 
 def test_predict_mistakes(tmp_path, student):

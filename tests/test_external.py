@@ -9,15 +9,21 @@ import pytest
 import timm
 import torch
 import yaml
+from PIL import Image
 from torch import nn
 
 from conftest import REPOSITORY, read_metrics
 from segdistill import Tapped, build_model, distill, load_student
+from segdistill.data import build_dataset
 from segdistill.data.sets.camvid import PALETTE
+from segdistill.deploy.predict import predict
 from segdistill.engine.build import build_network, tap
 from segdistill.engine.config import NetworkConfig, load_config
+from segdistill.engine.distiller import Distiller
+from segdistill.engine.evaluate import evaluate, evaluate_run
 from segdistill.engine.student import make_card, read_card, save_student
 from segdistill.engine.teacher import build_class_map, build_teacher
+from segdistill.methods import build_method
 from segdistill.models.external import external_names
 from segdistill.models.external.hf import clean
 from segdistill.models.external.wrapper import External
@@ -267,6 +273,13 @@ def test_a_folder_of_transformers(tmp_path):
     assert start(images).shape == (1, 5, 64, 64)
     blank = build_model(f"hf:{tmp_path}", num_classes=5)
     assert blank.spec["config"]["hidden_sizes"] == SEGFORMER["hidden_sizes"]
+    # A student that began there sees images as it did, where the folder is gone.
+    save_student(tmp_path / "s.safetensors", start, make_card(start, list("abcde"), [(0, 0, 0)] * 5))
+    for file in tmp_path.glob("*.json"):
+        file.unlink()
+    again = load_student(tmp_path / "s.safetensors")
+    torch.testing.assert_close(again.normalise(images), normalised)
+    assert torch.equal(again(images), start.eval()(images))
 
 
 def test_a_configuration_names_no_code():
@@ -376,6 +389,194 @@ def test_the_working_folder_is_looked_into(tmp_path, monkeypatch):
     assert build_model("python:my_networks_of_today:one", num_classes=4)(torch.rand(1, 3, 16, 16)).shape[1] == 4
     sys.modules.pop("my_networks_of_today")
     assert str(tmp_path) not in sys.path
+
+
+class Frozen(nn.Module):
+    """A network that keeps its batch norm behind a pooling in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3))
+        self.head = nn.Conv2d(3, 11, 1)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.pool.eval()
+        return self
+
+    def forward(self, images):
+        return self.head(images + self.pool(images))
+
+
+class Pooled(nn.Module):
+    """Batch norms, one of them behind a pooling to 1×1 that runs in training only if it is asked for."""
+
+    def __init__(self, num_classes, late=False, align_corners=False):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.BatchNorm2d(8))
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+        self.head = nn.Conv2d(8, num_classes, 1)
+        self.late, self.align_corners = late, align_corners
+
+    def forward(self, images):
+        x = self.stem(images)
+        return self.head(x + self.pool(x) if self.training or not self.late else x)
+
+
+def pooled(num_classes, late=False, align_corners=False):
+    return Pooled(num_classes, late, align_corners)
+
+
+def wrong(num_classes, by=-2):
+    return Plain(num_classes + by)
+
+
+def one_step(**sections):
+    data = {"name": "synthetic", "size": [32, 32], "images": 2, "crop": [32, 32], "batch_size": 2, "workers": 0}
+    config = {"data": data, "student": {"name": NAME}, "train": {"steps": 1, "precision": "fp32", "threads": 1}}
+    for name, values in sections.items():
+        config[name] = {**config[name], **values} if name in ("data", "train") else values
+    return config
+
+
+@pytest.mark.parametrize("by", [-2, 3])
+def test_other_numbers_of_classes_are_refused_before_the_first_step(by, tmp_path, monkeypatch):
+    monkeypatch.setattr("segdistill.engine.loop.train", lambda _: pytest.fail("it began"))
+    name = "python:test_external:wrong"
+    with pytest.raises(ValueError, match=f"student: {name} gives {11 + by} classes.*, the data 11"):
+        distill(one_step(student={"name": name, "by": by}), out=tmp_path / "run")
+    with pytest.raises(ValueError, match=f"student: Plain gives {11 + by} classes.*, the data 11"):
+        distill(one_step(), student=Plain(11 + by), out=tmp_path / "run")
+    for method in ("kd", "cwd", "ifvd"):
+        with pytest.raises(ValueError, match=f"teacher: {name} gives {11 + by} classes.*, the data 11"):
+            distill(one_step(teacher={"name": name, "by": by}, method=method), out=tmp_path / "run")
+        with pytest.raises(ValueError, match=f"teacher: Plain gives {11 + by} classes.*, the data 11"):
+            distill(one_step(method=method), teacher=Plain(11 + by), out=tmp_path / "run")
+    section = {"name": name, "by": by, "num_classes": 6, "class_map": {0: "road", 5: "sky"}}
+    with pytest.raises(ValueError, match=f"class_map is of 6 classes, the network gives {6 + by}"):
+        distill(one_step(teacher=section, method="kd"), out=tmp_path / "run")
+    student = nn.Sequential(nn.Conv2d(3, 12, 1), nn.Conv2d(12, 11, 1))
+    student.taps = {"logits": "0"}
+    with pytest.raises(ValueError, match="student: Sequential gives 12 classes at its tap logits, 0, the data 11"):
+        distill(one_step(), student=student, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_auxiliary_head_of_other_classes_is_refused(tmp_path):
+    student = nn.Sequential(nn.Conv2d(3, 9, 1), nn.Conv2d(9, 11, 1))
+    student.taps = {"aux": "0"}
+    with pytest.raises(
+        ValueError, match=r"auxiliary head \(tap aux\) has 9 classes, its output 11; give it as many, or"
+    ):
+        distill(one_step(), student=student, out=tmp_path / "run")
+    distill(one_step(train={"aux_weight": 0}), student=student, out=tmp_path / "other")
+
+
+def test_a_batch_of_one_behind_a_pooling_is_one_line(tmp_path):
+    line = "cannot train on one image at a time; raise data.batch_size, to 2 at least"
+    out = tmp_path / "run"
+    for student in ({"name": NAME}, {"name": "deeplabv3_resnet18_quarter"}, {"name": "python:test_external:pooled"}):
+        for changes in ({"data": {"batch_size": 1}}, {"train": {"accumulate": 2}}):
+            with pytest.raises(ValueError, match=line):
+                distill(one_step(student=student, **changes), out=out)
+            assert not out.exists()  # it was found before the run began
+    with pytest.raises(ValueError, match=line) as caught:  # what the dry run cannot see
+        distill(one_step(data={"batch_size": 1}), student=Pooled(11, late=True), out=out)
+    assert "\n" not in str(caught.value)
+    distill(one_step(data={"batch_size": 1}), student=Plain(11), out=tmp_path / "plain")  # which pools nothing
+    distill(one_step(data={"batch_size": 1}), student=Frozen(), out=tmp_path / "frozen")
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_a_network_of_ones_own_says_how_its_logits_are_resized(aligned, tmp_path):
+    own = Pooled(11, align_corners=aligned).eval()
+    images, target = torch.rand(2, 3, 33, 50), torch.randint(0, 11, (2, 33, 50))
+    expected = nn.functional.interpolate(own(images), (33, 50), mode="bilinear", align_corners=aligned)
+    wrapped = build_model(
+        "python:test_external:pooled", num_classes=11, **{"align_corners": aligned} if aligned else {}
+    )
+    wrapped.network.load_state_dict(own.state_dict())
+    assert torch.equal(wrapped.eval()(images), expected)
+    # In training, in evaluation and in prediction alike.
+    distiller = Distiller(Tapped(own, {}), build_method("none"))
+    terms, *_ = distiller(images, target, {})
+    torch.testing.assert_close(terms["ce"], nn.functional.cross_entropy(expected, target))
+    dataset = build_dataset("synthetic", "val", images=2, size=(33, 50))
+    found = torch.zeros(11, 11, dtype=torch.long)
+    for image, mask in (dataset[0], dataset[1]):
+        logits = own(image[None].float() / 255)
+        ids = nn.functional.interpolate(logits, (33, 50), mode="bilinear", align_corners=aligned).argmax(1)[0]
+        known = mask != 255
+        found += torch.bincount(11 * mask[known].long() + ids[known], minlength=121).view(11, 11)
+    assert evaluate(own, dataset)["confusion"] == found.tolist()
+    Image.fromarray(dataset[0][0].permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    ((_, ids),) = predict(own, [tmp_path / "a.png"], tmp_path / "out", palette=[(0, 0, 0)] * 11)
+    logits = own(dataset[0][0][None].float() / 255)
+    resized = nn.functional.interpolate(logits, (33, 50), mode="bilinear", align_corners=aligned)
+    assert torch.equal(ids, resized.argmax(1)[0].to(torch.uint8))
+
+
+def test_classes_in_another_order_are_refused(tmp_path):
+    data = build_dataset("synthetic", "val", images=2, size=(32, 32))
+    swapped = [data.classes[1], data.classes[0], *data.classes[2:]]
+    network = build_model(NAME, num_classes=11)
+    save_student(tmp_path / "student.safetensors", network, make_card(network, swapped, data.palette))
+    teacher = {"checkpoint": str(tmp_path / "student.safetensors")}
+    line = f"class 0 of the network is {swapped[0]}, which is class 1 of the data; class_map: names"
+    with pytest.raises(ValueError, match=line):
+        distill(one_step(teacher=teacher, method="kd"), out=tmp_path / "run")
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(one_step()))
+    with pytest.raises(ValueError, match=line):
+        evaluate_run(tmp_path / "student.safetensors", config=tmp_path / "data.yaml")
+    (tmp_path / "named.yaml").write_text(yaml.safe_dump(one_step(student={**teacher, "class_map": "names"})))
+    own = evaluate_run(tmp_path / "named.yaml")
+    order = [1, 0, *range(2, 11)]
+
+    class Ordered(nn.Module):
+        def forward(self, images):
+            return network.eval()(images)[:, order]
+
+    expected = evaluate(Ordered(), build_dataset("synthetic", "val", images=2, size=(32, 32)))
+    assert own["confusion"] == expected["confusion"]
+
+
+def test_a_network_with_weights_is_evaluated_as_it_is(tmp_path, segdistill, monkeypatch):
+    network = build_model(NAME, num_classes=13).eval()
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    names = build_dataset("synthetic", "val", images=2, size=(32, 32)).classes
+    section = {"name": NAME, "weights": str(tmp_path / "w.pth"), "classes": ["x", *names, "y"], "class_map": "names"}
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(one_step(student=section)))
+    (tmp_path / "teacher.yaml").write_text(yaml.safe_dump(one_step(teacher=section, method="kd")))
+
+    class Cut(nn.Module):
+        def forward(self, images):
+            return network(images)[:, 1:12]
+
+    expected = evaluate(Cut(), build_dataset("synthetic", "val", images=2, size=(32, 32)))
+    assert evaluate_run(tmp_path / "both.yaml")["confusion"] == expected["confusion"]
+    teacher = evaluate_run(tmp_path / "teacher.yaml")
+    assert teacher["confusion"] == expected["confusion"]
+    assert teacher["model"] == f"teacher of {tmp_path / 'teacher.yaml'}"
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = segdistill("eval", "both.yaml")
+    assert (code, "runs/both_eval_val.json" in out) == (0, True)
+    assert json.loads((tmp_path / "runs/both_eval_val.json").read_text())["confusion"] == expected["confusion"]
+    for change, line in (
+        ({"class_map": None}, "student: .* has 13 classes, the data 11; say which is which: student.class_map"),
+        (
+            {"class_map": {0: names[0], 1: names[1]}},
+            f"none of the network's classes is the data's {names[2]}; there is",
+        ),
+        (
+            {"weights": None, "class_map": None, "classes": None},
+            "nothing trained to evaluate; give a run, or student.na",
+        ),
+    ):
+        (tmp_path / "other.yaml").write_text(yaml.safe_dump(one_step(student={**section, **change})))
+        with pytest.raises(ValueError, match=line):
+            evaluate_run(tmp_path / "other.yaml")
+    with pytest.raises(ValueError, match=r"w.pth is no run or student's file .*weights: "):
+        evaluate_run(tmp_path / "w.pth", config=tmp_path / "both.yaml")
 
 
 def test_a_function_may_bring_its_own_weights():

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import Malicious, lacking
@@ -199,6 +200,32 @@ def test_a_saved_student_comes_back(name, tmp_path):
     save_student(tmp_path / "student.safetensors", network, make_card(network, list("abcde"), [(0, 0, 0)] * 5))
     with torch.no_grad():
         torch.testing.assert_close(load_student(tmp_path / "student.safetensors")(images), network(images))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_corners_are_aligned_where_it_is_asked_for(name):
+    plain, images = build(name).eval(), torch.rand(1, 3, 57, 73)
+    assert not plain.align_corners
+    taps = Tapped(plain)(images)
+    resized = functional.interpolate(taps["logits"], (57, 73), mode="bilinear", align_corners=False)
+    assert torch.equal(taps["output"], resized)
+    aligned = build(name, align_corners=True).eval()
+    aligned.load_state_dict(plain.state_dict())
+    assert aligned.spec == {**plain.spec, "align_corners": True}
+    other = Tapped(aligned)(images)
+    resized = functional.interpolate(other["logits"], (57, 73), mode="bilinear", align_corners=True)
+    assert torch.equal(other["output"], resized)
+    inside = name.split("_")[0] in ("pspnet", "deeplabv3plus", "lightnet", "hrnet")  # whose decoders resize maps
+    assert torch.equal(other["logits"], taps["logits"]) != inside
+    assert torch.equal(other["output"], taps["output"]) == (name == "espnet")  # whose logits have the images' size
+
+
+def test_pooled_cells_are_resized_with_aligned_corners():
+    decoder = build_model("pspnet_resnet18_quarter", num_classes=3, source="skd").eval().decoder
+    low, deep = torch.rand(1, 16, 14, 18), torch.rand(1, 128, 7, 9)
+    cells = [branch(deep) for branch in decoder.branches]
+    maps = [functional.interpolate(c, size=(7, 9), mode="bilinear", align_corners=True) for c in cells]
+    assert torch.equal(decoder(low, low, low, deep), decoder.fuse(torch.cat([deep, *maps], 1)))
 
 
 def test_auxiliary_head_runs_in_training_only():

@@ -154,18 +154,25 @@ def compare(
 
 @app.command("eval", epilog="Example: `segdistill eval runs/student --split test --json test.json`")
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder or student.safetensors.")],
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Run folder, student.safetensors, or a YAML file that names weights."),
+    ],
     overrides: Overrides = None,
     config: Annotated[
         Path | None, typer.Option(help="Configuration whose data is used (default: the run's own).", show_default=False)
     ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     json: Annotated[
-        Path | None, typer.Option(help="Where the figures go (default: beside the model).", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Where the figures go (default: beside the model; of a YAML file: runs/).", show_default=False
+        ),
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Evaluate a trained student: mIoU, per-class IoU, accuracies."""
+    """Evaluate a trained student, or a network with weights as it is: mIoU, per-class IoU, accuracies."""
+    from segdistill.engine.config import is_config
     from segdistill.engine.evaluate import evaluate_run
     from segdistill.engine.run_folder import write_json
 
@@ -173,6 +180,9 @@ def evaluate(
     show.evaluation(console, result)
     folder = model if model.is_dir() else model.parent
     path = json or folder / f"eval_{split}.json"
+    if json is None and is_config(model):
+        path = Path("runs") / f"{model.stem}_eval_{split}.json"
+        path.parent.mkdir(exist_ok=True)
     write_json(path, result)
     console.print(f"written to {path}")
 
@@ -182,6 +192,12 @@ def predict(
     model: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder or student.safetensors.")],
     images: Annotated[list[Path], typer.Argument(help="Image files or folders.")],
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("predictions"),
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            help="Height and width of what the network sees (default: as in its training).", show_default=False
+        ),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Segment images: class numbers, colours, and colours over the image, as PNG files."""
@@ -189,7 +205,7 @@ def predict(
     from segdistill.engine.runtime import runtime
 
     with runtime(device) as run:
-        count = sum(1 for _ in iterate_predictions(model, images, out, run=run))
+        count = sum(1 for _ in iterate_predictions(model, images, out, run=run, size=size))
     console.print(f"{count} images → {out}/ids {out}/colour {out}/blend")
 
 

@@ -104,12 +104,14 @@ class ClassMap:
 
     Args:
         sources: for each of the student's classes, numbers of the teacher's that go there; none for an unknown one.
+        count: how many classes the teacher has, where that is known.
 
     Raises:
         ValueError: if fewer than two of the student's classes have a counterpart, or a teacher's class goes to two.
     """
 
-    def __init__(self, sources: Sequence[Sequence[int]]):
+    def __init__(self, sources: Sequence[Sequence[int]], count: int | None = None):
+        self.count = count
         self.known = [number for number, those in enumerate(sources) if those]
         """Numbers of the student's classes that are compared."""
         self.sources = [list(sources[number]) for number in self.known]
@@ -122,7 +124,17 @@ class ClassMap:
             raise ValueError(f"class_map: the teacher's class {twice} goes to more than one class; it can go to one")
 
     def merge(self, logits: Tensor) -> Tensor:
-        """The teacher's logits (N,T,H,W) as logits of the compared classes (N,C,H,W)."""
+        """The teacher's logits (N,T,H,W) as logits of the compared classes (N,C,H,W).
+
+        Raises:
+            ValueError: if they are not those of as many classes as the map is of.
+        """
+        least = 1 + max(number for those in self.sources for number in those)
+        if logits.shape[1] != (self.count or logits.shape[1]) or logits.shape[1] < least:
+            raise ValueError(
+                f"class_map is of {self.count or f'at least {least}'} classes, the network gives {logits.shape[1]}; "
+                "list them all as classes, or say how many as num_classes"
+            )
         return torch.stack([logits[:, those].logsumexp(1) for those in self.sources], dim=1)
 
     def select(self, student: Taps) -> Taps:
@@ -256,6 +268,11 @@ class Tapped(nn.Module):
             raise ValueError(f"tap {name}: {self.paths[name]!r} gives {tuple(value.shape)}, no map of the image")
         return value if found is None else found
 
+    @property
+    def align_corners(self) -> bool:
+        """Whether the network wants its logits resized with aligned corners."""
+        return aligned(self.network)
+
     def compile_between_taps(self) -> None:
         """Compile the network's largest parts that hold no tap.
 
@@ -315,12 +332,14 @@ def match_maps(student: Taps, teacher: Taps) -> tuple[Taps, Taps]:
     return student, teacher
 
 
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (N,C,h,w) bilinearly to (N,C,*size), corners not aligned; the same tensor where nothing is to do."""
-    return x if x.shape[-2:] == torch.Size(size) else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+def resize(x: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+    """Resize (N,C,h,w) bilinearly to (N,C,*size); the same tensor where nothing is to do."""
+    if x.shape[-2:] == torch.Size(size):
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
 
-def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_logits(logits: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
     """Resize a network's logits to its images' resolution, in float32 at least.
 
     Half precision would round each of the many new pixels once more, which the loss then sees.
@@ -328,5 +347,11 @@ def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
     Args:
         logits: (N,C,h,w).
         size: (H,W).
+        align_corners: as the network wants it.
     """
-    return logits if logits.shape[-2:] == torch.Size(size) else resize(upcast(logits), size)
+    return logits if logits.shape[-2:] == torch.Size(size) else resize(upcast(logits), size, align_corners)
+
+
+def aligned(network: nn.Module) -> bool:
+    """Whether a network wants its logits resized with aligned corners: its attribute `align_corners`, else not."""
+    return bool(getattr(network, "align_corners", False))

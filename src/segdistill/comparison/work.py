@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from segdistill.comparison.result import counts_path, evaluation_path
 from segdistill.engine.build import build_split
@@ -15,9 +14,8 @@ from segdistill.engine.forecast import forecast
 from segdistill.engine.loop import distill
 from segdistill.engine.run_folder import CHECKPOINT, STUDENT, SUMMARY, read_json, write_atomically, write_json
 from segdistill.engine.runtime import runtime
-from segdistill.engine.teacher import build_teacher
+from segdistill.engine.teacher import Mapped, build_teacher
 from segdistill.models.stats import model_stats
-from segdistill.taps import Tapped
 
 MEASURED_STEPS = 6
 """How many steps are timed at least."""
@@ -76,21 +74,14 @@ def evaluate_teacher(config: Config, split: str) -> dict[str, Any]:
         return {**facts, "miou": None, "macc": None, "pixel_accuracy": None, "iou": {}}
     with runtime(config.train.device, threads=config.train.threads) as run:
         result = evaluate(
-            _Output(teacher), dataset, size=data.resize, batch_size=data.eval_batch_size, workers=data.workers, run=run
+            Mapped(teacher.network, teacher.class_map),
+            dataset,
+            size=data.resize,
+            batch_size=data.eval_batch_size,
+            workers=data.workers,
+            run=run,
         )
     return {**facts, **{key: result[key] for key in ("miou", "macc", "pixel_accuracy", "iou")}}
-
-
-class _Output(nn.Module):
-    """A teacher's logits in the data's classes."""
-
-    def __init__(self, teacher: Tapped):
-        super().__init__()
-        self.teacher = teacher
-
-    def forward(self, images: Tensor) -> Tensor:
-        output: Tensor = self.teacher(images, ())["output"]
-        return output
 
 
 def measure(config: Config, seconds: float) -> float:

@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from segdistill.data.files import IMAGE_SUFFIXES, files_below, image_tensor, read_image
+from segdistill.data.files import IMAGE_SUFFIXES, files_below, read_image
+from segdistill.data.transforms import EvalTransform
 from segdistill.engine.distiller import evaluating
 from segdistill.engine.runtime import Runtime
 from segdistill.engine.student import load_student, read_card
-from segdistill.taps import as_logits, resize
+from segdistill.taps import aligned, as_logits, resize
 
 
 def find_images(paths: Iterable[str | Path]) -> list[tuple[Path, Path]]:
@@ -52,6 +53,7 @@ def predict(
     run: Runtime | None = None,
     palette: list[tuple[int, int, int]] | None = None,
     alpha: float = 0.5,
+    size: tuple[int, int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[tuple[Path, Tensor]]:
     """Segment image files into `ids/` (class numbers), `colour/` and `blend/` (over the image) PNGs.
@@ -66,6 +68,8 @@ def predict(
         run: device and precision (default: the model's device, float32).
         palette: a colour per class (default: the card's).
         alpha: share of the colour in the blend.
+        size: (H,W) that images are resized to for the network (default: as the card says that they were when it was
+            trained and validated, else as they are); results have the images' own.
         progress: called with (images done, images in all) after each image.
 
     Returns:
@@ -76,7 +80,7 @@ def predict(
     """
     files = find_images(images)
     found = []
-    for item in iterate_predictions(model, images, out, run=run, palette=palette, alpha=alpha):
+    for item in iterate_predictions(model, images, out, run=run, palette=palette, alpha=alpha, size=size):
         found.append(item)
         if progress is not None:
             progress(len(found), len(files))
@@ -91,6 +95,7 @@ def iterate_predictions(
     run: Runtime | None = None,
     palette: list[tuple[int, int, int]] | None = None,
     alpha: float = 0.5,
+    size: tuple[int, int] | None = None,
 ) -> Iterator[tuple[Path, Tensor]]:
     """The same as `predict`, image by image: the files of an image are written when it is asked for.
 
@@ -101,6 +106,7 @@ def iterate_predictions(
         run: likewise.
         palette: likewise.
         alpha: likewise.
+        size: likewise.
 
     Yields:
         Each image's path and its class numbers (H,W) uint8, once its files are written.
@@ -113,15 +119,18 @@ def iterate_predictions(
     if not len(colours):
         raise ValueError("predict needs a palette: this model has no card that gives one")
     files = find_images(images)
+    transform = EvalTransform(size=size or card.get("size"))
     run = run or Runtime(next((p.device for p in network.parameters()), torch.device("cpu")))
     network.to(run.device)
     with evaluating(network), torch.no_grad():
         for path, name in files:
             picture = read_image(path)
-            image = image_tensor(picture)
+            mask = torch.zeros(picture.shape[:2], dtype=torch.uint8)  # there is none
+            image, _ = transform(torch.from_numpy(picture).permute(2, 0, 1), mask)
             with run.autocast():
                 logits = as_logits(network(image[None].to(run.device)))
-            ids = resize(logits.float(), (image.shape[1], image.shape[2])).argmax(1)[0].to("cpu", torch.uint8)
+            logits = resize(logits.float(), (picture.shape[0], picture.shape[1]), aligned(network))
+            ids = logits.argmax(1)[0].to("cpu", torch.uint8)
             colour = colours[ids.numpy()]
             blend = ((1 - alpha) * picture + alpha * colour).round().astype(np.uint8)
             for kind, pixels in (("ids", ids.numpy()), ("colour", colour), ("blend", blend)):

@@ -52,29 +52,37 @@ def build_network(config: NetworkConfig, num_classes: int, role: str) -> nn.Modu
         if len(classes) != num_classes and config.class_map is None:
             raise ValueError(
                 f"{role}: {config.checkpoint} has {len(classes)} classes ({', '.join(classes)}), the data "
-                f"{num_classes}{_MAP_HINT if role == 'teacher' else ''}"
+                f"{num_classes}{_map_hint(role)}"
             )
         return network
     if config.name is None:
         raise ValueError(f"{role}: name a network (name: pspnet_resnet18) or a trained one (checkpoint: runs/…)")
     own = config.num_classes or (None if config.classes is None else len(config.classes))
-    options = {**config.options, "normalisation": config.normalisation, "source": config.source}
+    options = {
+        **config.options,
+        "normalisation": config.normalisation,
+        "source": config.source,
+        "align_corners": config.align_corners,
+    }
     if config.weights == "published":
         options["pretrained"] = "published"
         network = build_model(config.name, num_classes=own, **options)
     elif config.weights is not None:
         if own is None and is_external(config.name):
             own = num_classes
-        network = load_weights(config.name, config.weights, num_classes=own, **options)
+        key = config.weights_key
+        network = load_weights(config.name, config.weights, num_classes=own, weights_key=key, **options)
     else:
         network = build_model(config.name, num_classes=num_classes if own is None else own, **options)
     count = count_classes(network, num_classes)
     if count != num_classes and config.class_map is None:
-        raise ValueError(f"{role}: {config.name} has {count} classes, the data {num_classes}{_MAP_HINT}")
+        raise ValueError(f"{role}: {config.name} has {count} classes, the data {num_classes}{_map_hint(role)}")
     return network
 
 
-_MAP_HINT = "; say which is which: teacher.class_map={its class: the data's class, …}, or names for those of one name"
+def _map_hint(role: str) -> str:
+    hint = f"; say which is which: {role}.class_map={{its class: the data's class, …}}, or names for those of one name"
+    return hint if role == "teacher" else f"{hint}, which is for evaluation: a student that is trained has the data's"
 
 
 def count_classes(network: nn.Module, default: int) -> int:
@@ -117,7 +125,7 @@ def build_student(config: Config, num_classes: int, network: nn.Module | None = 
     """
     section = config.student
     if section.class_map is not None:
-        raise ValueError("student.class_map: the student has the data's classes; class_map belongs into teacher")
+        raise ValueError("student.class_map: a trained student has the data's classes; class_map belongs into teacher")
     network = build_network(section, num_classes, "student") if network is None else network
     aux = getattr(network, "aux", None)
     if config.train.aux_weight == 0 and isinstance(aux, nn.Module):

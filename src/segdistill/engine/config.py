@@ -86,6 +86,11 @@ class DataConfig(Open):
         return options
 
     @property
+    def images_per_step(self) -> int:
+        """Images of one step, with and without labels."""
+        return self.batch_size + (0 if self.unlabelled is None else self.unlabelled.batch_size)
+
+    @property
     def resize(self) -> Size | None:
         """(H,W) that images are resized to; None where the data set makes them of that size itself."""
         return None if self._draws_any_size else self.size
@@ -112,23 +117,31 @@ class NetworkConfig(Open):
     weights: str | None = None
     """A file with all tensors of the named network, `pip:PACKAGE` for one in an installed package, or `published` for
     those that the network's library publishes."""
+    weights_key: str | None = None
+    """Which of the state dicts in that file is taken, where there are several: `ema` is the running average, whatever
+    its key (state_dict_ema, model_ema, …), any other word a key of the file. Left out, the trained weights are taken
+    (of mmengine's files the average, as it does itself), and a printed line says so."""
     source: str | None = None
     """Where that file is from: openmmlab, skd, cirkd, torchvision, espnet, or segdistill. Left out, the names of its
     tensors tell."""
     normalisation: Normalisation | None = None
     """`{mean: …, std: …, range: 1 | 255, bgr: …}` of the images, instead of the network's own."""
+    align_corners: bool | None = None
+    """Whether the network's logits are resized with aligned corners, in training as in evaluation, and so are maps in
+    the decoder of a network of this package. Left out, as in its source: yes for skd and cirkd, no for all others."""
     taps: dict[str, str] | None = None
     """Tap name → path of a submodule, on top of the network's own or proposed taps; `segdistill layers MODEL` prints
     paths. A path with `:input` behind it is the submodule's input."""
     classifier: str | None = None
     """Path of the final 1×1 convolution, for methods that read its weights."""
     classes: list[str] | None = None
-    """Names of a teacher's classes, where they are not those of the data."""
+    """Names of a teacher's classes, where they are not those of the data; likewise of a network that is evaluated as it
+    is."""
     num_classes: int | None = Field(None, gt=1)
-    """How many classes a teacher has, where they have no names."""
+    """How many classes it has, where they have no names."""
     class_map: Literal["names"] | dict[int | str, int | str | None] | None = None
-    """Which of the data's classes each class of a teacher is: `{its class: the data's class}` by name or number, null
-    to leave one out; or `names` for those that have one name."""
+    """Which of the data's classes each class of a teacher, or of a network that is evaluated as it is, is: `{its class:
+    the data's class}` by name or number, null to leave one out; or `names` for those that have one name."""
 
     @property
     def is_code(self) -> bool:
@@ -149,15 +162,24 @@ class NetworkConfig(Open):
             refuse_unknown(self.options, NetworkConfig.model_fields, line)
             if self.weights is not None:
                 raise ValueError("weights need a name; for a run of segdistill's own use checkpoint")
+            if self.checkpoint is not None:
+                self._refuse_what_a_checkpoint_says()
             return self
         if self.checkpoint is not None:
             raise ValueError("give name or checkpoint, not both: a checkpoint says what network it is")
+        if self.weights_key is not None and self.weights in (None, "published"):
+            raise ValueError("weights_key chooses among the weights of a file; give weights: FILE")
         known = model_options(self.name)
         if known.model_config.get("extra") == "allow":  # a function of the user's own says what it takes when called
             return self
         refuse_unknown(self.options, {*known.model_fields, *NetworkConfig.model_fields}, line)
         self._complete(known.model_validate(self.options).model_dump())
         return self
+
+    def _refuse_what_a_checkpoint_says(self) -> None:
+        for key in ("weights_key", "source", "normalisation", "align_corners", "num_classes"):
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key} beside checkpoint: a checkpoint brings its own; leave {key} out")
 
 
 class TrainConfig(Section):
@@ -172,7 +194,7 @@ class TrainConfig(Section):
     momentum: float = 0.9
     """Of SGD."""
     weight_decay: float = 5e-4
-    """Of all weights; 5e-4 in SKD, IFVD and FAKD, 1e-4 in CIRKD and I2CKD, 1e-5 in SSTKD."""
+    """Of all weights; 5e-4 in SKD, IFVD and OpenMMLab (FAKD), 1e-4 in CIRKD (I2CKD), 1e-5 in SSTKD."""
     power: float = 0.9
     """Of the polynomial schedule: the learning rate is `lr · (1 − step/steps)^power`."""
     warmup: int = Field(0, ge=0)
@@ -294,6 +316,15 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Sequ
         return Config.model_validate(raw)
     except pydantic.ValidationError as error:
         raise ValueError(_one_line(error)) from None
+
+
+def is_config(path: str | Path) -> bool:
+    """Whether a path is a configuration's file, rather than a run or a student's file.
+
+    Args:
+        path: any.
+    """
+    return Path(path).suffix in (".yaml", ".yml")
 
 
 def read_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -30,16 +30,28 @@ class Distiller(nn.Module):
         self.aux_weight = aux_weight
         self.class_map: ClassMap | None = None
 
-    def adapt(self, teacher: Tapped | None, images: Tensor) -> None:
+    def adapt(self, teacher: Tapped | None, images: Tensor, *, classes: int | None = None, batch: int = 0) -> None:
         """Let the method make its layers, from the shapes of one dry run; nothing else changes.
 
         Args:
             teacher: the tapped teacher, or None where the method reads nothing from it.
             images: (N,3,H,W), any.
+            classes: of the data; checked against the networks' logits.
+            batch: images that are trained on at a time, of one process; checked for the student's batch norms.
+
+        Raises:
+            ValueError: if a network has other classes than the data, or a batch of one is too small for the student.
         """
-        with torch.no_grad(), evaluating(self.student):
+        with torch.no_grad(), evaluating(self.student), pooled_norms(self.student) as pooled:
             student = self.student(images, self.method.student_taps())
+        if batch == 1 and pooled:
+            raise ValueError(_one_image(type(self.student.network).__name__, pooled[0].removeprefix("network.")))
         teacher_taps = observe(teacher, images, self.method.teacher_taps())
+        if classes is not None:
+            check_classes("student", self.student, student, classes)
+            if teacher is not None:
+                known = classes if teacher.class_map is None else len(teacher.class_map.known)
+                check_classes("teacher", teacher, teacher_taps, known)
         if teacher is not None and teacher.class_map is not None and not teacher.class_map.complete:
             self.class_map = teacher.class_map
             student = self.class_map.select(student)
@@ -68,11 +80,22 @@ class Distiller(nn.Module):
         """
         with_aux = self.training and self.aux_weight > 0 and "aux" in self.student.paths
         names = self.method.student_taps() | ({"aux"} if with_aux else set())
-        taps = self.student(images, names)
+        try:
+            taps = self.student(images, names)
+        except ValueError as error:
+            if BATCH_NORM not in str(error):
+                raise
+            raise ValueError(_one_image(type(self.student.network).__name__)) from error
         with torch.autocast(images.device.type, enabled=False):
-            terms = {"ce": cross_entropy(taps["output"], target)}
+            aligned = self.student.align_corners
+            terms = {"ce": cross_entropy(taps["output"], target, aligned)}
             if with_aux:
-                terms["aux"] = self.aux_weight * cross_entropy(taps.pop("aux"), target)
+                if taps["aux"].shape[1] != taps["output"].shape[1]:
+                    raise ValueError(
+                        f"the student's auxiliary head (tap aux) has {taps['aux'].shape[1]} classes, its output "
+                        f"{taps['output'].shape[1]}; give it as many, or set train.aux_weight=0"
+                    )
+                terms["aux"] = self.aux_weight * cross_entropy(taps.pop("aux"), target, aligned)
             if self.class_map is not None:  # only the classes that the teacher knows are compared
                 taps, target = self.class_map.select(taps), self.class_map.relabel(target)
             student, teacher = match_maps(taps, teacher)
@@ -80,6 +103,69 @@ class Distiller(nn.Module):
             if critic is not None:
                 terms |= self.method.adversarial_loss(critic, student, teacher)
         return terms, student, teacher
+
+
+BATCH_NORM = "more than 1 value per channel"
+"""In torch's message on a batch norm that has a single value per channel to normalise by."""
+
+
+def _one_image(network: str, path: str = "") -> str:
+    where = f", {path}," if path else ""
+    return (
+        f"{network} has a batch norm{where} behind a pooling to 1×1, which cannot train on one image at a time; raise "
+        "data.batch_size, to 2 at least per process and micro-batch (train.accumulate)"
+    )
+
+
+def check_classes(whose: str, network: Tapped, taps: Taps, classes: int) -> None:
+    """Refuse logits of another number of classes than those that they are compared with.
+
+    Args:
+        whose: `student` or `teacher`, for the message.
+        network: tapped.
+        taps: of a dry run.
+        classes: how many there have to be.
+
+    Raises:
+        ValueError: if `output` or `logits` is there and has another number of channels.
+    """
+    for name in ("output", "logits"):
+        if name in taps and taps[name].shape[1] != classes:
+            spec = getattr(network.network, "spec", None) or {}
+            called = spec.get("name") or type(network.network).__name__
+            path = network.paths.get(name)
+            tap = f" at its tap {name}, {path}" if path is not None else ""
+            raise ValueError(
+                f"{whose}: {called} gives {taps[name].shape[1]} classes{tap}, the data {classes}; "
+                + ("tap the layer of its classes" if tap else "let it give a channel of logits for each class")
+                + (", or set teacher.class_map" if whose == "teacher" and not tap else "")
+            )
+
+
+@contextmanager
+def pooled_norms(module: nn.Module) -> Iterator[list[str]]:
+    """Gathers the paths of the batch norms that see a single value per channel of each image.
+
+    Only of those that a network's `train()` puts into training mode; afterwards, the module is in eval mode.
+
+    Args:
+        module: whatever runs meanwhile, in eval mode.
+    """
+    found: list[str] = []
+
+    def look(path: str, x: Tensor) -> None:
+        if x.shape[2:].numel() == 1:
+            found.append(path)
+
+    module.train()  # a network may keep some in eval mode
+    norms = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    module.eval()
+    handles = [m.register_forward_pre_hook(lambda _, args, path=n: look(path, args[0])) for n, m in norms]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

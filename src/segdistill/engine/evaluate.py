@@ -10,13 +10,14 @@ from torch import nn
 from segdistill.data import SegmentationDataset
 from segdistill.data.sampler import eval_loader
 from segdistill.engine.build import build_split
-from segdistill.engine.config import load_config
+from segdistill.engine.config import is_config, load_config
 from segdistill.engine.distiller import evaluating
 from segdistill.engine.run_folder import CONFIG
 from segdistill.engine.runtime import Runtime, runtime
-from segdistill.engine.student import load_student, student_path
+from segdistill.engine.student import load_student, read_card, student_path
+from segdistill.engine.teacher import build_trained, check_order
 from segdistill.metrics import confusion_matrix, image_counts, scores
-from segdistill.taps import as_logits, resize
+from segdistill.taps import aligned, as_logits, resize
 
 
 def evaluate(
@@ -67,7 +68,7 @@ def evaluate(
                     f"the model has {logits.shape[1]} classes, the data set {len(dataset.classes)} "
                     f"({', '.join(dataset.classes)})"
                 )
-            prediction = resize(logits.float(), (target.shape[-2], target.shape[-1])).argmax(1)
+            prediction = resize(logits.float(), (target.shape[-2], target.shape[-1]), aligned(network)).argmax(1)
             counts.update(prediction, target)
             if per_image:
                 each = zip(prediction, target, strict=True)
@@ -93,12 +94,13 @@ def evaluate_run(
     per_image: bool = False,
     allow_code: bool | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a trained student in float32 on the data that its run names.
+    """Evaluate a trained student in float32 on the data that its run names, or a network with weights as it is.
 
     Args:
-        model: run folder or `student.safetensors`.
+        model: run folder or `student.safetensors`; or a configuration, a YAML file, whose student (else teacher) has
+            `weights` or a `checkpoint`.
         config: a configuration whose data is used instead of the run's own.
-        overrides: `key.sub=value`, changes to that configuration.
+        overrides: `key.sub=value`, changes to that configuration; to the first where `model` is one, too.
         split: `train`, `val` or `test`.
         device: as for `runtime`.
         per_image: as for `evaluate`.
@@ -110,14 +112,26 @@ def evaluate_run(
     Raises:
         ValueError: if there is no configuration, or the data or the model are not there.
     """
-    folder = student_path(model).parent
-    if config is None and not (folder / CONFIG).is_file():
-        raise ValueError(f"{folder} has no {CONFIG}; say what to evaluate on with --config")
-    data = load_config(config if config is not None else folder, overrides).data
-    dataset = build_split(data, split)
+    if is_config(model):
+        named = load_config(model, overrides)
+        data = named.data if config is None else load_config(config).data
+        dataset = build_split(data, split)
+        trained = build_trained(named, dataset.classes)
+        network: nn.Module = trained
+        label = f"{trained.role} of {model}"
+    else:
+        card = read_card(model)
+        folder = student_path(model).parent
+        if config is None and not (folder / CONFIG).is_file():
+            raise ValueError(f"{folder} has no {CONFIG}; say what to evaluate on with --config")
+        data = load_config(config if config is not None else folder, overrides).data
+        dataset = build_split(data, split)
+        check_order(card["classes"], dataset.classes, str(model))
+        network = load_student(model, allow_code=allow_code)
+        label = str(model)
     with runtime(device) as run:
         result = evaluate(
-            load_student(model, allow_code=allow_code),
+            network,
             dataset,
             size=data.resize,
             batch_size=data.eval_batch_size,
@@ -125,4 +139,4 @@ def evaluate_run(
             run=run,
             per_image=per_image,
         )
-    return {"model": str(model), "split": split, **result}
+    return {"model": label, "split": split, **result}

@@ -91,6 +91,10 @@ def read_card(path: str | Path) -> dict[str, Any]:
     except KeyError:
         raise ValueError(f"{file} has no segdistill card; load it with weights: and the network's name") from None
     except Exception as error:
+        if file.suffix != ".safetensors":
+            raise ValueError(
+                f"{file} is no run or student's file (.safetensors); give a network's name:, and weights: {file}"
+            ) from None
         raise ValueError(f"{file} is not a readable safetensors file: {error}") from None
     assert isinstance(card, dict)
     return card

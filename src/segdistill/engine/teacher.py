@@ -13,46 +13,71 @@ from segdistill._options import closest
 from segdistill.engine.build import build_network, count_classes, tap
 from segdistill.engine.config import Config, NetworkConfig
 from segdistill.engine.student import student_path
-from segdistill.taps import ClassMap, Tapped, Taps
+from segdistill.functional import upcast
+from segdistill.taps import ClassMap, Tapped, Taps, aligned, as_logits
 
 
-def build_class_map(config: NetworkConfig, network: nn.Module, names: Sequence[str]) -> ClassMap | None:
-    """What the teacher's classes are among the data's; None where they are the same.
+def check_order(own: Sequence[str], names: Sequence[str], whose: str) -> None:
+    """Refuse a network whose classes are those of the data in another order; other names may mean the same.
 
     Args:
-        config: the teacher's section.
-        network: the teacher.
-        names: of the data's classes.
+        own: names of the network's classes, in the order of its channels.
+        names: of the data's.
+        whose: what the network is, for the message.
 
     Raises:
-        ValueError: if a class is unknown, or too few have a counterpart.
+        ValueError: if a class of both has another number there than here.
     """
-    if config.class_map is None:
-        return None
+    for number, name in enumerate(own):
+        if name in names and list(names).index(name) != number:
+            raise ValueError(
+                f"{whose}: class {number} of the network is {name}, which is class {list(names).index(name)} of the "
+                "data; class_map: names, in the network's section, puts them in order"
+            )
+
+
+def build_class_map(
+    config: NetworkConfig, network: nn.Module, names: Sequence[str], role: str = "teacher"
+) -> ClassMap | None:
+    """What a network's classes are among the data's; None where they are the same.
+
+    Args:
+        config: the network's section.
+        network: the teacher, or one that is evaluated.
+        names: of the data's classes.
+        role: `teacher` or `student`, for messages.
+
+    Raises:
+        ValueError: if a class is unknown, too few have a counterpart, or they stand in another order without a map.
+    """
     card: dict[str, Any] = getattr(network, "card", None) or {}
     own = config.classes or card.get("classes") or getattr(network, "classes", None) or []
+    if config.class_map is None:
+        check_order(own, names, role)
+        return None
     count = len(own) or count_classes(network, len(names))
     if config.class_map == "names":
         if not own:
-            raise ValueError("teacher.class_map=names: the teacher's names are not known; list them in teacher.classes")
+            raise ValueError(f"{role}.class_map=names: the {role}'s names are not known; list them in {role}.classes")
         pairs: dict[Any, Any] = {name: name for name in own if name in names}
     else:
         pairs = config.class_map
     sources: list[list[int]] = [[] for _ in names]
     for theirs, ours in pairs.items():
-        number = _class_number(theirs, own, count, "teacher")
+        number = _class_number(theirs, own, count, role, f"{role}.class_map")
         if ours is not None:
-            sources[_class_number(ours, names, len(names), "data")].append(number)
-    return ClassMap(sources)
+            sources[_class_number(ours, names, len(names), "data", f"{role}.class_map")].append(number)
+    spec: dict[str, Any] = getattr(network, "spec", None) or {}
+    return ClassMap(sources, len(own) or spec.get("num_classes"))
 
 
-def _class_number(given: int | str, names: Sequence[str], count: int, whose: str) -> int:
+def _class_number(given: int | str, names: Sequence[str], count: int, whose: str, key: str) -> int:
     if given in names:
         return list(names).index(str(given))
     if str(given).isdecimal() and int(given) < count:  # a run's configuration has numbers as text
         return int(given)
     have = f"{closest(str(given), names)}" if names else f"; its classes have numbers below {count} and no names"
-    raise ValueError(f"teacher.class_map: the {whose} has no class {given!r}{have}")
+    raise ValueError(f"{key}: the {whose} has no class {given!r}{have}")
 
 
 def build_teacher(config: Config, classes: Sequence[str], network: nn.Module | None = None) -> Tapped | None:
@@ -77,6 +102,52 @@ def build_teacher(config: Config, classes: Sequence[str], network: nn.Module | N
         network = build_network(section, len(classes), "teacher")
     class_map = None if section is None else build_class_map(section, network, classes)
     return tap(network.requires_grad_(False), section, class_map).eval()
+
+
+class Mapped(nn.Module):
+    """A network in the data's classes: images (N,3,H,W) in 0…1 → logits (N,C,H,W).
+
+    Args:
+        network: the network.
+        class_map: what its classes are among the data's; None where they are the same.
+        role: what it is in its configuration, `student` or `teacher`.
+    """
+
+    def __init__(self, network: nn.Module, class_map: ClassMap | None, role: str = "teacher"):
+        super().__init__()
+        self.role = role
+        self.network = network
+        self.class_map = class_map
+        self.align_corners = aligned(network)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the data's classes; those that have no counterpart there are cut off."""
+        logits = as_logits(self.network(images))
+        return logits if self.class_map is None else self.class_map.merge(upcast(logits))
+
+
+def build_trained(config: Config, classes: Sequence[str]) -> Mapped:
+    """The trained network that a configuration names, as it is: its student if that has weights, else its teacher.
+
+    Args:
+        config: the configuration.
+        classes: names of the data set's.
+
+    Raises:
+        ValueError: if neither has weights, or a class of the data has no counterpart among the network's.
+    """
+    for role, section in (("student", config.student), ("teacher", config.teacher)):
+        if section is not None and (section.checkpoint or section.weights):
+            network = build_network(section, len(classes), role).eval()
+            class_map = build_class_map(section, network, classes, role)
+            if class_map is not None and not class_map.complete:
+                lacking = next(name for number, name in enumerate(classes) if number not in class_map.known)
+                raise ValueError(
+                    f"{role}.class_map: none of the network's classes is the data's {lacking}; there is no fair figure "
+                    "over all classes"
+                )
+            return Mapped(network, class_map, role)
+    raise ValueError("nothing trained to evaluate; give a run, or student.name and student.weights=FILE")
 
 
 def teacher_digest(config: Config) -> str | None:

@@ -75,7 +75,9 @@ class Training:
         self.distiller = Distiller(tapped, build_method(config.method), aux_weight=cfg.aux_weight)
         self.distiller.to(run.device)
         torch.manual_seed(cfg.seed + 1)
-        self.distiller.adapt(self.teacher, torch.rand(1, 3, *self._dry_size(), device=run.device))
+        images = torch.rand(1, 3, *self._dry_size(), device=run.device)
+        batch = config.data.images_per_step // (cfg.accumulate * run.world)
+        self.distiller.adapt(self.teacher, images, classes=classes, batch=batch)
         self.distiller.to(memory_format=layout)
         self.method = self.distiller.method
         self.network = tapped.network
@@ -248,6 +250,7 @@ class Training:
             miou=result["miou"],
             step=self.done,
             data=self.config.data.name,
+            size=self.config.data.resize,
             method=self.config.method_names,
         )
 

@@ -10,7 +10,7 @@ from segdistill._options import closest
 from segdistill.models.backbone import OURS
 from segdistill.models.external import build_external, external_options, is_external
 from segdistill.models.families import FAMILIES, list_families
-from segdistill.models.forms import SOURCES
+from segdistill.models.forms import form_of
 from segdistill.models.normalisation import Normalisation
 from segdistill.models.normaliser import normalise_with
 from segdistill.models.segmenter import Segmenter
@@ -81,6 +81,7 @@ def build_model(
     num_classes: int | None,
     normalisation: Normalisation | Mapping[str, Any] | None = None,
     source: str | None = None,
+    align_corners: bool | None = None,
     **options: Any,
 ) -> nn.Module:
     """Build a network by name.
@@ -93,6 +94,8 @@ def build_model(
         normalisation: `{mean: …, std: …, bgr: …}` instead of the network's own.
         source: whose form and normalisation a network of ours takes, for weights from there: `openmmlab`, `skd`,
             `cirkd`, `torchvision`, `espnet`.
+        align_corners: whether logits, and maps in the decoder of a network of ours, are resized with aligned corners;
+            left out, as its source does, else not.
         **options: of the family: `aux`, `pretrained`, `output_stride`, `width`, `dropout`; or of the library.
 
     Returns:
@@ -108,6 +111,8 @@ def build_model(
     """
     network: nn.Module
     if is_external(name):
+        if source not in (None, "segdistill", name.partition(":")[0]):
+            raise ValueError(f"{name}: a source is where weights of our own families are from; leave source out")
         network = build_external(name, num_classes, options)
     elif num_classes is None:
         raise ValueError(f"{name}: say how many classes it has")
@@ -117,17 +122,27 @@ def build_model(
             _take_form(network, source)
     if normalisation is not None:
         normalise_with(network, normalisation)
+    if align_corners is not None:
+        _align(network, align_corners)
+        network.spec = {**network.spec, "align_corners": align_corners}
     return network
 
 
 def _take_form(network: Segmenter, source: str) -> None:
-    if source not in SOURCES:
-        raise ValueError(f"no source {source!r}{closest(source, SOURCES)}")
-    SOURCES[source].adapt(network)
+    form = form_of(source, network.num_classes)
+    form.adapt(network)
     network.spec = {**network.spec, "source": source}
-    normalisation = SOURCES[source].normalisation
-    if normalisation is not None:
-        normalise_with(network, normalisation)
+    _align(network, form.align_corners)
+    if form.normalisation is not None:
+        normalise_with(network, form.normalisation)
+
+
+def _align(network: Any, aligned: bool) -> None:
+    """Say whether a network resizes with aligned corners, and whether the decoder of one of ours does."""
+    network.align_corners = aligned
+    decoder = getattr(network, "decoder", None)
+    if decoder is not None and hasattr(decoder, "align_corners"):
+        decoder.align_corners = aligned
 
 
 def _build_own(name: str, num_classes: int, options: dict[str, Any]) -> Segmenter:

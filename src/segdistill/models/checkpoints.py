@@ -1,10 +1,11 @@
 """Trained networks from elsewhere: their tensors under our names, with the images normalised as they were there.
 
-The names are in `_renames.py`, the details in which networks differ in `_forms.py`.
+The names are in `weights/renames.py`, the details in which networks differ in `forms.py`.
 """
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,10 @@ from torch import Tensor, nn
 from segdistill._options import closest
 from segdistill.models import build_model, model_options, split_name
 from segdistill.models.external import is_external
-from segdistill.models.forms import SOURCES
+from segdistill.models.forms import SOURCES, form_of
 from segdistill.models.weights.files import load_named, read_source
 from segdistill.models.weights.renames import RENAMES, SIGNS
-
-Tensors = dict[str, Tensor]
+from segdistill.models.weights.state_dicts import Tensors, fitting, unwrapped
 
 
 def find_source(names: Mapping[str, Any]) -> str:
@@ -97,13 +97,16 @@ _REORDER: dict[tuple[str, str], Callable[[Tensors], Tensors]] = {
 }
 
 
-def _external(tensors: Tensors, name: str) -> Tensors:
-    """Tensors of another library's network as our wrapper names them."""
-    if any(key.startswith("network.") for key in tensors):
-        return tensors
-    if name.startswith("torchvision:"):
-        tensors = {re.sub(r"^aux_classifier\.", "aux.", key): value for key, value in tensors.items()}
-    return {key if key.startswith("aux.") else f"network.{key}": value for key, value in tensors.items()}
+def _external(tensors: Tensors, name: str, wanted: Collection[str]) -> Tensors:
+    """Tensors of another library's network as our wrapper names them, be they saved by the library or by us."""
+
+    def ours(key: str) -> str:
+        if name.startswith("torchvision:") and key.startswith("aux_classifier."):
+            return key.replace("aux_classifier.", "aux.", 1)
+        return f"network.{key}"
+
+    readings = unwrapped(tensors)
+    return fitting([*readings, *({ours(key): value for key, value in those.items()} for those in readings)], wanted)
 
 
 def _seen_options(
@@ -119,12 +122,16 @@ def _seen_options(
     return {key: value for key, value in found.items() if key in known and options.get(key) is None}
 
 
-def _has_card(path: str | Path) -> bool:
-    """Whether a file is a student that we wrote."""
+def _card_facts(path: str | Path) -> dict[str, Any] | None:
+    """How the network of a student that we wrote sees images and resizes; None for any other file."""
     if not str(path).endswith(".safetensors"):
-        return False
+        return None
     with safe_open(Path(path).expanduser(), "pt") as opened:
-        return "segdistill" in (opened.metadata() or {})
+        card = (opened.metadata() or {}).get("segdistill")
+    if card is None:
+        return None
+    spec = json.loads(card).get("network") or {}
+    return {key: spec[key] for key in ("source", "normalisation", "align_corners") if key in spec}
 
 
 def _count_classes(tensors: Tensors, family: str) -> int | None:
@@ -140,6 +147,7 @@ def load_weights(
     *,
     num_classes: int | None = None,
     source: str | None = None,
+    weights_key: str | None = None,
     say: Callable[[str], Any] = print,
     **options: Any,
 ) -> nn.Module:
@@ -153,33 +161,45 @@ def load_weights(
         path: of the file, tensors only, or `pip:DISTRIBUTION`.
         num_classes: C; told by the file if left out.
         source: one of `SOURCES`; told by the names of the tensors if left out, with a printed line.
+        weights_key: under which key of the file they are, `ema` for the running average; a printed line says which were
+            taken where the file holds both.
         say: prints a line.
         **options: of the network.
 
     Raises:
         ValueError: if the file is no such file, or a tensor is missing, left over or of another shape.
     """
-    tensors = read_source(str(path))
-    found = ("segdistill" if _has_card(path) else find_source(tensors)) if source is None else source
+    tensors = read_source(str(path), weights_key, say)
+    facts = _card_facts(path)
+    found = None
     if is_external(name):
-        found = "segdistill"
-        tensors = _external(tensors, name)
         if num_classes is None:
             raise ValueError(f"{name} with weights: say how many classes it has, as num_classes or classes")
     else:
         family = split_name(name)[0]
+        tensors = unwrapped(tensors)[-1]
+        found = source or ("segdistill" if facts is not None else find_source(tensors))
         tensors = convert(tensors, found, family)
-        seen = _count_classes(tensors, family)
-        num_classes = seen if num_classes is None else num_classes
-        if num_classes is None:
-            raise ValueError(f"{path}: no classifier of a {family} in there; say num_classes, or give its source")
-        if seen is not None and seen != num_classes:
-            raise ValueError(f"{path} has {seen} classes, not {num_classes}; leave num_classes out, or give class_map")
+        num_classes = _agreed(num_classes, _count_classes(tensors, family), path, family)
         options |= _seen_options(tensors, family, found, options, set(model_options(name).model_fields))
-    if found != "segdistill":
+    if found not in (None, "segdistill"):
         options["source"] = found
         if source is None:
-            say(f"{path}: taken as {SOURCES[found].what}; source: segdistill says otherwise")
-    network = build_model(name, num_classes=num_classes, **options)
+            say(f"{path}: taken as {form_of(found, num_classes).what}; source: segdistill says otherwise")
+    told = {key: value for key, value in options.items() if value is not None}
+    network = build_model(name, num_classes=num_classes, **{**(facts or {}), **told})
+    if is_external(name):
+        tensors = _external(tensors, name, network.state_dict())
     load_named(network, tensors, str(path), spare=("aux.",))
     return network
+
+
+def _agreed(given: int | None, seen: int | None, path: str | Path, family: str) -> int:
+    """How many classes a network has, by what was given and what its file shows."""
+    if given is None and seen is None:
+        raise ValueError(f"{path}: no classifier of a {family} in there; say num_classes, or give its source")
+    if given is not None and seen is not None and seen != given:
+        raise ValueError(f"{path} has {seen} classes, not {given}; leave num_classes out, or give class_map")
+    count = seen if given is None else given
+    assert count is not None
+    return count

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from segdistill.models.normalisation import Normalisation
+from segdistill._options import closest
+from segdistill.models.normalisation import Normalisation, Triple
 from segdistill.models.segmenter import conv_bn_relu
 
 
@@ -20,25 +19,8 @@ class Source(NamedTuple):
     """Of its images; None for the network's own."""
     adapt: Callable[[Any], None]
     """Gives a network of ours the details of theirs."""
-
-
-class AlignedPyramid(nn.Module):
-    """Our pyramid pooling with aligned corners where cells are resized to the map.
-
-    Args:
-        decoder: whose layers it takes over.
-    """
-
-    def __init__(self, decoder: Any):
-        super().__init__()
-        self.branches = decoder.branches
-        self.fuse = decoder.fuse
-
-    def forward(self, low1: Tensor, low2: Tensor, middle: Tensor, deep: Tensor) -> Tensor:
-        """Fused map, at the deepest map's resolution."""
-        size = deep.shape[-2:]
-        pooled = [F.interpolate(b(deep), size=size, mode="bilinear", align_corners=True) for b in self.branches]
-        return self.fuse(torch.cat([deep, *pooled], dim=1))  # type: ignore[no-any-return]
+    align_corners: bool = False
+    """Whether its networks resize logits and pooled maps with aligned corners."""
 
 
 def _unchanged(network: Any) -> None:
@@ -61,17 +43,11 @@ def _skd(network: Any) -> None:
     body.maxpool.ceil_mode = True
     for dilation, stage in ((2, body.layer3), (4, body.layer4)):  # of the first block's convolutions, too
         _dilate([stage], dilation)
-    _cirkd(network)
     for part in (network.decoder, network.aux):
         for module in part.modules() if part is not None else ():
             for name, child in module.named_children():
                 if isinstance(child, nn.ReLU):  # InPlaceABN's default
                     setattr(module, name, nn.LeakyReLU(0.01, inplace=True))
-
-
-def _cirkd(network: Any) -> None:
-    if network.spec["name"].startswith("pspnet_"):
-        network.decoder = AlignedPyramid(network.decoder)
 
 
 def _dilate(stages: Iterable[nn.Module], dilation: int) -> None:
@@ -84,21 +60,46 @@ def _dilate(stages: Iterable[nn.Module], dilation: int) -> None:
 
 CAFFE = Normalisation(mean=(104.00698793, 116.66876762, 122.67891434), std=(1.0, 1.0, 1.0), range=255, bgr=True)
 """BGR in 0…255 without a mean."""
+
+
+def _espnet(mean: Triple, std: Triple) -> Normalisation:
+    """BGR less the mean, over the standard deviation of values in 0…255, and over 255 once more."""
+    return Normalisation(mean=mean, std=(std[0] * 255, std[1] * 255, std[2] * 255), range=255, bgr=True)
+
+
 SOURCES = {
     "segdistill": Source("segdistill's own", None, _unchanged),
     "torchvision": Source("torchvision", Normalisation(), _unchanged),
     "openmmlab": Source("OpenMMLab", Normalisation(), _openmmlab),
-    "skd": Source("SKD, BGR in 0…255 without a mean", CAFFE, _skd),
-    "cirkd": Source("CIRKD, BGR in 0…255 without a mean", CAFFE, _cirkd),
+    "skd": Source("SKD, BGR in 0…255 without a mean, corners aligned", CAFFE, _skd, align_corners=True),
+    "cirkd": Source("CIRKD, BGR in 0…255 without a mean, corners aligned", CAFFE, _unchanged, align_corners=True),
     "espnet": Source(
-        "ESPNet's authors, BGR with their mean and standard deviation over 255",
-        # They divide by the standard deviation of values in 0…255, and then by 255 once more.
-        Normalisation(
-            mean=(72.3923111, 82.90893555, 73.15840149),
-            std=(45.3192215 * 255, 46.15289307 * 255, 44.91483307 * 255),
-            range=255,
-            bgr=True,
-        ),
+        "ESPNet's authors, BGR with mean and standard deviation of Cityscapes over 255",
+        _espnet((72.3923111, 82.90893555, 73.15840149), (45.3192215, 46.15289307, 44.91483307)),
         _unchanged,
     ),
 }
+VARIANTS = {
+    ("espnet", 12): Source(
+        "ESPNet's authors, BGR with mean and standard deviation of CamVid, since it has 12 classes, over 255",
+        # Not published. Of the 367 training images of SegNet's CamVid: the means of theirs, and of their deviations.
+        _espnet((110.2165, 108.3578, 104.9640), (72.0564, 72.6232, 69.8368)),
+        _unchanged,
+    ),
+}
+"""Forms of a source's networks that only their number of classes tells from the others."""
+
+
+def form_of(source: str, num_classes: int) -> Source:
+    """The form of a source's network.
+
+    Args:
+        source: its name.
+        num_classes: of the network.
+
+    Raises:
+        ValueError: if there is no such source.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"no source {source!r}{closest(source, SOURCES)}")
+    return VARIANTS.get((source, num_classes), SOURCES[source])

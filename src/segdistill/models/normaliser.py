@@ -20,6 +20,7 @@ class Normaliser(nn.Module):
 
     def __init__(self, normalisation: Normalisation):
         super().__init__()
+        self.normalisation = normalisation
         self.bgr = normalisation.bgr
         mean, std = (torch.tensor(v) / normalisation.range for v in (normalisation.mean, normalisation.std))
         self.register_buffer("mean", mean.view(3, 1, 1), persistent=False)

@@ -69,6 +69,8 @@ class Segmenter(nn.Module):
     """Tap name → path of a submodule whose output is meant, or `PATH:input` for what enters it."""
     classifier_path: str | None = "classifier"
     """Path of the final 1×1 classifier; None where there is none."""
+    align_corners: bool = False
+    """Whether its logits, and the maps in its decoder, are resized with aligned corners."""
     spec: dict[str, Any]
     """Arguments of `build_model` that make this architecture again."""
 
@@ -137,4 +139,4 @@ class BackboneSegmenter(Segmenter):
         logits = self.classifier(self.dropout(self.decoder(low1, low2, middle, deep)))
         if self.aux is not None and self.training:
             self.aux(middle)  # read through its tap
-        return resize_logits(logits, (images.shape[-2], images.shape[-1]))
+        return resize_logits(logits, (images.shape[-2], images.shape[-1]), self.align_corners)

@@ -49,7 +49,10 @@ class Survey:
         """
         image, target = EvalTransform(size=self.size)(*self.dataset[index])
         with torch.no_grad():
-            found = {name: _classes(self._run(net, image[None])["output"], target) for name, net in self._each()}
+            found = {
+                name: _classes(self._run(net, image[None])["output"], target, net.align_corners)
+                for name, net in self._each()
+            }
         return image, target, {name: ids[0].cpu() for name, ids in found.items()}
 
     def _each(self) -> Iterator[tuple[str, Tapped]]:
@@ -111,7 +114,7 @@ def _look(found: Survey, workers: int, teacher: str | None) -> None:
             target = target.to(run.device)
             taps = {name: found._run(network, images, tapped[name]) for name, network in found.networks.items()}
             for name, seen in taps.items():
-                ids = _classes(seen["output"], target)
+                ids = _classes(seen["output"], target, found.networks[name].align_corners)
                 counts[name].update(ids, target)
                 rows[name].append(_image_iou(ids, target, classes))
             for (name, space), gathered in prototypes.items():
@@ -133,8 +136,8 @@ def _load(group: Group, study: Study) -> Tapped:
     return Tapped(load_student(run.folder), taps, classifier).requires_grad_(False)
 
 
-def _classes(logits: Tensor, target: Tensor) -> Tensor:
-    return resize(logits.float(), (target.shape[-2], target.shape[-1])).argmax(1)
+def _classes(logits: Tensor, target: Tensor, aligned: bool) -> Tensor:
+    return resize(logits.float(), (target.shape[-2], target.shape[-1]), aligned).argmax(1)
 
 
 def _image_iou(ids: Tensor, target: Tensor, classes: int) -> NDArray[np.float64]:

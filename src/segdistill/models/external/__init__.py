@@ -94,5 +94,7 @@ def build_external(name: str, num_classes: int | None, options: dict[str, Any]) 
     if library != "python":
         refuse_unknown(options, model.model_fields, f"{library} has no option '{{}}'")
     network: External = _builder(library)(rest, num_classes, **options)
-    network.spec = {"name": name, **network.spec}
+    # A library's file of it, on the hub or in a folder, need not be there when the network is built again.
+    normalisation = network.normalise.normalisation.model_dump(mode="json")
+    network.spec = {"name": name, **network.spec, "normalisation": normalisation}
     return network

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from segdistill.models.external.wrapper import External
+from segdistill.taps import aligned
 
 EXAMPLES = ["my_package.my_module:make_model"]
 
@@ -17,7 +18,8 @@ def build_python(name: str, num_classes: int | None, **options: Any) -> External
     """Import a module, call its function, wrap what it returns.
 
     The network gets RGB images in 0…1 and normalises by itself, unless a `normalisation` is given. Its attributes
-    `taps` and `classifier_path`, where it has them, say where its taps are.
+    `taps` and `classifier_path`, where it has them, say where its taps are, `classes` what its classes are called, and
+    `align_corners` how its logits are resized.
 
     Args:
         name: `MODULE:FUNCTION`; the module is looked for in the working folder, too.
@@ -54,6 +56,7 @@ def build_python(name: str, num_classes: int | None, **options: Any) -> External
         taps=getattr(network, "taps", None),
         classifier=getattr(network, "classifier_path", None),
         classes=getattr(network, "classes", None),
+        align_corners=aligned(network),
     )
     wrapped.spec = {"num_classes": num_classes, **options, "pretrained": False}
     return wrapped

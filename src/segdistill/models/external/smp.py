@@ -10,6 +10,7 @@ from segdistill._options import closest
 from segdistill.models.external.wrapper import External
 from segdistill.models.normalisation import Normalisation
 from segdistill.models.weights.files import first_line, load_named, read_source
+from segdistill.models.weights.state_dicts import fitting, unwrapped
 
 DECODERS = (
     "Unet",
@@ -74,7 +75,9 @@ def build_smp(
     if pretrained is True:
         _fetch(smp, network, encoder)
     elif pretrained:
-        load_named(network.encoder, read_source(str(pretrained)), f"{pretrained}")  # type: ignore[arg-type]
+        encoder_network: nn.Module = network.encoder  # type: ignore[assignment]
+        tensors = fitting(unwrapped(read_source(str(pretrained))), encoder_network.state_dict())
+        load_named(encoder_network, tensors, str(pretrained))
     stride = int(getattr(network.encoder, "output_stride", 32))
     stride *= 2 if decoder == "DPT" else 1  # it halves the tokens' map once more
     # PAN halves its deepest map three times.

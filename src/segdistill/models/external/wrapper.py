@@ -25,6 +25,7 @@ class External(nn.Module):
         taps: tap name → path below `network`, where it is known better than it could be proposed.
         classifier: path of its final 1×1 classifier below `network`, likewise.
         classes: names, where they are known.
+        align_corners: whether its logits are resized to the images with aligned corners.
     """
 
     spec: dict[str, Any]
@@ -41,10 +42,11 @@ class External(nn.Module):
         taps: dict[str, str] | None = None,
         classifier: str | None = None,
         classes: list[str] | None = None,
+        align_corners: bool = False,
     ):
         super().__init__()
         normalisation = normalisation or Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-        self.normalise: nn.Module = Normaliser(normalisation)
+        self.normalise = Normaliser(normalisation)
         self.mean, self.std = normalisation.rgb(normalisation.mean), normalisation.rgb(normalisation.std)
         self.network = network
         self.aux: nn.Module | None = None
@@ -52,6 +54,7 @@ class External(nn.Module):
         self.minimum = minimum
         self.square = square
         self.classes = classes
+        self.align_corners = align_corners
         self._given = {k: f"network.{v}" for k, v in (taps or {}).items()}
         self._classifier = None if classifier is None else f"network.{classifier}"
         self._taps: dict[str, str] | None = None
@@ -72,7 +75,7 @@ class External(nn.Module):
         """Logits at the images' resolution."""
         size = (images.shape[-2], images.shape[-1])
         inside = resize(self.normalise(images), self.input_size(*size))
-        return resize_logits(self.run(inside), size)
+        return resize_logits(self.run(inside), size, self.align_corners)
 
     def run(self, images: Tensor) -> Tensor:
         """Logits of normalised images of a size that the network takes."""

@@ -25,6 +25,9 @@ class EncoderDecoder(nn.Module):
         low_width: channels to which the stride-4 map is projected; 48 in the paper.
     """
 
+    align_corners = False
+    """Whether the map of ASPP is resized to the stride-4 map with aligned corners."""
+
     def __init__(
         self,
         low_channels: int,
@@ -41,7 +44,8 @@ class EncoderDecoder(nn.Module):
 
     def forward(self, low1: Tensor, low2: Tensor, middle: Tensor, deep: Tensor) -> Tensor:
         """Fused map, at stride 4."""
-        deep = F.interpolate(self.aspp(deep), size=low1.shape[-2:], mode="bilinear", align_corners=False)
+        aligned = self.align_corners
+        deep = F.interpolate(self.aspp(deep), size=low1.shape[-2:], mode="bilinear", align_corners=aligned)
         return self.fuse(torch.cat([deep, self.low(low1)], dim=1))  # type: ignore[no-any-return]
 
 

@@ -36,4 +36,4 @@ class ESPNetC(Segmenter):
     def forward(self, images: Tensor) -> Tensor:
         """Logits at the images' resolution."""
         _, _, logits = self.encoder(self.normalise(images))
-        return resize_logits(logits, (images.shape[-2], images.shape[-1]))
+        return resize_logits(logits, (images.shape[-2], images.shape[-1]), self.align_corners)

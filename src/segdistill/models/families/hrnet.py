@@ -79,11 +79,11 @@ class Exchange(nn.Module):
         return fused
 
 
-def resized(x: Tensor, like: Tensor) -> Tensor:
+def resized(x: Tensor, like: Tensor, aligned: bool = False) -> Tensor:
     """Resize a coarser map bilinearly to another's H×W; any size, also odd ones."""
     if x.shape[-2:] == like.shape[-2:]:
         return x
-    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=aligned)
 
 
 class Transition(nn.ModuleList):
@@ -180,13 +180,17 @@ class HRNetHead(nn.Module):
         width: channels of all branches together.
     """
 
+    align_corners = False
+    """Whether branches are resized with aligned corners; those that exchange what they see never are."""
+
     def __init__(self, width: int):
         super().__init__()
         self.fuse = conv_bn_relu(width, width)
 
     def forward(self, low1: Tensor, low2: Tensor, middle: Tensor, deep: Tensor) -> Tensor:
         """Joined map, at stride 4."""
-        return self.fuse(torch.cat([low1, *(resized(x, low1) for x in (low2, middle, deep))], dim=1))  # type: ignore[no-any-return]
+        finest = [resized(x, low1, self.align_corners) for x in (low2, middle, deep)]
+        return self.fuse(torch.cat([low1, *finest], dim=1))  # type: ignore[no-any-return]
 
 
 class HRNet(BackboneSegmenter):

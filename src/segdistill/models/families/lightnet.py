@@ -26,6 +26,9 @@ class LightHead(nn.Module):
         dropout: probability after ASPP, whole channels at a time.
     """
 
+    align_corners = False
+    """Whether the map of ASPP is resized to the stride-4 map with aligned corners."""
+
     def __init__(self, low_channels: int, in_channels: int, width: int, output_stride: int, dropout: float):
         super().__init__()
         rates = [rate * 8 // output_stride for rate in (12, 24, 36)]
@@ -52,7 +55,7 @@ class LightHead(nn.Module):
         x = self.norm(deep)
         everywhere = self.pool(x).expand(-1, -1, *x.shape[-2:])
         x = self.dropout(self.fuse(torch.cat([everywhere, *(branch(x) for branch in self.branches)], dim=1)))
-        x = F.interpolate(x, size=low1.shape[-2:], mode="bilinear", align_corners=False)
+        x = F.interpolate(x, size=low1.shape[-2:], mode="bilinear", align_corners=self.align_corners)
         return self.refine(self.excite(torch.cat([x, low1], dim=1)))  # type: ignore[no-any-return]
 
 

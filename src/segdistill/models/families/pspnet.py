@@ -21,6 +21,9 @@ class PyramidPooling(nn.Module):
         bins: cells along each side.
     """
 
+    align_corners = False
+    """Whether cells are resized to the map with aligned corners."""
+
     def __init__(self, in_channels: int, width: int, bins: tuple[int, ...] = (1, 2, 3, 6)):
         super().__init__()
         self.branches = nn.ModuleList(
@@ -31,7 +34,8 @@ class PyramidPooling(nn.Module):
     def forward(self, low1: Tensor, low2: Tensor, middle: Tensor, deep: Tensor) -> Tensor:
         """Fused map, at the deepest map's resolution."""
         size = deep.shape[-2:]
-        pooled = [F.interpolate(branch(deep), size=size, mode="bilinear") for branch in self.branches]
+        aligned = self.align_corners
+        pooled = [F.interpolate(b(deep), size=size, mode="bilinear", align_corners=aligned) for b in self.branches]
         return self.fuse(torch.cat([deep, *pooled], dim=1))  # type: ignore[no-any-return]
 
 

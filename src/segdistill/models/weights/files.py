@@ -2,7 +2,7 @@
 
 import difflib
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from segdistill.models.weights.state_dicts import choose_tensors, fitting, unwrapped
+
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 COUNTER = "num_batches_tracked"
 """Ends the names of batch norms' counters, which old files do not have and eval mode does not need."""
-WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
-"""Keys under which training scripts put a state dict."""
 
 
 def first_line(error: BaseException) -> str:
@@ -23,11 +23,13 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, key: str | None = None, say: Callable[[str], Any] = print) -> dict[str, Tensor]:
     """The tensors of a weights file.
 
     Args:
         path: a .safetensors file, or a PyTorch file that holds nothing but tensors.
+        key: of a PyTorch file with several state dicts, as for `choose_tensors`.
+        say: prints a line, where there is a choice.
 
     Raises:
         ValueError: if the file is missing, is not such a file, or holds anything that would have to be unpickled.
@@ -35,6 +37,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"no weights at {path}")
     if path.suffix == ".safetensors":
+        if key is not None:
+            raise ValueError(f"{path}: weights_key is for PyTorch files; a .safetensors file holds one state dict")
         try:
             return dict(load_file(path))
         except Exception as error:
@@ -47,23 +51,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} is not a file of tensors only and is not loaded; docs/models.md says how to convert it, if you "
             f"trust it ({reason})"
         ) from error
-    for key in WRAPPERS:
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise ValueError(f"{path} holds no state dict of tensors")
-    if all(key.startswith("module.") for key in loaded):  # nn.DataParallel's
-        loaded = {key.removeprefix("module."): value for key, value in loaded.items()}
-    return dict(loaded)
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"{path} holds a {type(loaded).__name__}, no state dict of tensors")
+    return choose_tensors(loaded, str(path), key, say)
 
 
-def read_source(source: str) -> dict[str, Tensor]:
+def read_source(source: str, key: str | None = None, say: Callable[[str], Any] = print) -> dict[str, Tensor]:
     """The tensors of a file, or of an installed package.
 
     Args:
         source: a path, or `pip:DISTRIBUTION`.
+        key: as for `read_tensors`.
+        say: likewise.
     """
-    return read_tensors(installed_weights(source[4:]) if source.startswith("pip:") else Path(source).expanduser())
+    path = installed_weights(source[4:]) if source.startswith("pip:") else Path(source).expanduser()
+    return read_tensors(path, key, say)
 
 
 def load_named(network: nn.Module, tensors: Mapping[str, Tensor], source: str, *, spare: tuple[str, ...] = ()) -> None:
@@ -151,17 +153,16 @@ def load_backbone_weights(body: nn.Module, timm_name: str, arguments: dict[str, 
     """
     if source is True:
         try:
-            full = timm.create_model(timm_name, pretrained=True, **arguments)
+            fetched = timm.create_model(timm_name, pretrained=True, **arguments)
         except Exception as error:
             raise ValueError(
                 f"cannot fetch weights of {timm_name} from timm's hub ({str(error).splitlines()[0]}); "
                 "give pretrained: PATH or pip:DISTRIBUTION"
             ) from error
-        tensors = dict(full.state_dict())
+        tensors = dict(fetched.state_dict())
     else:
-        text = str(source)
-        path = installed_weights(text[4:]) if text.startswith("pip:") else Path(text).expanduser()
-        tensors = _by_name_or_order(read_tensors(path), timm.create_model(timm_name, **arguments).state_dict(), path)
+        full = timm.create_model(timm_name, **arguments).state_dict()
+        tensors = _by_name_or_order(fitting(unwrapped(read_source(str(source))), full), full, str(source))
     wanted = body.state_dict()
     missing = sorted(name for name in set(wanted) - set(tensors) if not name.endswith(COUNTER))
     if missing:
@@ -169,7 +170,7 @@ def load_backbone_weights(body: nn.Module, timm_name: str, arguments: dict[str, 
     body.load_state_dict({**wanted, **{name: tensors[name] for name in wanted if name in tensors}})
 
 
-def _by_name_or_order(tensors: dict[str, Tensor], full: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _by_name_or_order(tensors: dict[str, Tensor], full: dict[str, Tensor], path: str) -> dict[str, Tensor]:
     tensors, full = ({k: v for k, v in those.items() if not k.endswith(COUNTER)} for those in (tensors, full))
     common = set(tensors) & set(full)
     in_order = [t.shape for t in tensors.values()] == [t.shape for t in full.values()]

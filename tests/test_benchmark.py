@@ -119,8 +119,8 @@ def test_parts_of_sstkd_are_those_of_its_code(networks):
     rows = {row["part"]: row for row in method_costs("sstkd", student, teacher, (64, 128))}
     own, other = 16 + 32, 32 + 64  # channels of both stages
     positions = 8 * 16
-    assert rows["projection of both stages"]["trained"] == own * other
-    assert rows["projection of both stages"]["flops"] == 2 * own * other * positions
+    assert rows["projection"]["trained"] == own * other
+    assert rows["projection"]["flops"] == 2 * own * other * positions
     dense = 2 * other * contourlet_operations(8, 16, dense=True)
     assert rows["CDM: contourlet, as it runs"]["flops"] == dense
     assert rows["CDM: contourlet, filter taps alone"]["flops"] == 2 * other * contourlet_operations(8, 16)

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -307,3 +309,15 @@ def test_hub_failure_is_one_line(monkeypatch):
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(ValueError, match="cannot fetch weights of resnet18 from timm's hub \\(no route to host\\)"):
         load_backbone_weights(body, "resnet18", {}, True)
+
+
+def test_no_library_unpickles_while_a_network_is_built(tmp_path, monkeypatch, capsys):
+    torch.save({"a": Malicious()}, tmp_path / "fetched.pth")
+
+    def fetch(*args, **kwargs):
+        torch.load(tmp_path / "fetched.pth", weights_only=False)
+
+    monkeypatch.setattr("segdistill.models.external.torchvision.build_torchvision", fetch)
+    with pytest.raises(pickle.UnpicklingError, match="weights_only"):
+        build_model("torchvision:fcn_resnet50", num_classes=3)
+    assert "must never run" not in capsys.readouterr().out

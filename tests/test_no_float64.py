@@ -17,7 +17,7 @@ SPECS = [
     {"name": "fakd", "full": True},
     {"name": "fakd", "base": "kd"},
     {"name": "i2ckd", "normalize": True},
-    pytest.param("sstkd", marks=pytest.mark.xfail(strict=True, reason="texture/sampling.py computes in float64")),
+    "sstkd",
 ]
 
 

@@ -180,7 +180,11 @@ def _taps(training: Training, images: Tensor) -> list[dict[str, Any]]:
 
 
 def _path(tapped: Tapped, name: str) -> str:
-    given = {"weight": f"{tapped.classifier}.weight", "image": "(input)"}
+    given = {
+        "weight": f"{tapped.classifier}.weight",
+        "image": "(input)",
+        "undropped": "(what enters the dropout before the features)",
+    }
     return tapped.paths.get(name) or given.get(name, "(output)")
 
 

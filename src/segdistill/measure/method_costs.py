@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segdistill.engine.build import tap
-from segdistill.methods import Composite, build_method, resolve_methods
+from segdistill.methods import Composite, build_method, method_class, resolve_methods
 from segdistill.taps import Tapped, Taps, match_maps
-from segdistill.texture import analysis_operations, contourlet_operations
+from segdistill.texture import analysis_operations
 
 COUNTER, FORMULA = "flop counter", "analytical"
 
@@ -42,12 +42,9 @@ def method_costs(
         raise ValueError(f"method {method} reads nothing of a teacher: it adds nothing to the student's own step")
     own, other = (shapes(network, size, full.student_taps()) for network in (student, teacher))
     own, other = match_maps(own, other)
-    if method == "sstkd":
-        rows = _sstkd(options, own, other)
-    else:
-        built, flops, _ = _run(options, own, other)
-        rows = [_row(f"{method}: layers and loss", built, flops, COUNTER)]
-    return rows + _critic(full, own, other)
+    built, flops, _ = _run(options, own, other)
+    rows = _parts(method, options, own, other) or [_row(f"{method}: layers and loss", built, flops, COUNTER)]
+    return rows + _formulas(built, own, other) + _critic(full, own, other)
 
 
 def shapes(network: nn.Module, size: tuple[int, int], names: set[str]) -> Taps:
@@ -93,27 +90,21 @@ def _row(part: str, module: nn.Module | None, flops: int, counted: str) -> dict[
     return {"part": part, "trained": trained, "fixed": fixed, "flops": flops, "counted": counted}
 
 
-def _sstkd(options: dict[str, Any], student: Taps, teacher: Taps) -> list[dict[str, Any]]:
-    """The structural and the statistical part, each from a run of its own."""
-    off = {"response_weight": 0.0, "holistic_weight": 0.0}
-    method, flops, projected = _run({**options, **off, "statistical_weight": 0.0}, student, teacher)
-    inner: Any = method.methods["sstkd"]
-    rows = [
-        _row("projection of both stages", inner.project, projected, COUNTER),
-        _row("CDM: contourlet, as it runs", None, flops - projected, f"{COUNTER}, banded matrices as dense ones"),
-    ]
-    channels, (height, width) = inner.project.weight.shape[0], teacher["low2"].shape[2:]
-    taps = 2 * channels * contourlet_operations(height, width, inner.levels)
-    rows.append(_row("CDM: contourlet, filter taps alone", None, taps, FORMULA))
-    method, flops, _ = _run({**options, **off, "structural_weight": 0.0}, student, teacher)
-    inner = method.methods["sstkd"]
-    graph = "" if inner.reason is None else ", graph"
-    rows.append(_row(f"DTIEM: similarities, counts{graph}", inner.reason, flops, COUNTER))
-    if inner.sampler:
-        both = sum(taps[name].shape[1] for taps in (student, teacher) for name in ("low1", "low2"))
-        crops = 2 * 4 * both * inner.regions * inner.region_size**2  # four cells are blended for each position
-        rows.append(_row("DTIEM: crops of the regions", None, crops, FORMULA))
+def _parts(name: str, options: dict[str, Any], student: Taps, teacher: Taps) -> list[dict[str, Any]]:
+    """The parts that a method tells apart, each from a run of its own; its projection once."""
+    rows: list[dict[str, Any]] = []
+    for title, only, layers in method_class(name).parts:
+        built, flops, projected = _run({**options, **only}, student, teacher)
+        inner: Any = built.methods[name]
+        if projected and not rows:
+            rows.append(_row("projection", inner.project, projected, COUNTER))
+        rows.append(_row(title, layers and getattr(inner, layers), flops - projected, COUNTER))
     return rows
+
+
+def _formulas(method: Composite, student: Taps, teacher: Taps) -> list[dict[str, Any]]:
+    found = [one.formulas(student, teacher) for _, one in method.each()]
+    return [_row(part, None, round(flops), FORMULA) for parts in found for part, flops in parts.items()]
 
 
 def _critic(method: Composite, student: Taps, teacher: Taps) -> list[dict[str, Any]]:

@@ -1,12 +1,22 @@
 """The contract of a distillation method, and the composition of several."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from segdistill.taps import Taps
+
+
+class Part(NamedTuple):
+    """A part of a method whose cost is told apart from that of the others."""
+
+    title: str
+    only: Mapping[str, Any]
+    """Options under which the method computes nothing but this part."""
+    layers: str | None = None
+    """Attribute of the method that holds the part's own layers."""
 
 
 class Method(nn.Module):
@@ -25,6 +35,18 @@ class Method(nn.Module):
 
     figures: ClassVar[Mapping[str, str]] = {}
     """What `analysis` gives: figure → its title in a report."""
+
+    parts: ClassVar[tuple[Part, ...]] = ()
+    """Parts whose costs `segdistill benchmark` counts one by one; none: the method is counted as a whole."""
+
+    def formulas(self, student: Taps, teacher: Taps) -> dict[str, float]:
+        """Floating-point operations by part, of what a counter of convolutions and products does not see as it is.
+
+        Args:
+            student: taps of one image.
+            teacher: likewise.
+        """
+        return {}
 
     def student_taps(self) -> set[str]:
         """Names of the student's taps that this instance reads; a term of weight 0 reads nothing."""
@@ -110,27 +132,27 @@ class Composite(Method):
         super().__init__()
         self.methods = nn.ModuleDict(methods)
 
-    def _each(self) -> Iterable[tuple[str, Any]]:
+    def each(self) -> Iterable[tuple[str, Any]]:
         return self.methods.items()
 
     def student_taps(self) -> set[str]:
         """All taps that one of the methods reads."""
-        return set().union(*(method.student_taps() for _, method in self._each()))
+        return set().union(*(method.student_taps() for _, method in self.each()))
 
     def teacher_taps(self) -> set[str]:
         """All taps that one of the methods reads."""
-        return set().union(*(method.teacher_taps() for _, method in self._each()))
+        return set().union(*(method.teacher_taps() for _, method in self.each()))
 
     def adapt(self, student: Taps, teacher: Taps) -> None:
         """Adapt each method."""
-        for _, method in self._each():
+        for _, method in self.each():
             method.adapt(student, teacher)
 
     def forward(self, student: Taps, teacher: Taps, target: Tensor, progress: float) -> dict[str, Tensor]:
         """All terms of all methods."""
         return {
             f"{name}_{term}": value
-            for name, method in self._each()
+            for name, method in self.each()
             for term, value in method(student, teacher, target, progress).items()
         }
 
@@ -138,13 +160,13 @@ class Composite(Method):
         """All figures of all methods, each named `<method>_<figure>`."""
         return {
             f"{name}_{figure}": value
-            for name, method in self._each()
+            for name, method in self.each()
             for figure, value in method.analysis(student, teacher, target).items()
         }
 
     def make_critic(self) -> nn.Module | None:
         """The critics of the adversarial methods by name, or None if there is none."""
-        critics = {name: method.make_critic() for name, method in self._each()}
+        critics = {name: method.make_critic() for name, method in self.each()}
         critics = {name: critic for name, critic in critics.items() if critic is not None}
         return nn.ModuleDict(critics) if critics else None
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from segdistill.adapters import projection
 from segdistill.functional import check_maps, full_precision
-from segdistill.methods._base import Method
+from segdistill.methods._base import Method, Part
 from segdistill.methods._critic import Critic, critic_optimizer, critic_terms, holistic_loss
 from segdistill.methods._level_graph import (
     WIDTH,
@@ -20,7 +20,14 @@ from segdistill.methods._level_graph import (
 from segdistill.methods._stages import UnitChannels, both_stages
 from segdistill.methods.kd import pixel_kl
 from segdistill.taps import Taps
-from segdistill.texture import Kernel, contourlet_energy, crop_regions, mean_similarity, sample_regions
+from segdistill.texture import (
+    Kernel,
+    contourlet_energy,
+    contourlet_operations,
+    crop_regions,
+    mean_similarity,
+    sample_regions,
+)
 
 Knowledge = Literal["cumulative", "counts", "levels", "sorted"]
 """What the statistical term compares of two regions."""
@@ -145,6 +152,10 @@ def check_knowledge(knowledge: str, graph: bool) -> None:
         )
 
 
+ALONE: dict[str, Any] = {"response_weight": 0.0, "holistic_weight": 0.0}
+"""Options that leave nothing but texture."""
+
+
 class SSTKD(Method):
     """Texture of the first two stages by structure and by statistics, with the response and a critic.
 
@@ -178,6 +189,10 @@ class SSTKD(Method):
     """
 
     reads = ("low1", "low2", "logits", "image")
+    parts = (
+        Part("CDM: contourlet, as it runs", {**ALONE, "statistical_weight": 0.0}),
+        Part("DTIEM: similarities, counts", {**ALONE, "structural_weight": 0.0}, "reason"),
+    )
 
     def __init__(
         self,
@@ -227,6 +242,19 @@ class SSTKD(Method):
         self.scale: UnitChannels
         self.reason: LevelGraph | None = None
         self.restore: nn.Module | None = None
+
+    def formulas(self, student: Taps, teacher: Taps) -> dict[str, float]:
+        """The contourlet's filter taps, without the zeros of its banded matrices, and the regions' crops."""
+        found: dict[str, float] = {}
+        if self.structural_weight:
+            height, width = teacher["low2"].shape[2:]
+            taps = contourlet_operations(height, width, self.levels)
+            found["CDM: contourlet, filter taps alone"] = 2 * self.project.weight.shape[0] * taps
+        if self.statistical_weight and self.sampler:
+            channels = sum(taps[name].shape[1] for taps in (student, teacher) for name in ("low1", "low2"))
+            # four cells are blended for each position
+            found["DTIEM: crops of the regions"] = 2 * 4 * channels * self.regions * self.region_size**2
+        return found
 
     def student_taps(self) -> set[str]:
         """`low1` and `low2` for texture, `logits` for response and critic, `image` for the critic."""

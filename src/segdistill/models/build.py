@@ -14,6 +14,7 @@ from segdistill.models.forms import form_of
 from segdistill.models.normalisation import Normalisation
 from segdistill.models.normaliser import normalise_with
 from segdistill.models.segmenter import Segmenter
+from segdistill.models.weights.files import tensors_only
 
 BACKBONES = (
     "resnet18",
@@ -109,22 +110,26 @@ def build_model(
     >>> round(sum(p.numel() for p in network.parameters()) / 1e6, 2)
     12.62
     """
-    network: nn.Module
-    if is_external(name):
-        if source not in (None, "segdistill", name.partition(":")[0]):
-            raise ValueError(f"{name}: a source is where weights of our own families are from; leave source out")
-        network = build_external(name, num_classes, options)
-    elif num_classes is None:
-        raise ValueError(f"{name}: say how many classes it has")
-    else:
-        network = _build_own(name, num_classes, options)
-        if source is not None:
-            _take_form(network, source)
+    with tensors_only():
+        network = _build(name, num_classes, source, options)
     if normalisation is not None:
         normalise_with(network, normalisation)
     if align_corners is not None:
         _align(network, align_corners)
         network.spec = {**network.spec, "align_corners": align_corners}
+    return network
+
+
+def _build(name: str, num_classes: int | None, source: str | None, options: dict[str, Any]) -> Any:
+    if is_external(name):
+        if source not in (None, "segdistill", name.partition(":")[0]):
+            raise ValueError(f"{name}: a source is where weights of our own families are from; leave source out")
+        return build_external(name, num_classes, options)
+    if num_classes is None:
+        raise ValueError(f"{name}: say how many classes it has")
+    network = _build_own(name, num_classes, options)
+    if source is not None:
+        _take_form(network, source)
     return network
 
 

@@ -8,10 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from segdistill.functional import full_precision
+from segdistill.functional import full_precision, inverse_lengths
 
-SHORTEST = 1e-8
-"""Two vectors whose lengths multiply to less have no angle: their similarity is 0, without a gradient."""
 NARROW = 1e-6
 """Smallest window of a level: all positions of a constant region belong to all levels alike."""
 Kernel = Literal["triangle", "released"]
@@ -43,7 +41,7 @@ def mean_similarity(features: Tensor, weight: Tensor | None = None) -> Tensor:
     product = (features.mean(2)[:, None] @ mapped)[:, 0]
     # Squared lengths of the position's feature and of the mean one.
     square = torch.linalg.vecdot(features, mapped, dim=1) * product.mean(1, keepdim=True)
-    similarity: Tensor = product * square.where(square > SHORTEST**2, torch.inf).rsqrt()
+    similarity: Tensor = product * inverse_lengths(square)
     return similarity
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segdistill.functional import full_precision
+from segdistill.functional import exact, full_precision
 
 SCALES = (8.0, 16.0, 32.0)
 """Square roots of the anchors' areas, in cells."""
@@ -68,7 +68,8 @@ def box_variance(x: Tensor, boxes: Tensor) -> Tensor:
     if x.dim() != 3 or boxes.dim() != 3 or boxes.shape[0] != x.shape[0] or boxes.shape[2] != 4:
         raise ValueError(f"expected (N,H,W) and boxes (N,R,4), got {tuple(x.shape)} and {tuple(boxes.shape)}")
     n, h, w = x.shape
-    x = x.double()
+    device, x = x.device, exact(x)
+    boxes = boxes.to(x.device)
     x = x - x.mean((1, 2), keepdim=True)  # the difference of squares below is of the size of what it subtracts
     integral = x.new_zeros(2, n, h + 1, w + 1)
     integral[:, :, 1:, 1:] = torch.stack([x, x.square()]).cumsum(2).cumsum(3)
@@ -79,7 +80,7 @@ def box_variance(x: Tensor, boxes: Tensor) -> Tensor:
 
     mean, square = (corner(y2, x2) - corner(y1, x2) - corner(y2, x1) + corner(y1, x1)) / ((y2 - y1) * (x2 - x1))
     variance: Tensor = square - mean.square()
-    return variance.clamp_min(0.0)
+    return variance.clamp_min(0.0).float().to(device) if x.device != device else variance.clamp_min(0.0)
 
 
 @full_precision

@@ -2,7 +2,9 @@
 
 import difflib
 import importlib.metadata
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 
 from segdistill.models.weights.state_dicts import choose_tensors, fitting, unwrapped
 
+FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""Environment variable by which torch refuses to unpickle, also for callers that ask for it."""
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 COUNTER = "num_batches_tracked"
 """Ends the names of batch norms' counters, which old files do not have and eval mode does not need."""
@@ -54,6 +58,20 @@ def read_tensors(path: Path, key: str | None = None, say: Callable[[str], Any] =
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} holds a {type(loaded).__name__}, no state dict of tensors")
     return choose_tensors(loaded, str(path), key, say)
+
+
+@contextmanager
+def tensors_only() -> Iterator[None]:
+    """While it lasts, `torch.load` reads nothing but tensors, whoever calls it: libraries that fetch weights, too."""
+    before = os.environ.get(FORCE)
+    os.environ[FORCE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[FORCE]
+        else:
+            os.environ[FORCE] = before
 
 
 def read_source(source: str, key: str | None = None, say: Callable[[str], Any] = print) -> dict[str, Tensor]:

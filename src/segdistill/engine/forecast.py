@@ -183,7 +183,7 @@ def _path(tapped: Tapped, name: str) -> str:
     given = {
         "weight": f"{tapped.classifier}.weight",
         "image": "(input)",
-        "undropped": "(what enters the dropout before the features)",
+        "undropped": "(before the dropout of features)",
     }
     return tapped.paths.get(name) or given.get(name, "(output)")
 

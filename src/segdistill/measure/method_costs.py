@@ -98,7 +98,8 @@ def _parts(name: str, options: dict[str, Any], student: Taps, teacher: Taps) -> 
         inner: Any = built.methods[name]
         if projected and not rows:
             rows.append(_row("projection", inner.project, projected, COUNTER))
-        rows.append(_row(title, layers and getattr(inner, layers), flops - projected, COUNTER))
+        module = None if layers is None else getattr(inner, layers)
+        rows.append(_row(title, module, flops - projected, COUNTER))
     return rows
 
 

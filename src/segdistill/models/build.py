@@ -111,12 +111,13 @@ def build_model(
     12.62
     """
     with tensors_only():
-        network = _build(name, num_classes, source, options)
+        built: Any = _build(name, num_classes, source, options)
     if normalisation is not None:
-        normalise_with(network, normalisation)
+        normalise_with(built, normalisation)
     if align_corners is not None:
-        _align(network, align_corners)
-        network.spec = {**network.spec, "align_corners": align_corners}
+        _align(built, align_corners)
+        built.spec = {**built.spec, "align_corners": align_corners}
+    network: nn.Module = built
     return network
 
 

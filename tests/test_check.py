@@ -75,7 +75,7 @@ def test_a_binary_mask_is_suspected(tmp_path):
     write(tmp_path / "images" / "x.png", np.zeros((2, 2, 3)))
     write(tmp_path / "masks" / "x.png", [[0, 255], [255, 0]])
     assert check(tmp_path).problems == [
-        "masks hold nothing but 0 and 255; if 255 is a class, set values: {0: 0, 255: 1}"
+        "masks hold nothing but 0 and 255, which is ignored; if 255 is a class, set values: {0: 0, 255: 1}"
     ]
     assert check(tmp_path, values={255: 1}).problems == []
 

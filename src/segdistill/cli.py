@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -162,15 +162,23 @@ def predict(
     model: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder or student.safetensors.")],
     images: Annotated[list[Path], typer.Argument(help="Image files or folders.")],
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("predictions"),
+    image_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Values that are black and white (default: as in training).", show_default=False),
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Largest image (default: 179 million pixels).", min=1, show_default=False)
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Segment images: class numbers, colours, and colours over the image, as PNG files."""
     from segdistill.deploy.predict import iterate_predictions
     from segdistill.engine.runtime import runtime
 
-    with runtime(device) as run:
-        count = sum(1 for _ in iterate_predictions(model, images, out, run=run))
-    console.print(f"{count} images → {out}/ids {out}/colour {out}/blend")
+    with runtime(device) as run, show.progress("images") as progress:
+        reading: dict[str, Any] = {"image_range": image_range, "max_pixels": max_pixels}
+        count = sum(1 for _ in iterate_predictions(model, images, out, run=run, progress=progress, **reading))
+    console.print(f"{count} images → {out}/ids {out}/colour {out}/blend", markup=False)
 
 
 @app.command(

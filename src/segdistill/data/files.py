@@ -74,6 +74,8 @@ def read_image(path: Path, *, image_range: Range | None = None, max_pixels: int 
 def _grey(image: Image.Image, image_range: Range | None, path: Path) -> Bytes:
     """One channel of more than 8 bits, as bytes."""
     values = np.asarray(image)
+    if image.mode == "I" and getattr(image, "tag_v2", {}).get(339, (0,))[0] == 1:
+        values = values.view(np.uint32)  # a TIFF says that its numbers have no sign, and Pillow gives them one
     if image_range is not None:
         return _mapped(values, image_range)
     if image.mode.startswith("I;16") or image.format == "PPM":  # Pillow scales a PGM's values to 16 bits by itself

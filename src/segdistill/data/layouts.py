@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 
 from segdistill.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES
-from segdistill.data.splits import split_of
+from segdistill.data.splits import like_a_split
 from segdistill.data.walk import check_folder, entries, folders_in, holds_files, is_hidden, names_below
 
 AUTO = "auto"
@@ -40,12 +40,13 @@ class Layout:
         return "{" + ", ".join(f'{key}: "{value}"' for key, value in named.items() if value is not None) + "}"
 
 
-def detect_layout(root: Path, given: Layout) -> Layout:
+def detect_layout(root: Path, given: Layout, splits: Iterable[str] = ()) -> Layout:
     """The one way in which a folder can be read, of those that are usual.
 
     Args:
         root: of the data set.
         given: what was said of it; folders that are `auto` are looked for.
+        splits: folders of splits, beside those that look like some.
 
     Returns:
         What was found; `images` and `masks` where nothing was, so that an error line names them.
@@ -63,12 +64,13 @@ def detect_layout(root: Path, given: Layout) -> Layout:
         for way in ways
         if "{" not in f"{way.images}{way.masks}"
     ]
-    splits = [name for name in folders_in(root) if split_of(name)]
+    named = [name for name in splits if name != "." and not name.endswith(".txt")]
+    splits = [*named, *(name for name in folders_in(root) if like_a_split(name))]
     found = [way for way in ways if _is_there(root, way, splits)]
     if given.masks == AUTO and given.images in (AUTO, "."):
-        together = [name for folder in [".", *splits] for name in _directly_in(root / folder)]
+        places = [_directly_in(root / folder) for folder in [".", *splits]]
         pairs = [given.endings] if given.endings is not None else ENDINGS
-        found += [Layout(".", ".", pair) for pair in pairs if _matches(*tell_apart(together, pair), pair)]
+        found += [Layout(".", ".", pair) for pair in pairs if any(_together(names, pair) for names in places)]
     if len(found) > 1:
         raise ValueError(f"{root} can be read in two ways; say in data: which one is meant, {found[0]} or {found[1]}")
     default = Layout(image_folders[0] or "", mask_folders[0], given.endings)
@@ -84,7 +86,7 @@ def _is_there(root: Path, way: Layout, splits: Sequence[str]) -> bool:
 
 
 def _directly_in(folder: Path) -> list[str]:
-    names = [entry.name for entry in entries(folder) if not is_hidden(entry.name)]
+    names = [e.name for e in entries(folder) if not is_hidden(e.name)] if folder.is_dir() else []
     return [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
 
 
@@ -109,6 +111,10 @@ def tell_apart(names: Iterable[str], endings: Endings) -> tuple[list[str], list[
             is_mask = not stem.endswith(endings[0])
         (masks if is_mask else images).append(name)
     return images, [name for name in masks if name.lower().endswith(MASK_SUFFIXES)]
+
+
+def _together(names: Iterable[str], endings: Endings) -> bool:
+    return _matches(*tell_apart(names, endings), endings)
 
 
 def _stem(name: str) -> str:

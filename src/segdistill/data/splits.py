@@ -33,6 +33,18 @@ def split_of(name: str) -> str | None:
     return next((split for split, names in NAMES.items() if name.lower() in names), None)
 
 
+def like_a_split(name: str) -> bool:
+    """Whether a folder or a list has the name of a split, or one that looks like that of a split.
+
+    Args:
+        name: without suffix.
+
+    >>> like_a_split("val"), like_a_split("train2017"), like_a_split("valley")
+    (True, True, False)
+    """
+    return split_of(name) is not None or bool(LIKE_A_SPLIT.fullmatch(name.lower()))
+
+
 def find_splits(names: Iterable[str], place: Path, kind: str) -> dict[str, str]:
     """Which of some folders or lists are those of splits.
 
@@ -59,7 +71,7 @@ def find_splits(names: Iterable[str], place: Path, kind: str) -> dict[str, str]:
             )
         if own:
             found[split] = own[0]
-    odd = [name for name in names if split_of(name) is None and LIKE_A_SPLIT.fullmatch(name.lower())]
+    odd = [name for name in names if split_of(name) is None and like_a_split(name)]
     if odd and not (
         found and kind == "list"
     ):  # lists may overlap, as trainval.txt does; a folder's images would be lost

@@ -88,7 +88,7 @@ class Folder(FileDataset):
         folder = Path(root).expanduser()
         check_folder(folder, "set data.root")
         endings = None if image_suffix is None and mask_suffix is None else (image_suffix or "", mask_suffix or "")
-        layout = detect_layout(folder, Layout(images, masks, endings))
+        layout = detect_layout(folder, Layout(images, masks, endings), (splits or {}).values())
         if classes is None and masks is not None:
             raise ValueError("folder: no classes; set data.classes to their names, or to a file that lists them")
         names, colours = ([], []) if classes is None else read_classes(classes, folder)

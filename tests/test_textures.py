@@ -124,7 +124,7 @@ def test_mistakes_are_one_line(folder, tmp_path, segdistill, monkeypatch):
     for arguments, message in (
         ((tmp_path / "missing.png", "--model", model), "no image at"),
         ((tmp_path, "--model", model), "give one image file"),
-        ((tmp_path / "text.png", "--model", model), "cannot be read as an image"),
+        ((tmp_path / "text.png", "--model", model), "not a readable image"),
         ((tmp_path / "flat.png", "--model", model), "40×200 is too small"),
         ((street, "--model", model, "--size", 32, 32), "64×64 is the least"),
         ((street, "--model", tmp_path / "nothing"), "no student at"),

@@ -279,3 +279,21 @@ def test_a_split_that_is_none(tmp_path):
         build_dataset("folder", "train", root=str(tmp_path), classes=CLASSES, splits={"training": "a"})
     with pytest.raises(ValueError, match=r"images/a: no such folder"):
         load(tmp_path, splits={"train": "a"})
+
+
+def test_unlabelled_images_are_all_taken_and_read_like_the_others(tmp_path):
+    from segdistill.engine.build import build_unlabelled
+    from segdistill.engine.config import load_config
+
+    write(tmp_path, "images/x.jpg", "masks/x.png")
+    for folder in ("train", "train_extra", "2017"):
+        path = tmp_path / "more" / folder / "x.tif"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(path)
+    data = {"name": "folder", "root": str(tmp_path), "classes": CLASSES, "image_range": [0, 1]}
+    data["unlabelled"] = {"root": str(tmp_path / "more"), "batch_size": 1}
+    dataset = build_unlabelled(load_config({"data": data, "student": {"name": "pspnet_resnet18"}}).data)
+    assert dataset.names == ["2017/x", "train/x", "train_extra/x"]
+    image, mask = dataset[0]
+    assert image.unique().tolist() == [128]
+    assert mask.unique().tolist() == [255]

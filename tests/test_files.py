@@ -1,6 +1,7 @@
 """The one reader of images and masks: what kinds of files mean, and what is refused with which line."""
 
 import os
+import signal
 import struct
 import threading
 import zlib
@@ -252,6 +253,29 @@ def test_threads_see_the_limit_of_the_process(tmp_path):
     for thread in threads:
         thread.join()
     assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_process_that_starts_while_a_file_is_opened(tmp_path):
+    # A loader's processes are forked: they must find the limit as it is, and no lock that nobody will open.
+    Image.new("L", (3, 2)).save(tmp_path / "a.png")
+    before, done = Image.MAX_IMAGE_PIXELS, threading.Event()
+
+    def read():
+        while not done.is_set():
+            read_image(tmp_path / "a.png", max_pixels=9)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        for _ in range(20):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(60)  # a child that waits for ever is ended
+                os._exit(int(before != Image.MAX_IMAGE_PIXELS or read_image(tmp_path / "a.png").shape != (2, 3, 3)))
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        done.set()
+        thread.join()
 
 
 # Files that are not what they seem.

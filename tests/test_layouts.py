@@ -149,6 +149,14 @@ def test_an_image_beside_others_without_its_mask(tmp_path):
         load(tmp_path)
 
 
+def test_masks_as_jpeg_are_named(tmp_path):
+    write(tmp_path, "x.jpg", "x_mask.jpg")
+    with pytest.raises(
+        ValueError, match=r"x\.jpg has no mask; expected .*x_mask\.png; x_mask\.jpg does not count, since"
+    ):
+        load(tmp_path)
+
+
 def test_nothing_that_is_known(tmp_path):
     write(tmp_path, "photos/x.jpg", "truth/x.png")
     with pytest.raises(ValueError, match=r"images: no such folder; in .* there is photos, truth; set data.images"):
@@ -243,6 +251,20 @@ def test_other_subfolders_are_no_splits(tmp_path):
         assert split_of(folder) is None
         write(tmp_path, f"images/{folder}/x.jpg", f"masks/{folder}/x.png")
     assert len(load(tmp_path)) == 6
+
+
+def test_folders_and_lists_that_are_said_to_be_no_splits(tmp_path):
+    write(tmp_path, *(f"images/test_{i}/x.jpg" for i in range(5)), *(f"masks/test_{i}/x.png" for i in range(5)))
+    (tmp_path / "train_log.txt").write_text("loss 1\n")
+    with pytest.raises(ValueError, match=r"folder test_0 looks like a split.* or \{\} if nothing there is a split"):
+        load(tmp_path)
+    assert len(load(tmp_path, splits={}, val_fraction=0.2)) == 4
+    assert len(load(tmp_path, "val", splits={}, val_fraction=0.2)) == 1
+    write(tmp_path / "other", "images/x.jpg", "masks/x.png")
+    (tmp_path / "other/train_log.txt").write_text("loss 1\n")
+    with pytest.raises(ValueError, match=r"list train_log\.txt looks like a split"):
+        load(tmp_path / "other")
+    assert load(tmp_path / "other", splits={}).names == ["x"]
 
 
 def test_two_folders_of_one_split(tmp_path):

@@ -84,6 +84,14 @@ def test_other_links_that_lead_nowhere_do_not_matter(tmp_path):
     assert found(tmp_path) == ["a.png"]
 
 
+@pytest.mark.parametrize("name", ["a.png", "folder"])
+def test_a_link_to_itself_is_named(tmp_path, name):
+    (tmp_path / name).symlink_to(name)
+    assert folders_in(tmp_path) == []
+    with pytest.raises(ValueError, match=f"{name}: a link to {name}, which is not there"):
+        found(tmp_path)
+
+
 def test_a_pipe_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     assert found(tmp_path) == []

@@ -110,7 +110,7 @@ def tell_apart(names: Iterable[str], endings: Endings) -> tuple[list[str], list[
         else:
             is_mask = not stem.endswith(endings[0])
         (masks if is_mask else images).append(name)
-    return images, [name for name in masks if name.lower().endswith(MASK_SUFFIXES)]
+    return images, masks
 
 
 def _together(names: Iterable[str], endings: Endings) -> bool:
@@ -155,7 +155,10 @@ def find_pairs(
     labels = pictures if together else names_below(masks, MASK_SUFFIXES, [images])
 
     def sides(pair: Endings) -> tuple[list[str], list[str]]:
-        return tell_apart(pictures, pair) if together else (pictures, labels)
+        if not together:
+            return pictures, labels
+        ours, theirs = tell_apart(pictures, pair)
+        return ours, [name for name in theirs if name.lower().endswith(MASK_SUFFIXES)]
 
     if endings is None:
         fitting = [pair for pair in ENDINGS if _matches(*sides(pair), pair)]

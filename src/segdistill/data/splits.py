@@ -77,7 +77,7 @@ def find_splits(names: Iterable[str], place: Path, kind: str) -> dict[str, str]:
     ):  # lists may overlap, as trainval.txt does; a folder's images would be lost
         raise ValueError(
             f"{place}: {kind} {odd[0]}{end} looks like a split, but known are {', '.join(chain(*NAMES.values()))}; "
-            f"rename it, or say what is what: data.splits: {{train: NAME, val: NAME}} (`train: .` takes all of {place})"
+            "rename it, or say what is what: data.splits: {train: NAME, val: NAME}, or {} if nothing there is a split"
         )
     return found
 

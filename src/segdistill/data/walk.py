@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 FOREIGN = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found")
@@ -79,7 +80,7 @@ def _walk(folder: Path, suffixes: tuple[str, ...], without: Iterable[Path]) -> I
             name = f"{inside}/{entry.name}" if inside else entry.name
             if is_hidden(entry.name):
                 continue
-            if entry.is_dir():
+            if _is_dir(entry):
                 (linked if entry.is_symlink() else real).append(name)
             elif entry.name.lower().endswith(suffixes) and _is_file(entry):
                 yield name
@@ -110,7 +111,7 @@ def folders_in(folder: Path) -> list[str]:
     Args:
         folder: where to look.
     """
-    return sorted(e.name for e in entries(folder) if e.is_dir() and not is_hidden(e.name)) if folder.is_dir() else []
+    return sorted(e.name for e in entries(folder) if _is_dir(e) and not is_hidden(e.name)) if folder.is_dir() else []
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -118,9 +119,17 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where one may not look
+        return False
+
+
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    if entry.is_file():
-        return True
+    with suppress(OSError):
+        if entry.is_file():
+            return True
     if entry.is_symlink() and not os.path.exists(entry.path):
         raise _dangling(entry)
     return False  # a pipe or a device, from which reading would never end

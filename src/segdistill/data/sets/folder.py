@@ -44,7 +44,7 @@ class Folder(FileDataset):
         image_suffix: what an image's name has behind the part that it shares with its mask's, such as "_sat".
         mask_suffix: what a mask's name has there, such as "_mask"; without either, that is seen from the names.
         splits: split → its folder, or its list (a path in `root` that ends in .txt), where they have other names than
-            the known ones; `.` is the whole folder.
+            the known ones; `.` is the whole folder; {}: there are none, whatever folders and lists are called.
         ignore: values of a mask that become 255, beside 255 itself: ids, or colours ([r, g, b] or "#rrggbb").
         values: value in the mask → id, for masks that do not count 0, 1, 2, …, such as {0: 0, 255: 1}; what is not
             listed stays as it is.
@@ -104,7 +104,7 @@ class Folder(FileDataset):
         self.ids |= {read_colour(value, "ignore"): IGNORE for value in ignored if not isinstance(value, int)}
         self.values = {value: IGNORE for value in ignored if isinstance(value, int)} | (values or {})
         fractions = (0.0, 0.0) if masks is None else (val_fraction, test_fraction)
-        files = _choose(folder, split, layout, splits or {}, fractions, split_seed)
+        files = _choose(folder, split, layout, splits, fractions, split_seed)
         super().__init__(files.images, None if masks is None else files.masks, files.expected)
 
     def read_mask(self, path: Path) -> Array:
@@ -171,7 +171,7 @@ def _choose(
     root: Path,
     split: str,
     layout: Layout,
-    splits: Mapping[Split, str],
+    splits: Mapping[Split, str] | None,
     fractions: tuple[float, float],
     seed: int,
 ) -> _Files:
@@ -180,7 +180,9 @@ def _choose(
     place = root if inside else root / layout.images
     if not inside:
         check_folder(place, "set data.images")
-    named: Mapping[Any, str] = splits or find_splits(folders_in(place), place, "folder") or find_lists(root)
+    named: Mapping[Any, str] = (
+        (find_splits(folders_in(place), place, "folder") or find_lists(root)) if splits is None else splits
+    )
     if inside or named:
         listed = any(name.endswith(".txt") for name in named.values())
         make = f"write {root / split}.txt" if listed else f"make {place / split}"

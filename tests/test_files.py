@@ -149,7 +149,7 @@ def test_transparency_is_dropped_without_a_warning(tmp_path, recwarn):
     clear.save(tmp_path / "rgba.png")
     palette = Image.new("P", (2, 1), 1)
     palette.putpalette([1, 2, 3, 10, 20, 30])
-    palette.save(tmp_path / "p.png", transparency=bytes([255, 0]))
+    palette.save(tmp_path / "p.png", transparency=bytes([100, 0]))
     Image.new("RGB", (2, 1), (10, 20, 30)).save(tmp_path / "rgb.png", transparency=(10, 20, 30))
     for name in ("rgba", "p", "rgb"):
         assert read_image(tmp_path / f"{name}.png").tolist() == [[[10, 20, 30]] * 2]

@@ -293,6 +293,15 @@ def test_lists_of_known_names(tmp_path):
         load(tmp_path, splits={"train": "gone.txt"})
 
 
+def test_lists_may_name_what_image_and_mask_share(tmp_path):
+    write(tmp_path, "imgs/0_img.jpg", "imgs/1_img.jpg", "labels/0_gt.png", "labels/1_gt.png")
+    (tmp_path / "train.txt").write_text("0\n")
+    (tmp_path / "val.txt").write_text("1_img.jpg\n")
+    options = {"image_suffix": "_img", "mask_suffix": "_gt"}
+    assert pairs(load(tmp_path, **options)) == {"0_img": ("0_img.jpg", "0_gt.png")}
+    assert load(tmp_path, "val", **options).names == ["1_img"]
+
+
 def test_a_split_that_is_none(tmp_path):
     from segdistill.data import build_dataset
 

@@ -95,12 +95,13 @@ def find_lists(root: Path) -> dict[str, str]:
     return {split: f"{name}.txt" for split, name in find_splits(names, root, "list").items()}
 
 
-def choose_listed(path: Path, found: Mapping[str, Item]) -> dict[str, Item]:
+def choose_listed(path: Path, found: Mapping[str, Item], ending: str = "") -> dict[str, Item]:
     """The entries that a list names, in its order.
 
     Args:
         path: of the list, an image a line, with or without suffix.
         found: what there is, by name.
+        ending: of the names, which a line may leave out, as it is not in the masks' names.
 
     Raises:
         ValueError: if the list cannot be read, or names something twice, or something that is not there.
@@ -114,7 +115,8 @@ def choose_listed(path: Path, found: Mapping[str, Item]) -> dict[str, Item]:
         entry = line.strip()
         if not entry:
             continue
-        name = next((n for n in (entry, Path(entry).with_suffix("").as_posix()) if n in found), None)
+        names = (entry, Path(entry).with_suffix("").as_posix(), entry + ending)
+        name = next((name for name in names if name in found), None)
         if name is None:
             raise ValueError(f"{path}, line {number}: no image {entry!r}; write its path inside the images' folder")
         if name in chosen:

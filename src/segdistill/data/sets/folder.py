@@ -197,7 +197,7 @@ def _choose(
         files = replace(files, images=images)
     elif name.endswith(".txt"):
         files = _read(root, layout, ".")
-        files = replace(files, images=choose_listed(root / name, files.images))
+        files = replace(files, images=choose_listed(root / name, files.images, files.endings[0]))
     else:
         files = _read(root, layout, name)
     if not files.images:

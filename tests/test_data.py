@@ -1,11 +1,16 @@
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from PIL import Image
 
 import segdistill.data.sets
+from conftest import REPOSITORY
 from segdistill.data import SegmentationDataset, build_dataset, dataset_class, dataset_options, list_datasets
 from segdistill.data.dataset import check_classes, check_split, distinct_colours
+from segdistill.engine.config import load_config
 
 FOLDER = Path(segdistill.data.sets.__file__).parent
 
@@ -90,3 +95,38 @@ def test_the_default_check_of_an_item_is_to_read_it():
 
     assert Broken().problems(0) == []
     assert Broken().problems(1) == ["b: torn"]
+
+
+# What docs/data.md shows is read as it says.
+
+PAGE = (REPOSITORY / "docs/data.md").read_text()
+BLOCKS = re.findall(r"(?:```text\n([^`]*)```\n)?```yaml\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize(("files", "text"), BLOCKS)
+def test_configurations_of_the_page_are_valid_and_read_its_layouts(files, text, tmp_path):
+    data = {**yaml.safe_load(text)["data"], "root": str(tmp_path)}
+    load_config({"data": data, "student": {"name": "pspnet_resnet18"}})
+    if not files:
+        return
+    for name in files.split():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".txt":
+            path.write_text("background:0,0,0::\ncar:9,9,9::\n" if path.stem == "labelmap" else "x\n")
+        else:
+            Image.new("RGB" if path.suffix == ".jpg" else "L", (8, 8)).save(path)
+    told = ("images", "masks", "image_suffix", "mask_suffix")
+    seen = [data] + ([] if "photos" in files else [{k: v for k, v in data.items() if k not in told}])
+    for options in seen:
+        kind = options.pop("name")
+        whole = {} if "val/" in files or "valid/" in files or "splits" in options else {"val_fraction": 0.0}
+        dataset = build_dataset(kind, "train", **{**options, **whole})
+        assert [path.stem.removesuffix("_sat") for path in dataset.images] == ["x"]
+        assert dataset[0][1].shape == (8, 8)
+
+
+def test_the_page_shows_layouts_and_options():
+    assert sum(bool(files) for files, _ in BLOCKS) == 8
+    for option in dataset_options("folder").model_fields:
+        assert f"`{option}`" in PAGE or f"{option}:" in PAGE, option

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -198,15 +198,23 @@ def predict(
             help="Height and width of what the network sees (default: as in its training).", show_default=False
         ),
     ] = None,
+    image_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Values that are black and white (default: as in training).", show_default=False),
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Largest image (default: 179 million pixels).", min=1, show_default=False)
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Segment images: class numbers, colours, and colours over the image, as PNG files."""
     from segdistill.deploy.predict import iterate_predictions
     from segdistill.engine.runtime import runtime
 
-    with runtime(device) as run:
-        count = sum(1 for _ in iterate_predictions(model, images, out, run=run, size=size))
-    console.print(f"{count} images → {out}/ids {out}/colour {out}/blend")
+    with runtime(device) as run, show.progress("images") as progress:
+        reading: dict[str, Any] = {"image_range": image_range, "max_pixels": max_pixels, "size": size}
+        count = sum(1 for _ in iterate_predictions(model, images, out, run=run, progress=progress, **reading))
+    console.print(f"{count} images → {out}/ids {out}/colour {out}/blend", markup=False)
 
 
 @app.command(

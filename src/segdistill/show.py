@@ -1,14 +1,17 @@
 """Tables for the terminal."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -28,6 +31,29 @@ EXTRAS = {
 def plain(console: Console) -> Callable[[str], None]:
     """A function that prints a line as it is."""
     return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(what: str, stream: TextIO | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A function that is told (done, in all): a bar on a terminal; elsewhere a line at every tenth, if there are many.
+
+    Args:
+        what: is counted, for instance images.
+        stream: where to; standard error as a default.
+    """
+    stream = stream or sys.stderr
+    if stream.isatty():
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(file=stream), transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+
+    def line(done: int, total: int) -> None:
+        if total >= 20 and done * 10 // total > (done - 1) * 10 // total:
+            print(f"{done}/{total} {what}", file=stream, flush=True)
+
+    yield line
 
 
 def percent(value: float | None) -> str:
@@ -180,7 +206,8 @@ def data_check(console: Console, config: Path, overrides: Sequence[str]) -> bool
     bad = False
     for split in ("train", "val", "test"):
         try:
-            report = check_data(data.name, split, **data.options)
+            with progress(f"items of {split}") as told:
+                report = check_data(data.name, split, progress=told, **data.options)
         except ValueError as error:
             console.print(f"{split}: {error}", style="yellow" if split == "test" else "red", markup=False)
             bad |= split != "test"

@@ -1,9 +1,10 @@
 from .check import DatasetReport as DatasetReport
 from .check import check_data as check_data
 from .check import check_dataset as check_dataset
+from .check import quick_check as quick_check
 from .dataset import SPLITS as SPLITS
 from .dataset import SegmentationDataset as SegmentationDataset
-from .files import FileDataset as FileDataset
+from .pairs import FileDataset as FileDataset
 from .sampler import eval_loader as eval_loader
 from .sampler import train_loader as train_loader
 from .sets import build_dataset as build_dataset

@@ -11,6 +11,9 @@ from segdistill.data.dataset import MissingMasks, SegmentationDataset
 from segdistill.data.sets import build_dataset
 from segdistill.functional import IGNORE
 
+ONE_CLASS = "the only class is {!r}: every pixel is right from the start; add a background class"
+BINARY = "nothing but 0 and 255, which is ignored; if 255 is a class, set values: {0: 0, 255: 1}"
+
 
 @dataclass
 class DatasetReport:
@@ -81,15 +84,54 @@ def _conspicuous(dataset: SegmentationDataset, counts: np.ndarray, empty: list[s
     """What no single item shows."""
     if not dataset.classes or (len(dataset) and len(empty) == len(dataset)):
         return []  # images without labels
-    problems = []
+    problems = [ONE_CLASS.format(dataset.classes[0])] if len(dataset.classes) == 1 else []
     if empty:
         shown = ", ".join(empty[:3]) + (", …" if len(empty) > 3 else "")
         problems.append(
             f"{len(empty)} of {len(dataset)} masks are 255 throughout ({shown}): nothing can be learned from them"
         )
-    if len(dataset.classes) > 1 and counts[0] and counts[IGNORE] and not counts[1:IGNORE].any():
-        problems.append("masks hold nothing but 0 and 255; if 255 is a class, set values: {0: 0, 255: 1}")
+    if _binary(counts):
+        problems.append(f"masks hold {BINARY}")
     return problems
+
+
+def _binary(counts: np.ndarray) -> bool:
+    """Whether there is nothing but class 0 and 255: as a rule a foreground that is drawn in white."""
+    return bool(counts[0] and counts[IGNORE] and not counts[1:IGNORE].any())
+
+
+def quick_check(dataset: SegmentationDataset, sample: int = 8) -> list[str]:
+    """Look at a few items, evenly spaced, before a training: what `check_dataset` would call a problem of all of them.
+
+    Args:
+        dataset: images with labels.
+        sample: how many items are read.
+
+    Returns:
+        What is conspicuous and may be meant so, a line each.
+
+    Raises:
+        ValueError: if an item cannot be read, or if training cannot make sense: there is one class alone, or every
+            mask of the sample is 255 throughout.
+    """
+    if len(dataset.classes) == 1:
+        raise ValueError(ONE_CLASS.format(dataset.classes[0]))
+    count = min(sample, len(dataset))
+    if not count:
+        return []
+    masks = [dataset[index * len(dataset) // count][1].numpy() for index in range(count)]
+    counts = [np.bincount(mask.ravel(), minlength=256) for mask in masks]
+    empty = sum(int(here[IGNORE] == mask.size) for here, mask in zip(counts, masks, strict=True))
+    seen = f"{count} masks that were looked at"
+    if empty == count:
+        raise ValueError(
+            f"all of {seen} are 255 throughout, which is ignored: nothing can be learned; see what values they have "
+            "(data.values, data.ignore), with `segdistill data check`"
+        )
+    lines = [f"{empty} of {seen} are 255 throughout, which is ignored"] if empty else []
+    if _binary(np.sum(counts, axis=0)):
+        lines.append(f"all of {seen} hold {BINARY}")
+    return lines
 
 
 def check_data(

@@ -1,6 +1,9 @@
-"""Data sets made of files: pairs of an image and a mask, read with Pillow."""
+"""The one reader of images and masks: what a file holds, as bytes of colour or as values of classes, through Pillow."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import math
+import os
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -8,87 +11,94 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-
-from segdistill._types import Colour
-from segdistill.data.dataset import MissingMasks, SegmentationDataset
-from segdistill.functional import IGNORE
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm")
 
 Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
+Range = tuple[float, float]
+
+COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+"""Pillow's modes of 8 bits and less that mean what RGB means."""
 
 
-def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """Files below a folder, sorted; hidden ones are left out.
+def check_range(image_range: Range | None, option: str) -> None:
+    """Raise ValueError with one line if a range cannot be mapped to 0…1.
 
     Args:
-        folder: where to look, in subfolders too.
-        suffixes: of the files wanted, in lower case.
+        image_range: [the value that becomes 0, the value that becomes 1], or None.
+        option: its name, for the error line.
     """
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
-    ]
+    if image_range is not None and not (all(map(math.isfinite, image_range)) and image_range[0] < image_range[1]):
+        raise ValueError(f"{option}: expected the darkest and the brightest value, such as 0 1, got {image_range}")
 
 
-def find_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
-    """Files below a folder, by their path in it without suffix, sorted; hidden files are left out.
+def read_image(path: Path, *, image_range: Range | None = None, max_pixels: int | None = None) -> Bytes:
+    """Read the pixels of an image file, (H,W,3) RGB, turned upright as its EXIF data say.
+
+    Transparency is dropped: the colours under it count. Of 16-bit images the high byte counts, unless there is a range.
 
     Args:
-        folder: where to look, in subfolders too.
-        suffixes: of the files wanted, in lower case.
+        path: of any kind that Pillow reads, with one image in it.
+        image_range: the values that become 0 and 255, what lies beyond them is cut off, NaN becomes 0. Floats and whole
+            numbers of 32 bits cannot be read without; 8-bit images are refused if the range is not one of bytes.
+        max_pixels: the largest image that is read; None: Pillow's own limit, beyond which it suspects an attack.
 
     Raises:
-        ValueError: if the folder is missing, or two files differ in nothing but the suffix.
+        ValueError: if the file cannot be read, is too large, or its values cannot be mapped safely.
     """
-    check_folder(folder)
-    files: dict[str, Path] = {}
-    for path in files_below(folder, suffixes):
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in files:
-            raise ValueError(f"{path} and {files[name].name} have one name; keep one of the two")
-        files[name] = path
-    return files
+    with _opened(path, max_pixels) as (image, tiles):
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            return np.repeat(_grey(image, image_range, path)[..., None], 3, axis=2)
+        if image.mode not in COLOURS:
+            raise ValueError(f"{path}: colours of mode {image.mode}, which is not RGB; save it as RGB")
+        image.info.pop("transparency", None)  # Pillow would warn of it at every conversion
+        pixels = np.array(image.convert("RGB"))
+        if image_range is None:
+            return pixels
+        low, high = image_range
+        shown = f"image_range [{low:g}, {high:g}]"
+        if ";16" in str(tiles):
+            what = f"16 bits per colour, of which Pillow reads 8, so that {shown} cannot be applied"
+            raise ValueError(f"{path}: {what}; save it with 8 bits, or one channel with 16")
+        if low < 0 or high > 255 or high - low <= 1:
+            what = f"an image of 8 bits, whose values are 0 to 255, which {shown} does not mean"
+            raise ValueError(f"{path}: {what}; keep such images apart, or give them their own range")
+        mapped: Bytes = _mapped(np.arange(256), image_range)[pixels]
+        return mapped
 
 
-def check_folder(folder: Path, hint: str = "") -> None:
-    """Raise ValueError with one line if a folder is missing; it says which part of the path is there.
+def _grey(image: Image.Image, image_range: Range | None, path: Path) -> Bytes:
+    """One channel of more than 8 bits, as bytes."""
+    values = np.asarray(image)
+    if image.mode == "I" and getattr(image, "tag_v2", {}).get(339, (0,))[0] == 1:
+        values = values.view(np.uint32)  # a TIFF says that its numbers have no sign, and Pillow gives them one
+    if image_range is not None:
+        return _mapped(values, image_range)
+    if image.mode.startswith("I;16") or image.format == "PPM":  # Pillow scales a PGM's values to 16 bits by itself
+        high: Bytes = (values >> 8).astype(np.uint8)
+        return high
+    seen = values[np.isfinite(values)]
+    span = f"{seen.min():g} to {seen.max():g}" if seen.size else "none of them finite"
+    kind = "floats" if image.mode == "F" else "whole numbers of more than 16 bits, or with a sign"
+    raise ValueError(
+        f"{path}: an image of {kind} ({span}); say which value is black and which is white: data.image_range: "
+        "[LOW, HIGH], for predict --image-range LOW HIGH, or save it with 8 bits"
+    )
 
-    Args:
-        folder: that is needed.
-        hint: what to do.
-    """
-    if folder.is_dir():
-        return
-    parent = next((p for p in folder.parents if p.is_dir()), Path())
-    inside = sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
-    shown = ", ".join(inside[:6]) + (", …" if len(inside) > 6 else "") if inside else "no folder"
-    raise ValueError(f"{folder}: no such folder; in {parent} there is {shown}{'; ' + hint if hint else ''}")
 
-
-def read_image(path: Path) -> Bytes:
-    """The pixels of an image file, (H,W,3) RGB, turned upright as its EXIF data say.
-
-    Args:
-        path: of any kind that Pillow reads; of 16-bit images, the high byte.
-
-    Raises:
-        ValueError: if the file cannot be read, or is so large that Pillow suspects an attack.
-    """
-    with _opened(path) as file:
-        image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I;16"):
-            return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-        return np.array(image.convert("RGB"))
+def _mapped(values: Array, image_range: Range) -> Bytes:
+    low, high = image_range
+    share = np.nan_to_num((values.astype(np.float64) - low) / (high - low), nan=0, posinf=1, neginf=0)
+    mapped: Bytes = np.rint(share.clip(0, 1) * 255).astype(np.uint8)
+    return mapped
 
 
 def image_tensor(pixels: Bytes) -> Tensor:
-    """The pixels of an image as what networks take: (H,W,3) of 0…255 → (3,H,W) float32 in 0…1.
+    """Turn the pixels of an image into what networks take: (H,W,3) of 0…255 → (3,H,W) float32 in 0…1.
 
     Args:
         pixels: as `read_image` gives them.
@@ -96,8 +106,8 @@ def image_tensor(pixels: Bytes) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
-def read_mask(path: Path, *, by_colour: bool = False) -> Array:
-    """The values of a mask file: (H,W) ids, or (H,W,3) colours if the file has colours.
+def read_mask(path: Path, *, by_colour: bool = False, max_pixels: int | None = None) -> Array:
+    """Read the values of a mask file: (H,W) ids, or (H,W,3) colours if the file has colours; upright as an image.
 
     A palette PNG (mode P, as VOC's masks are) holds indices *and* colours: the indices are the ids, unless its colours
     are asked for.
@@ -105,12 +115,17 @@ def read_mask(path: Path, *, by_colour: bool = False) -> Array:
     Args:
         path: of the mask.
         by_colour: read a palette image by its colours.
+        max_pixels: as for `read_image`.
 
     Raises:
-        ValueError: if the file cannot be read.
+        ValueError: if the file cannot be read, or does not hold whole numbers as they are.
     """
-    with _opened(path) as mask:
-        if mask.mode in ("RGB", "RGBA") or (mask.mode == "P" and by_colour):
+    with _opened(path, max_pixels) as (mask, tiles):
+        scaled = [args[-1] for _, _, _, args in tiles if mask.format == "PPM" and isinstance(args, tuple)]
+        if scaled and scaled[0] not in (255, 65535):
+            raise ValueError(f"{path}: a PGM with values up to {scaled[0]}, which Pillow scales; save class ids as PNG")
+        if mask.mode in ("RGB", "RGBA", "RGBX") or (mask.mode in ("P", "PA") and by_colour):
+            mask.info.pop("transparency", None)
             return np.array(mask.convert("RGB"))
         if mask.mode in ("LA", "PA"):
             return np.asarray(mask)[..., 0]
@@ -120,145 +135,80 @@ def read_mask(path: Path, *, by_colour: bool = False) -> Array:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open and decode a file with Pillow; say in one line what is wrong with it if that does not work."""
+def _opened(path: Path, max_pixels: int | None) -> Iterator[tuple[Image.Image, list[Any]]]:
+    """Open and decode a file; the image, and how Pillow found its data stored. One line says what is wrong."""
     try:
-        image = Image.open(path)
-        image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        if not reason or path.name in reason:
-            reason = "Pillow does not know what it is"
-        raise ValueError(f"{path}: not a readable image ({reason}); replace or remove it") from error
+        image = _open(path, max_pixels)
+    except Exception as error:  # a damaged file makes Pillow raise anything
+        raise ValueError(_line(path, error)) from error
     with image:
-        yield image
+        try:
+            pages = _pages(image)
+            tiles = list(getattr(image, "tile", []))
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+        except Exception as error:
+            raise ValueError(_line(path, error)) from error
+        if pages > 1:
+            raise ValueError(f"{path}: {pages} images in one file; save each as a file of its own")
+        yield image, tiles
 
 
-def colours_to_ids(colours: Bytes, ids: Mapping[Colour, int], path: Path, hint: str = "") -> Bytes:
-    """The class ids of a colour mask.
+_PILLOW = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a process that loads images must not inherit the lock while it is held
+    os.register_at_fork(before=_PILLOW.acquire, after_in_parent=_PILLOW.release, after_in_child=_PILLOW.release)
 
-    Args:
-        colours: (H,W,3).
-        ids: the id of each colour.
-        path: of the mask, for the error line.
-        hint: what to do about colours without a class.
 
-    Raises:
-        ValueError: naming the file and its colours that have no class.
-    """
-    packed = (colours.astype(np.int32) << np.array([16, 8, 0], np.int32)).sum(2)
-    keys = np.array(sorted((r << 16) + (g << 8) + b for r, g, b in ids), np.int64)
-    values = np.array([ids[(int(k) >> 16, int(k) >> 8 & 255, int(k) & 255)] for k in keys], np.uint8)
-    position = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
-    unknown = keys[position] != packed
-    if unknown.any():
-        found = [f"({v >> 16},{v >> 8 & 255},{v & 255})" for v in np.unique(packed[unknown]).tolist()]
-        raise ValueError(
-            f"{path}: {_some(found)} in {unknown.sum()} pixels, which is no class's colour{'; ' + hint if hint else ''}"
+def _open(path: Path, max_pixels: int | None) -> Image.Image:
+    # Pillow has one limit for the whole process; it is lifted while a header is read, and the size checked here.
+    with _PILLOW:
+        pillows, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = pillows
+    limit = max_pixels if max_pixels is not None else 2 * pillows if pillows is not None else math.inf
+    if image.width * image.height > limit:
+        image.close()
+        count = f"{image.width}×{image.height} = {image.width * image.height} pixels"
+        raise Image.DecompressionBombError(f"{count}, more than {limit}")
+    return image
+
+
+def _pages(image: Image.Image) -> int:
+    """How many images a file holds; previews of smaller size do not count, nor what cameras put behind a photo."""
+    frames = getattr(image, "n_frames", 1) if image.format in ("TIFF", "GIF", "WEBP", "PNG") else 1
+    if frames == 1 or image.format != "TIFF":
+        return int(frames)
+    pages = 0
+    for index in range(frames):
+        image.seek(index)
+        pages += not image.tag_v2.get(254, 0) & 5  # type: ignore[attr-defined]  # NewSubfileType: reduced, or a mask
+    image.seek(0)
+    return pages
+
+
+def _line(path: Path, error: Exception) -> str:
+    """What is wrong with a file that could not be opened or decoded, and what to do."""
+    if path.is_symlink() and not path.exists():
+        return f"{path}: a link to {os.readlink(path)}, which is not there; mend the link or remove it"
+    if isinstance(error, FileNotFoundError):
+        return (
+            f"{path}: no such file any more: it was moved or deleted since the folder was looked through; start again"
         )
-    mapped: Bytes = values[position]
-    return mapped
-
-
-def check_ids(ids: Array, num_classes: int, path: Path, hint: str = "") -> Bytes:
-    """The ids as bytes, if all of them are 0 … C-1 or 255.
-
-    Args:
-        ids: (H,W), whole numbers.
-        num_classes: C.
-        path: of the mask, for the error line.
-        hint: what to do about values that mean something else.
-
-    Raises:
-        ValueError: naming the file and the values.
-    """
-    bad = (ids != IGNORE) & ((ids < 0) | (ids >= num_classes))
-    if bad.any():
-        found = [str(value) for value in np.unique(ids[bad]).tolist()]
-        raise ValueError(
-            f"{path}: label values {_some(found)} in {bad.sum()} pixels; expected 0 to {num_classes - 1}, or {IGNORE} "
-            f"for void{'; ' + hint if hint else ''}"
-        )
-    return ids.astype(np.uint8)
-
-
-def _some(values: Iterable[str]) -> str:
-    values = list(values)
-    return ", ".join(values[:5]) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
-
-
-class FileDataset(SegmentationDataset):
-    """Pairs of an image and a mask; a subclass says which files, and how a mask becomes ids.
-
-    Args:
-        images: name → image.
-        masks: name → mask; None: the images have no labels, every mask is 255 throughout.
-        expected: for an image without a mask, where its mask was looked for.
-
-    Raises:
-        ValueError: if an image has no mask.
-    """
-
-    def __init__(self, images: Mapping[str, Path], masks: Mapping[str, Path] | None, expected: Callable[[str], str]):
-        missing = [name for name in images if masks is not None and name not in masks]
-        self.names = [name for name in images if masks is None or name in masks]
-        self.images = [images[name] for name in self.names]
-        self.masks = None if masks is None else [masks[name] for name in self.names]
-        if missing:
-            lines = [f"{images[name]} has no mask; expected {expected(name)}" for name in missing]
-            raise MissingMasks(lines, self)
-
-    def read_ids(self, path: Path) -> Bytes:
-        """The class ids of a mask file, (H,W).
-
-        Args:
-            path: of the mask.
-
-        Raises:
-            ValueError: if the file cannot be read or holds something else.
-        """
-        raise NotImplementedError
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = read_image(self.images[index])
-        if self.masks is None:
-            mask = np.full(image.shape[:2], IGNORE, np.uint8)
-        else:
-            mask = self.read_ids(self.masks[index])
-            self._check_sizes(index, image, mask)
-        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)
-
-    def problems(self, index: int) -> list[str]:
-        """What is wrong with the image, with its mask, and with the two together."""
-        found: list[str] = []
-
-        def attempt(read: Callable[[Path], Array], path: Path) -> Array | None:
-            try:
-                return read(path)
-            except ValueError as error:
-                found.append(str(error))
-                return None
-
-        image = attempt(read_image, self.images[index])
-        if self.masks is None:
-            return found
-        path = self.masks[index]
-        values = attempt(read_mask, path)
-        if values is not None:
-            attempt(self.read_ids, path)
-        if image is not None and values is not None:
-            try:
-                self._check_sizes(index, image, values)
-            except ValueError as error:
-                found.append(str(error))
-        return found
-
-    def _check_sizes(self, index: int, image: Array, mask: Array) -> None:
-        if self.masks is not None and image.shape[:2] != mask.shape[:2]:
-            (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape[:2]
-            swapped = (height, width) == (mask_width, mask_height)
-            turned = " (turned: does the image have EXIF orientation?)" if swapped else ""
-            raise ValueError(
-                f"{self.images[index]} is {width}×{height} but its mask {self.masks[index]} is "
-                f"{mask_width}×{mask_height}{turned}; they must have one size"
-            )
+    if isinstance(error, IsADirectoryError):
+        return f"{path}: a folder, where an image was expected; rename or remove it"
+    if isinstance(error, PermissionError):
+        return f"{path}: may not be read ({error.strerror}); see that you have the right to"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{path}: {error}; if it is meant to be so large, set data.max_pixels, for predict --max-pixels"
+    if isinstance(error, MemoryError):
+        return f"{path}: too large for the memory that is free; cut it into smaller images"
+    reason = " ".join(str(error).split())
+    if path.is_file() and not path.stat().st_size:
+        reason = "an empty file, of 0 bytes"
+    elif isinstance(error, UnidentifiedImageError) or not reason:
+        reason = "Pillow does not know what it is"
+    elif not isinstance(error, OSError | ValueError | SyntaxError):
+        reason = f"damaged: {type(error).__name__} {reason}"
+    return f"{path}: not a readable image ({reason}); replace or remove it"

@@ -1,48 +1,77 @@
 """Prediction: image files in, files of class numbers and colours out."""
 
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from segdistill.data.files import IMAGE_SUFFIXES, files_below, read_image
+from segdistill._types import Size
+from segdistill.data.files import IMAGE_SUFFIXES, Array, Bytes, Range, check_range, read_image
 from segdistill.data.transforms import EvalTransform
+from segdistill.data.walk import is_foreign, names_below
 from segdistill.engine.distiller import evaluating
+from segdistill.engine.run_folder import write_atomically
 from segdistill.engine.runtime import Runtime
 from segdistill.engine.student import load_student, read_card
 from segdistill.taps import aligned, as_logits, resize
 
+KINDS = ("ids", "colour", "blend")
+"""The folders of the results."""
 
-def find_images(paths: Iterable[str | Path]) -> list[tuple[Path, Path]]:
-    """Image files, each with the relative path that its results are named by.
+
+def find_images(paths: Iterable[str | Path], out: str | Path | None = None) -> list[tuple[Path, Path]]:
+    """Find image files, each with the relative path that its results are named by.
+
+    Hidden files in folders, and what a system leaves there, are passed over.
 
     Args:
         paths: files, or folders that are searched through.
+        out: folder of the results, whose `ids/`, `colour/` and `blend/` are left out of the search.
 
     Raises:
-        ValueError: if a path is missing, is no image, or a folder has none.
+        ValueError: if a path is missing, a folder has no image, an image is a result itself, or the results of two
+            images would have one name.
     """
-    found = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = files_below(path, IMAGE_SUFFIXES)
-            if not inside:
-                raise ValueError(f"no images ({' '.join(IMAGE_SUFFIXES)}) in {path}")
-            found += [(p, p.relative_to(path)) for p in inside]
-        elif path.is_file():
-            found.append((path, Path(path.name)))
-        else:
-            raise ValueError(f"no image or folder at {path}")
+    results = [] if out is None else [Path(out) / kind for kind in KINDS]
     taken: dict[Path, Path] = {}
-    for file, name in found:
+    found = []
+    for file, name in _candidates(paths, results):
         stem = name.with_suffix("")
-        if stem in taken:
-            raise ValueError(f"{taken[stem]} and {file} would both be written to {stem}.png; predict them one by one")
-        taken[stem] = file
+        if stem not in taken:
+            taken[stem] = file
+            found.append((file, name))
+        elif not file.samefile(taken[stem]):
+            raise ValueError(
+                f"{taken[stem]} and {file} would both be written to {stem}.png; rename one, or predict them one by one "
+                "with another --out"
+            )
+    if not found:
+        raise ValueError("no images: give image files, or folders of them")
     return found
+
+
+def _candidates(paths: Iterable[str | Path], results: list[Path]) -> Iterator[tuple[Path, Path]]:
+    for path in map(Path, paths):
+        if path.is_symlink() and not path.exists():
+            raise ValueError(f"{path}: a link to {os.readlink(path)}, which is not there; mend the link or remove it")
+        if not path.exists():
+            raise ValueError(f"no image or folder at {path}")
+        whole = path.resolve()
+        if any(folder.resolve() in (whole, *whole.parents) for folder in results):
+            raise ValueError(f"{path}: this is where results are written to; set another folder with --out")
+        if path.is_dir():
+            names = names_below(path, IMAGE_SUFFIXES, results)
+            if not names:
+                raise ValueError(f"no images ({' '.join(IMAGE_SUFFIXES)}) in {path}")
+            yield from ((path / name, Path(name)) for name in names)
+        elif not is_foreign(path.name):  # a shell's `*` finds those too
+            yield path, Path(path.name)
 
 
 def predict(
@@ -53,7 +82,9 @@ def predict(
     run: Runtime | None = None,
     palette: list[tuple[int, int, int]] | None = None,
     alpha: float = 0.5,
-    size: tuple[int, int] | None = None,
+    size: Size | None = None,
+    image_range: Range | None = None,
+    max_pixels: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[tuple[Path, Tensor]]:
     """Segment image files into `ids/` (class numbers), `colour/` and `blend/` (over the image) PNGs.
@@ -64,27 +95,28 @@ def predict(
     Args:
         model: a network with a `card`, or the path of a run or a student's file.
         images: files or folders.
-        out: folder of the results; made if it is missing.
+        out: folder of the results; made if it is missing. Earlier results in it are no images, and are replaced.
         run: device and precision (default: the model's device, float32).
         palette: a colour per class (default: the card's).
         alpha: share of the colour in the blend.
         size: (H,W) that images are resized to for the network (default: as the card says that they were when it was
             trained and validated, else as they are); results have the images' own.
+        image_range: the values of an image's file that become 0 and 1 (default: the card's, that is those of the data
+            that the model was trained on).
+        max_pixels: the largest image that is read (default: Pillow's limit).
         progress: called with (images done, images in all) after each image.
 
     Returns:
         Each image's path and its class numbers (H,W) uint8.
 
     Raises:
-        ValueError: if there is no such model or image, or the model has no palette and none is given.
+        ValueError: before any work, if there is no such model or image, results cannot be written or would have one
+            name, or there is no palette; later, if an image cannot be read or a result written: what was written until
+            then stays.
     """
-    files = find_images(images)
-    found = []
-    for item in iterate_predictions(model, images, out, run=run, palette=palette, alpha=alpha, size=size):
-        found.append(item)
-        if progress is not None:
-            progress(len(found), len(files))
-    return found
+    how: dict[str, Any] = {"palette": palette, "alpha": alpha, "size": size, "progress": progress}
+    reading: dict[str, Any] = {"image_range": image_range, "max_pixels": max_pixels}
+    return list(iterate_predictions(model, images, out, run=run, **how, **reading))
 
 
 def iterate_predictions(
@@ -95,9 +127,12 @@ def iterate_predictions(
     run: Runtime | None = None,
     palette: list[tuple[int, int, int]] | None = None,
     alpha: float = 0.5,
-    size: tuple[int, int] | None = None,
+    size: Size | None = None,
+    image_range: Range | None = None,
+    max_pixels: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[Path, Tensor]]:
-    """The same as `predict`, image by image: the files of an image are written when it is asked for.
+    """The same as `predict`, image by image: all is checked now, an image's files are written when it is asked for.
 
     Args:
         model: as for `predict`.
@@ -107,9 +142,15 @@ def iterate_predictions(
         palette: likewise.
         alpha: likewise.
         size: likewise.
+        image_range: likewise.
+        max_pixels: likewise.
+        progress: likewise.
 
-    Yields:
-        Each image's path and its class numbers (H,W) uint8, once its files are written.
+    Returns:
+        An iterator over each image's path and its class numbers (H,W) uint8, once its files are written.
+
+    Raises:
+        ValueError: as `predict` does; what concerns a single image, when it is asked for.
     """
     if isinstance(model, nn.Module):
         network, card = model, getattr(model, "card", {})
@@ -118,23 +159,63 @@ def iterate_predictions(
     colours = np.array(palette or card.get("palette") or [], dtype=np.uint8).reshape(-1, 3)
     if not len(colours):
         raise ValueError("predict needs a palette: this model has no card that gives one")
-    files = find_images(images)
+    check_range(image_range, "image_range")
+    files = find_images(images, out)
+    _prepare(Path(out))
+    span: Any = card.get("image_range") if image_range is None else image_range
+
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress(done, len(files))
+
+    pictures = ((path, name, read_image(path, image_range=span, max_pixels=max_pixels)) for path, name in files)
     transform = EvalTransform(size=size or card.get("size"))
+    return _segment(network, transform, pictures, Path(out), run, colours, alpha, tell)
+
+
+def _segment(
+    network: nn.Module,
+    transform: EvalTransform,
+    pictures: Iterable[tuple[Path, Path, Bytes]],
+    out: Path,
+    run: Runtime | None,
+    colours: Bytes,
+    alpha: float,
+    told: Callable[[int], None],
+) -> Iterator[tuple[Path, Tensor]]:
     run = run or Runtime(next((p.device for p in network.parameters()), torch.device("cpu")))
     network.to(run.device)
-    with evaluating(network), torch.no_grad():
-        for path, name in files:
-            picture = read_image(path)
+    for done, (path, name, picture) in enumerate(pictures, 1):
+        with evaluating(network), torch.no_grad(), run.autocast():
             mask = torch.zeros(picture.shape[:2], dtype=torch.uint8)  # there is none
             image, _ = transform(torch.from_numpy(picture).permute(2, 0, 1), mask)
-            with run.autocast():
-                logits = as_logits(network(image[None].to(run.device)))
-            logits = resize(logits.float(), (picture.shape[0], picture.shape[1]), aligned(network))
-            ids = logits.argmax(1)[0].to("cpu", torch.uint8)
-            colour = colours[ids.numpy()]
-            blend = ((1 - alpha) * picture + alpha * colour).round().astype(np.uint8)
-            for kind, pixels in (("ids", ids.numpy()), ("colour", colour), ("blend", blend)):
-                target = (Path(out) / kind / name).with_suffix(".png")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(target)
-            yield path, ids
+            logits = as_logits(network(image[None].to(run.device)))
+            if logits.shape[1] > len(colours):
+                raise ValueError(f"the network has {logits.shape[1]} classes, the palette {len(colours)} colours")
+            ids = resize(logits.float(), picture.shape[:2], aligned(network)).argmax(1)[0].to("cpu", torch.uint8)
+        colour = colours[ids.numpy()]
+        blend = (np.float32(1 - alpha) * picture + np.float32(alpha) * colour).round().astype(np.uint8)
+        for kind, pixels in zip(KINDS, (ids.numpy(), colour, blend), strict=True):
+            _write((out / kind / name).with_suffix(".png"), pixels)
+        told(done)
+        yield path, ids
+
+
+def _prepare(out: Path) -> None:
+    """Make the folders of the results, and see that files can be written there."""
+    try:
+        for kind in KINDS:
+            (out / kind).mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=out / kind).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"cannot write results into {out} ({reason}); set another folder with --out") from error
+
+
+def _write(target: Path, pixels: Array) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, lambda path: Image.fromarray(pixels).save(path, format="PNG"))
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"cannot write {target} ({reason}); make room, or set another folder with --out") from error

@@ -32,7 +32,9 @@ def build_unlabelled(data: DataConfig) -> SegmentationDataset | None:
     """
     if data.unlabelled is None:
         return None
-    return build_dataset("folder", "train", root=data.unlabelled.root, images=".", masks=None, classes=["unlabelled"])
+    reading = {key: data.options[key] for key in ("image_range", "max_pixels") if key in data.options}
+    everything: dict[str, Any] = {"images": ".", "masks": None, "splits": {"train": "."}}
+    return build_dataset("folder", "train", root=data.unlabelled.root, **everything, **reading)
 
 
 def build_network(config: NetworkConfig, num_classes: int, role: str) -> nn.Module:

@@ -18,13 +18,19 @@ STUDENT, CHECKPOINT, CONFIG, SUMMARY, METRICS, ENVIRONMENT = (
 def write_atomically(path: Path, write: Any) -> None:
     """Write a file under another name first, so that a killed process leaves the old one whole.
 
+    If writing fails, as on a full disk, nothing is left of it.
+
     Args:
         path: of the file.
         write: called with the temporary path.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    os.replace(temporary, path)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,6 +1,7 @@
 """What a run holds, and what it does with its folder: networks, optimisers, data, checkpoints, validation."""
 
 import math
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from segdistill.data import SegmentationDataset
+from segdistill.data.check import quick_check
 from segdistill.data.sampler import train_loader
 from segdistill.data.transforms import TrainTransform
 from segdistill.engine import build
@@ -63,6 +65,10 @@ class Training:
         self.config, self.cfg, self.run, self.folder = config, cfg, run, folder
         self.train_set = build.build_split(config.data, "train")
         self.val_set = build.build_split(config.data, "val")
+        for split, dataset in (("train", self.train_set), ("val", self.val_set)):
+            for line in quick_check(dataset):
+                if run.main:
+                    print(f"data, {split}: {line}", file=sys.stderr, flush=True)
         classes = len(self.train_set.classes)
         layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
         self.layout = layout
@@ -251,6 +257,7 @@ class Training:
             step=self.done,
             data=self.config.data.name,
             size=self.config.data.resize,
+            image_range=getattr(self.train_set, "image_range", None),
             method=self.config.method_names,
         )
 

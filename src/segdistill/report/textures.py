@@ -13,7 +13,7 @@ from segdistill.data.files import image_tensor, read_image
 from segdistill.engine.build import tap
 from segdistill.engine.config import load_config
 from segdistill.engine.run_folder import CONFIG
-from segdistill.engine.student import load_student, student_path
+from segdistill.engine.student import load_student, read_card, student_path
 from segdistill.methods._stages import UnitChannels, both_stages
 from segdistill.texture import (
     Contourlet,
@@ -139,7 +139,7 @@ def read_textures(
     Raises:
         ValueError: if a file is missing, the image is too small, or a network has no taps `low1` and `low2`.
     """
-    pixels = _read(Path(image), size)
+    pixels = _read(Path(image), size, model)
     paths = {"baseline": baseline, "model": model, "teacher": teacher}
     networks = {role: low_level(path, pixels) for role, path in paths.items() if path is not None}
     source = networks.get("teacher", networks["model"])
@@ -160,10 +160,10 @@ def read_textures(
     )
 
 
-def _read(path: Path, size: tuple[int, int] | None) -> Tensor:
+def _read(path: Path, size: tuple[int, int] | None, model: str | Path) -> Tensor:
     if not path.is_file():
         raise ValueError(f"no image at {path}; give one image file")
-    image = image_tensor(read_image(path))
+    image = image_tensor(read_image(path, image_range=read_card(model).get("image_range")))
     if size is not None:
         image = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0].clamp(0, 1)
     height, width = image.shape[1:]

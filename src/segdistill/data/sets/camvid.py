@@ -7,16 +7,9 @@ import numpy as np
 
 from segdistill._types import Colour
 from segdistill.data.dataset import SPLITS, check_split
-from segdistill.data.files import (
-    MASK_SUFFIXES,
-    Bytes,
-    FileDataset,
-    check_folder,
-    check_ids,
-    colours_to_ids,
-    find_files,
-    read_mask,
-)
+from segdistill.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, Bytes
+from segdistill.data.pairs import FileDataset, check_ids, colours_to_ids
+from segdistill.data.walk import check_folder, find_files
 from segdistill.functional import IGNORE
 
 PALETTE: dict[str, Colour] = {
@@ -82,6 +75,7 @@ class CamVid(FileDataset):
     Args:
         split: train, val or test.
         root: the folder; default $SEGDISTILL_CAMVID.
+        max_pixels: the largest image that is read, where Pillow's limit of 179 million pixels is too low.
 
     Raises:
         ValueError: if there is no root, no such split, no image in it, or an image without a mask.
@@ -91,8 +85,9 @@ class CamVid(FileDataset):
         publishes it colour by colour; SegNet's own masks come grouped.
     """
 
-    def __init__(self, split: str, *, root: str | None = None):
+    def __init__(self, split: str, *, root: str | None = None, max_pixels: int | None = None):
         check_split(split)
+        self.max_pixels = max_pixels
         self.classes = list(PALETTE)
         self.palette = list(PALETTE.values())
         given = root or os.environ.get("SEGDISTILL_CAMVID")
@@ -106,7 +101,7 @@ class CamVid(FileDataset):
         else:
             check_split(split, [s for s in SPLITS if (folder / s).is_dir()], f"looked for {folder / split}")
             check_folder(folder / f"{split}annot", f"it should hold the masks of {split}/")
-            images = find_files(folder / split)
+            images = find_files(folder / split, IMAGE_SUFFIXES)
             masks = find_files(folder / f"{split}annot", MASK_SUFFIXES)
             annotations = f"{split}annot"
         if not images:
@@ -116,7 +111,7 @@ class CamVid(FileDataset):
 
     def read_ids(self, path: Path) -> Bytes:
         """The class ids of a mask of ids or of colours."""
-        values = read_mask(path)
+        values = self.read_mask(path)
         if values.ndim == 3:
             return colours_to_ids(values.astype(np.uint8), IDS, path, "CamVid has 32 colours")
         values = np.where(values == SEGNET_VOID, IGNORE, values)
@@ -126,7 +121,7 @@ class CamVid(FileDataset):
 def _released(root: Path, split: str) -> tuple[dict[str, Path], dict[str, Path]]:
     lists = [s for s in SPLITS if (root / f"{s}.txt").is_file()]
     check_split(split, lists, f"the original release has no split of its own: write {root / split}.txt, a frame a line")
-    images = find_files(root / "701_StillsRaw_full")
+    images = find_files(root / "701_StillsRaw_full", IMAGE_SUFFIXES)
     masks = find_files(root / "LabeledApproved_full", MASK_SUFFIXES)
     # SegNet's lists name image and mask in a line, with paths of another machine; the frame's name is enough.
     lines = (root / f"{split}.txt").read_text().splitlines()

@@ -1,0 +1,153 @@
+"""Which images belong to which split: by folders, by lists, or by a seeded fraction of their names."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import TypeVar
+
+from segdistill.data.dataset import SPLITS, check_split
+from segdistill.data.walk import entries, is_hidden
+
+Item = TypeVar("Item")
+
+NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
+"""What the folder or the list of a split is called."""
+
+LIKE_A_SPLIT = re.compile(
+    r"(mini)?(train(ing)?|val(id(ation)?)?|dev|test(ing)?|eval(uation)?|h[eo]ld[-_ ]?out)+([^a-z].*)?"
+    r"|(fold|split)[-_ ]?\d+"
+)
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder or a list of this name holds; None where it is none's.
+
+    Args:
+        name: without suffix.
+
+    >>> split_of("Validation"), split_of("train2017"), split_of("valley")
+    ('val', None, None)
+    """
+    return next((split for split, names in NAMES.items() if name.lower() in names), None)
+
+
+def like_a_split(name: str) -> bool:
+    """Whether a folder or a list has the name of a split, or one that looks like that of a split.
+
+    Args:
+        name: without suffix.
+
+    >>> like_a_split("val"), like_a_split("train2017"), like_a_split("valley")
+    (True, True, False)
+    """
+    return split_of(name) is not None or bool(LIKE_A_SPLIT.fullmatch(name.lower()))
+
+
+def find_splits(names: Iterable[str], place: Path, kind: str) -> dict[str, str]:
+    """Which of some folders or lists are those of splits.
+
+    Args:
+        names: of the folders or lists in a place.
+        place: where they are, for the error line.
+        kind: `folder` or `list`.
+
+    Returns:
+        Split → name.
+
+    Raises:
+        ValueError: if two are of one split, or if one looks like a split but is not known.
+    """
+    names = list(names)
+    end = ".txt" if kind == "list" else ""
+    found: dict[str, str] = {}
+    for split in SPLITS:
+        own = [name for name in names if split_of(name) == split]
+        if len(own) > 1:
+            raise ValueError(
+                f"{place}: {own[0]}{end} and {own[1]}{end} are both {split}; say which one is meant: "
+                f"data.splits: {{{split}: {own[0]}{end}, …}}"
+            )
+        if own:
+            found[split] = own[0]
+    odd = [name for name in names if split_of(name) is None and like_a_split(name)]
+    if odd and not (
+        found and kind == "list"
+    ):  # lists may overlap, as trainval.txt does; a folder's images would be lost
+        raise ValueError(
+            f"{place}: {kind} {odd[0]}{end} looks like a split, but known are {', '.join(chain(*NAMES.values()))}; "
+            "rename it, or say what is what: data.splits: {train: NAME, val: NAME}, or {} if nothing there is a split"
+        )
+    return found
+
+
+def find_lists(root: Path) -> dict[str, str]:
+    """The lists in a data set's root, such as `train.txt`: split → name.
+
+    Args:
+        root: of the data set.
+
+    Raises:
+        ValueError: as `find_splits`.
+    """
+    names = sorted(e.name[:-4] for e in entries(root) if e.name.endswith(".txt") and not is_hidden(e.name))
+    return {split: f"{name}.txt" for split, name in find_splits(names, root, "list").items()}
+
+
+def choose_listed(path: Path, found: Mapping[str, Item], ending: str = "") -> dict[str, Item]:
+    """The entries that a list names, in its order.
+
+    Args:
+        path: of the list, an image a line, with or without suffix.
+        found: what there is, by name.
+        ending: of the names, which a line may leave out, as it is not in the masks' names.
+
+    Raises:
+        ValueError: if the list cannot be read, or names something twice, or something that is not there.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable list ({error}); write a text file with an image a line") from None
+    chosen = {}
+    for number, line in enumerate(lines, 1):
+        entry = line.strip()
+        if not entry:
+            continue
+        names = (entry, Path(entry).with_suffix("").as_posix(), entry + ending)
+        name = next((name for name in names if name in found), None)
+        if name is None:
+            raise ValueError(f"{path}, line {number}: no image {entry!r}; write its path inside the images' folder")
+        if name in chosen:
+            raise ValueError(f"{path}, line {number}: {entry!r} is listed twice")
+        chosen[name] = found[name]
+    return chosen
+
+
+def choose_fraction(
+    found: Mapping[str, Item], split: str, val_fraction: float, test_fraction: float, seed: int, hint: str
+) -> dict[str, Item]:
+    """The entries of a split where nothing says which is which: ranked by a hash of their names.
+
+    It is the same on every machine, and a new image hardly moves the others.
+
+    Args:
+        found: what there is, by name.
+        split: train, val or test.
+        val_fraction: share of `val`.
+        test_fraction: share of `test`.
+        seed: of the ranks.
+        hint: what to do for a split without a fraction.
+
+    Raises:
+        ValueError: if the fractions leave nothing for `train`, or the split has none.
+    """
+    if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+        raise ValueError(f"val_fraction {val_fraction} and test_fraction {test_fraction} must leave some for train")
+    fractions = {"val": val_fraction, "test": test_fraction}
+    check_split(split, ["train", *(name for name, part in fractions.items() if part)], hint)
+    ranked = sorted(found, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
+    val, test = (max(1, round(part * len(ranked))) if part else 0 for part in fractions.values())
+    parts = {"val": ranked[:val], "test": ranked[val : val + test], "train": ranked[val + test :]}
+    return {name: found[name] for name in sorted(parts[split])}

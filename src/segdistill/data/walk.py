@@ -1,0 +1,180 @@
+"""What lies in a folder: files by their names, through links, without what the system has left there."""
+
+import os
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+FOREIGN = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found")
+"""What systems leave in folders of images, in lower case."""
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a file or folder is something that a system has left there, and never an image.
+
+    Args:
+        name: without its folder.
+    """
+    return name.lower() in FOREIGN or name.startswith("._") or name == ".DS_Store"
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is passed over: its name starts with a dot, or a system has left it there.
+
+    Args:
+        name: without its folder.
+    """
+    return name.startswith(".") or is_foreign(name)
+
+
+def files_below(folder: Path, suffixes: Collection[str], without: Iterable[Path] = ()) -> list[Path]:
+    """Files below a folder, sorted by the parts of their paths; hidden ones, and those in hidden folders, are left out.
+
+    Links are followed, each folder is searched once: links that lead in a circle end.
+
+    Args:
+        folder: where to look, in subfolders too.
+        suffixes: of the files wanted, in lower case.
+        without: folders below it that are left out.
+
+    Raises:
+        ValueError: if a folder cannot be read, or a link leads nowhere.
+    """
+    return [folder / name for name in names_below(folder, suffixes, without)]
+
+
+def names_below(folder: Path, suffixes: Collection[str], without: Iterable[Path] = ()) -> list[str]:
+    """The same as `files_below`, as paths inside the folder, with `/`: texts are cheap where there are many files.
+
+    Args:
+        folder: where to look, in subfolders too.
+        suffixes: of the files wanted, in lower case.
+        without: folders below it that are left out.
+    """
+    # Folder by folder, as paths are sorted: nothing sorts before NUL. Lists of parts would take three times as long.
+    return sorted(_walk(folder, tuple(suffixes), without), key=lambda name: name.replace("/", "\0"))
+
+
+def holds_files(folder: Path, suffixes: Collection[str]) -> bool:
+    """Whether there is a file of a kind below a folder; it stops at the first, and False if there is no folder.
+
+    Args:
+        folder: where to look, in subfolders too.
+        suffixes: of the files wanted, in lower case.
+    """
+    return folder.is_dir() and any(True for _ in _walk(folder, tuple(suffixes), ()))
+
+
+def _walk(folder: Path, suffixes: tuple[str, ...], without: Iterable[Path]) -> Iterator[str]:
+    """Paths of files inside a folder, in no order."""
+    seen = {_identity(path) for path in without if path.is_dir()}
+    real, linked = [""], list[str]()
+    while real or linked:
+        # Real folders come first, so that a folder with a link to it beside it is known by its own name.
+        inside = real.pop() if real else linked.pop(0)
+        here = _identity(folder / inside)
+        if here in seen:
+            continue
+        seen.add(here)
+        for entry in entries(folder / inside):
+            name = f"{inside}/{entry.name}" if inside else entry.name
+            if is_hidden(entry.name):
+                continue
+            if _is_dir(entry):
+                (linked if entry.is_symlink() else real).append(name)
+            elif entry.name.lower().endswith(suffixes) and _is_file(entry):
+                yield name
+            elif entry.is_symlink() and "." not in entry.name and not os.path.exists(entry.path):
+                raise _dangling(entry)  # it may have been a folder of images
+        linked.sort()
+
+
+def entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """What lies directly in a folder.
+
+    Args:
+        folder: that is there.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as listing:
+            yield from listing
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be searched ({error.strerror}); see that you may read it") from None
+
+
+def folders_in(folder: Path) -> list[str]:
+    """Names of the folders directly in a folder, sorted, without hidden ones; none if it is not there.
+
+    Args:
+        folder: where to look.
+    """
+    return sorted(e.name for e in entries(folder) if _is_dir(e) and not is_hidden(e.name)) if folder.is_dir() else []
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where one may not look
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    with suppress(OSError):
+        if entry.is_file():
+            return True
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        raise _dangling(entry)
+    return False  # a pipe or a device, from which reading would never end
+
+
+def _dangling(entry: os.DirEntry[str]) -> ValueError:
+    target = os.readlink(entry.path)
+    return ValueError(f"{entry.path}: a link to {target}, which is not there; mend the link or remove it")
+
+
+def find_files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+    """Files below a folder, by their path in it without suffix, sorted; hidden files are left out.
+
+    Args:
+        folder: where to look, in subfolders too.
+        suffixes: of the files wanted, in lower case.
+
+    Raises:
+        ValueError: if the folder is missing, or two files differ in nothing but the suffix.
+    """
+    check_folder(folder)
+    files: dict[str, Path] = {}
+    for name in names_below(folder, suffixes):
+        stem = name.rpartition(".")[0]
+        if stem in files:
+            raise ValueError(f"{folder / name} and {files[stem].name} have one name; keep one of the two")
+        files[stem] = folder / name
+    return files
+
+
+def check_folder(folder: Path, hint: str = "") -> None:
+    """Raise ValueError with one line if a folder is missing; it says which part of the path is there.
+
+    Args:
+        folder: that is needed.
+        hint: what to do.
+    """
+    if folder.is_dir():
+        return
+    end = f"; {hint}" if hint else ""
+    if folder.is_symlink():
+        raise ValueError(f"{folder}: a link to {os.readlink(folder)}, which is not there{end}")
+    if folder.is_file():
+        raise ValueError(f"{folder}: a file, not a folder{end}")
+    parent = next((p for p in folder.parents if p.is_dir()), Path())
+    inside = folders_in(parent)
+    shown = ", ".join(inside[:6]) + (", …" if len(inside) > 6 else "") if inside else "no folder"
+    raise ValueError(f"{folder}: no such folder; in {parent} there is {shown}{end}")

@@ -53,6 +53,7 @@ class Distiller(nn.Module):
         teacher: Taps,
         progress: float = 0.0,
         critic: nn.Module | None = None,
+        labelled: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], Taps, Taps]:
         """Images → taps → named, weighted terms; the networks in the surrounding precision, the losses in float32.
 
@@ -62,6 +63,8 @@ class Distiller(nn.Module):
             teacher: the teacher's taps of the same images.
             progress: share of the training that is done.
             critic: of an adversarial method, frozen.
+            labelled: where these images are a part of the step's batch, the mean number of labelled pixels over all
+                parts, as for `cross_entropy`.
 
         Returns:
             The terms, whose sum is the loss, and the taps of student and teacher that the terms were computed from.
@@ -70,9 +73,9 @@ class Distiller(nn.Module):
         names = self.method.student_taps() | ({"aux"} if with_aux else set())
         taps = self.student(images, names)
         with torch.autocast(images.device.type, enabled=False):
-            terms = {"ce": cross_entropy(taps["output"], target)}
+            terms = {"ce": cross_entropy(taps["output"], target, labelled)}
             if with_aux:
-                terms["aux"] = self.aux_weight * cross_entropy(taps.pop("aux"), target)
+                terms["aux"] = self.aux_weight * cross_entropy(taps.pop("aux"), target, labelled)
             if self.class_map is not None:  # only the classes that the teacher knows are compared
                 taps, target = self.class_map.select(taps), self.class_map.relabel(target)
             student, teacher = match_maps(taps, teacher)

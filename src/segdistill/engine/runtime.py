@@ -4,7 +4,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -77,6 +77,22 @@ class Runtime:
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def mean(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Numbers averaged over processes, which all have the same names for them."""
+        if self.world == 1:
+            return dict(numbers)
+        # Not every accelerator has float64; the names' order is made the same, whatever order they came in.
+        names = sorted(numbers)
+        total = self.sum(torch.tensor([numbers[name] for name in names], device=self.device))
+        means = dict(zip(names, (total / self.world).tolist(), strict=True))
+        return {name: means[name] for name in numbers}
+
+    def share(self, module: nn.Module) -> None:
+        """Give every process the first one's parameters and buffers, such as statistics of batch norm."""
+        if self.world > 1:
+            for tensor in (*module.parameters(), *module.buffers()):
+                dist.broadcast(tensor.detach(), src=0)
 
 
 def pick_device(name: str) -> torch.device:

@@ -229,6 +229,7 @@ class Training:
     def validate(self) -> None:
         """Evaluate on the validation split; the best student so far becomes `student.safetensors`."""
         began = time.monotonic()
+        self.run.share(self.deliverable)  # each process has its own statistics of batch norm; the first one's are saved
         result = self._evaluate(self.deliverable, self.val_set, self.run)
         score = -1.0 if result["miou"] is None else result["miou"]
         better = score > self.best or not self.best_step

@@ -1,0 +1,100 @@
+"""What tests of several processes share: two processes, and a step that shows whether they are one."""
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+CLASSES = ["sky", "road", "tree", "car", "sign"]
+
+
+def in_processes(function: Callable[..., None], *arguments: Any, world: int = 2) -> list[int | None]:
+    """Run a function in several processes, as under torchrun; their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    context = multiprocessing.get_context("fork")  # a fresh interpreter would spend seconds on imports
+    workers = [context.Process(target=_join, args=(rank, world, port, function, *arguments)) for rank in range(world)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(300)
+    return [worker.exitcode for worker in workers]
+
+
+def _join(rank: int, world: int, port: str, function: Callable[..., None], *arguments: Any) -> None:
+    os.environ |= {"WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    torch.set_num_threads(1)  # a forked process has no thread pool
+    # Once for all that the function does: a store that is opened anew at the same port may meet the one before.
+    torch.distributed.init_process_group("gloo")
+    try:
+        function(*arguments)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+class Plain(nn.Module):
+    """A network without batch norm, so that a batch can be cut up: taps at strides 2, 4 and 4, and a 1×1 classifier."""
+
+    def __init__(self, width: int = 8, classes: int = len(CLASSES), seed: int = 3):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.low1 = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.ReLU())
+        self.low2 = nn.Sequential(nn.Conv2d(width, width, 3, 2, 1), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1), nn.Tanh())
+        self.head = nn.Conv2d(width, classes, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        logits = self.head(self.body(self.low2(self.low1(x))))
+        return {"out": nn.functional.interpolate(logits, x.shape[-2:], mode="bilinear")}
+
+
+TAPS = {"low1": "low1", "low2": "low2", "features": "head:input", "logits": "head"}
+
+
+def uneven_folder(root: Path, images: int = 8, size: int = 64) -> str:
+    """A data set whose images have very different shares of ignored pixels, the first one nothing else."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", images), ("val", 3)):
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir(parents=True)
+        for i in range(count):
+            mask = random.integers(0, len(CLASSES), (size // 8, size // 8)).repeat(8, 0).repeat(8, 1)
+            image = 40 * mask[..., None] + random.integers(0, 60, (size, size, 3))
+            mask[: size - i * size // images] = 255
+            Image.fromarray(image.astype(np.uint8)).save(root / f"images/{split}/{i}.png")
+            Image.fromarray(mask.astype(np.uint8)).save(root / f"masks/{split}/{i}.png")
+    return str(root)
+
+
+def plain_config(root: str, method: Any, **train: Any) -> dict[str, Any]:
+    """A run of `Plain` networks whose weights stay as they are, so that each step's gradient can be compared."""
+    data = {"name": "folder", "root": root, "classes": CLASSES, "batch_size": 8, "workers": 0, "scale": [1, 1]}
+    steps = {"steps": 3, "lr": 1e-12, "precision": "fp32", "log_every": 1, "save_every": 0, "threads": 1}
+    network = {"taps": TAPS, "classifier": "head"}
+    return {"data": data, "student": network, "teacher": network, "method": method, "train": {**steps, **train}}
+
+
+class Gradients:
+    """The gradient of each step of each optimiser, as one vector, while it is open."""
+
+    def __enter__(self) -> list[Tensor]:
+        self.seen: list[Tensor] = []
+        self.handle = register_optimizer_step_pre_hook(self._keep)
+        return self.seen
+
+    def _keep(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.seen.append(torch.cat([p.grad.detach().flatten().double() for p in parameters]))
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.remove()

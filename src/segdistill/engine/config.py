@@ -187,6 +187,10 @@ class TrainConfig(Section):
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of a running average of the student's weights, such as 0.999; the average is then what is validated and
     saved."""
+    sync_batchnorm: bool = False
+    """Whether batch norm of the student and of the method's layers takes its statistics over the images of all
+    processes, as one process with the whole batch would; otherwise each process takes those of its own share, and the
+    first one's running statistics are kept. Without effect in a single process."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the networks; losses are computed in float32 at least. `auto` is bf16 where the device has it, else fp32."""
     channels_last: bool = True

@@ -28,6 +28,7 @@ from segdistill.engine.run_folder import CHECKPOINT, CONFIG, ENVIRONMENT, STUDEN
 from segdistill.engine.runtime import Runtime, environment, peak_memory, synchronize
 from segdistill.engine.settings import check_same
 from segdistill.engine.student import load_student, make_card, save_student
+from segdistill.engine.sync_batchnorm import synchronise
 from segdistill.engine.teacher import build_teacher, teacher_digest
 from segdistill.methods import build_method
 from segdistill.models.stats import model_stats
@@ -77,6 +78,8 @@ class Training:
         torch.manual_seed(cfg.seed + 1)
         self.distiller.adapt(self.teacher, torch.rand(1, 3, *self._dry_size(), device=run.device))
         self.distiller.to(memory_format=layout)
+        if cfg.sync_batchnorm and run.world > 1:
+            synchronise(self.distiller, run.device)
         self.method = self.distiller.method
         self.network = tapped.network
         self.critic = self.method.make_critic()

@@ -141,6 +141,9 @@ def runtime(device: str = "auto", precision: str = "fp32", threads: int | None =
         device: as for `pick_device`.
         precision: of the networks; as for `pick_precision`.
         threads: of the CPU; torch's own choice if None.
+
+    Raises:
+        ConnectionError: if another process of the run ends before this one, or cannot be reached.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     before = torch.get_num_threads()
@@ -157,6 +160,13 @@ def runtime(device: str = "auto", precision: str = "fp32", threads: int | None =
     handlers = _stop_politely(run)
     try:
         yield run
+    except RuntimeError as error:
+        if world > 1 and (isinstance(error, dist.DistError) or "/gloo/" in str(error)):
+            raise ConnectionError(
+                f"process {rank} of {world} has lost another one, which ended or cannot be reached; what that one says "
+                "is why; --resume goes on from the last checkpoint"
+            ) from error
+        raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -16,13 +16,19 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 CLASSES = ["sky", "road", "tree", "car", "sign"]
 
 
-def in_processes(function: Callable[..., None], *arguments: Any, world: int = 2) -> list[int | None]:
-    """Run a function in several processes, as under torchrun; their exit codes."""
+def in_processes(function: Callable[..., None], *arguments: Any, joined: bool = True) -> list[int | None]:
+    """Run a function in two processes, as under torchrun; their exit codes.
+
+    Args:
+        function: what each of them runs.
+        *arguments: of the function.
+        joined: whether they are joined already; else the function may join them once.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     context = multiprocessing.get_context("fork")  # a fresh interpreter would spend seconds on imports
-    workers = [context.Process(target=_join, args=(rank, world, port, function, *arguments)) for rank in range(world)]
+    workers = [context.Process(target=_join, args=(rank, port, joined, function, *arguments)) for rank in (0, 1)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -30,27 +36,33 @@ def in_processes(function: Callable[..., None], *arguments: Any, world: int = 2)
     return [worker.exitcode for worker in workers]
 
 
-def _join(rank: int, world: int, port: str, function: Callable[..., None], *arguments: Any) -> None:
-    os.environ |= {"WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+def _join(rank: int, port: str, joined: bool, function: Callable[..., None], *arguments: Any) -> None:
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     torch.set_num_threads(1)  # a forked process has no thread pool
-    # Once for all that the function does: a store that is opened anew at the same port may meet the one before.
-    torch.distributed.init_process_group("gloo")
-    try:
-        function(*arguments)
-    finally:
+    if joined:  # once for all runs: a store that is opened anew at the same port may meet the one before
+        torch.distributed.init_process_group("gloo")
+    function(*arguments)
+    if joined:
         torch.distributed.destroy_process_group()
 
 
 class Plain(nn.Module):
-    """A network without batch norm, so that a batch can be cut up: taps at strides 2, 4 and 4, and a 1×1 classifier."""
+    """A small network with all taps, at strides of 2 and 4; without batch norm, so that a batch can be cut up.
 
-    def __init__(self, width: int = 8, classes: int = len(CLASSES), seed: int = 3):
+    Args:
+        width: channels.
+        classes: C.
+        seed: of its weights.
+        norm: whether it has batch norm nevertheless.
+    """
+
+    def __init__(self, width: int = 8, classes: int = len(CLASSES), seed: int = 3, norm: bool = False):
         super().__init__()
         torch.manual_seed(seed)
         self.low1 = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.ReLU())
         self.low2 = nn.Sequential(nn.Conv2d(width, width, 3, 2, 1), nn.ReLU())
-        self.body = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1), nn.Tanh())
+        self.body = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1), nn.BatchNorm2d(width) if norm else nn.Tanh())
         self.head = nn.Conv2d(width, classes, 1)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

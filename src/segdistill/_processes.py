@@ -25,6 +25,19 @@ def sum_over_processes(x: Tensor) -> Tensor:
     return total
 
 
+def gather_over_processes(x: Tensor) -> Tensor:
+    """The tensors of all processes along dimension 0, in the order of their ranks; gradients as in the sum.
+
+    Args:
+        x: (N,...) of one shape in all processes.
+    """
+    if not several():
+        return x
+    places = x.new_zeros(dist.get_world_size(), *x.shape)
+    places[dist.get_rank()] = x
+    return sum_over_processes(places).flatten(0, 1)
+
+
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

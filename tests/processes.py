@@ -27,7 +27,9 @@ def in_processes(function: Callable[..., None], *arguments: Any, joined: bool = 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    context = multiprocessing.get_context("fork")  # a fresh interpreter would spend seconds on imports
+    # Fresh interpreters would spend seconds on imports; copies of this one cannot train once it has compiled a network.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["segdistill.engine.loop", "segdistill.texture", "pytest"])
     workers = [context.Process(target=_join, args=(rank, port, joined, function, *arguments)) for rank in (0, 1)]
     for worker in workers:
         worker.start()

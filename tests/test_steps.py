@@ -20,6 +20,8 @@ STEPS = 4
 MORE = ["road", "roof", "sky", "tree", "car", "lamp"]
 """What the teacher knows in some runs: some of the data's classes, and others."""
 HOW = {
+    "compiled": {"train": {"compile": True}},
+    "synchronised": {"train": {"sync_batchnorm": True}},
     "plain": {},
     "accumulate": {"train": {"accumulate": 2, "clip": 5.0, "warmup": 2}},
     "unlabelled": {"data": {"unlabelled": {"batch_size": 2}}},
@@ -179,7 +181,7 @@ def check_weights(record):
         assert all(torch.equal(saved[name], value) for name, value in run.deliverable.state_dict().items())
 
 
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("how", list(HOW)[2:])
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_steps(monkeypatch, root, tmp_path, method, how):
     record = Record(monkeypatch, settings(root, method, how), tmp_path / "run")
@@ -202,16 +204,15 @@ def test_steps(monkeypatch, root, tmp_path, method, how):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_steps_of_compiled_networks(monkeypatch, root, tmp_path, method):
-    HOW["compiled"] = {"train": {"compile": True}}
     record = Record(monkeypatch, settings(root, method, "compiled"), tmp_path / "run")
     for check in (check_order, check_schedule, check_memory, check_weights):
         check(record)
 
 
-def train_in_two(root, folder):
+def train_in_two(root, folder, kinds):
     rank = os.environ["RANK"]
     for method in METHODS:
-        for how in ("plain", "accumulate"):
+        for how in kinds:
             with pytest.MonkeyPatch.context() as patch:
                 record = Record(patch, settings(root, method, how), folder / f"{method} {how}")
                 for check in (check_order, check_schedule, check_weights):
@@ -221,11 +222,15 @@ def train_in_two(root, folder):
             torch.save(state, folder / f"{method} {how} {rank}.pt")
 
 
-def test_steps_of_two_processes(root, tmp_path):
+OTHERS = ("plain", "unlabelled", "class_map", "ema", "synchronised")
+
+
+@pytest.mark.parametrize("kinds", [("accumulate",), pytest.param(OTHERS, marks=pytest.mark.slow)], ids="+".join)
+def test_steps_of_two_processes(root, tmp_path, kinds):
     """Both have the same student, layers, memory and critic; statistics of batch norm are of each one's own share."""
-    assert in_processes(train_in_two, root, tmp_path) == [0, 0]
+    assert in_processes(train_in_two, root, tmp_path, kinds) == [0, 0]
     files = sorted(tmp_path.glob("* 0.pt"))
-    assert len(files) == 2 * len(METHODS)
+    assert len(files) == len(kinds) * len(METHODS)
     for file in files:
         first, second = (torch.load(file.with_name(f"{file.stem[:-1]}{rank}.pt")) for rank in (0, 1))
         for part, state in first.items():

@@ -183,7 +183,7 @@ class TrainConfig(Section):
     """Largest Euclidean norm of the gradient; a longer one is scaled down. Left out, none is."""
     accumulate: int = Field(1, gt=0)
     """Parts that a batch is split into, one after the other, for batches that do not fit into memory; their gradients
-    are added up to one step."""
+    are added up to one step. Batch norm, and losses that compare images with one another, see one part at a time."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of a running average of the student's weights, such as 0.999; the average is then what is validated and
     saved."""

@@ -176,6 +176,14 @@ def test_synchronised_batch_norm_is_that_of_the_whole_batch(tmp_path):
         torch.testing.assert_close(output, network.eval()(IMAGES))
 
 
+def test_accelerators_have_torchs_own():
+    network, plain = Norms(), Norms()
+    synchronise(network, torch.device("cuda"))
+    assert [isinstance(module, nn.SyncBatchNorm) for module in network] == [False, True, False, True, False]
+    assert network.state_dict().keys() == plain.state_dict().keys()
+    assert torch.equal(network.eval()(IMAGES), plain.eval()(IMAGES))  # with the activation behind the second one
+
+
 def test_batch_norm_that_cannot_be_synchronised_is_named():
     class Other(nn.BatchNorm2d):
         pass

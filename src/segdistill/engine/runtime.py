@@ -79,14 +79,11 @@ class Runtime:
         return tensor
 
     def mean(self, numbers: Mapping[str, float]) -> dict[str, float]:
-        """Numbers averaged over processes, which all have the same names for them."""
+        """Numbers averaged over processes, which all have them in one order."""
         if self.world == 1:
             return dict(numbers)
-        # Not every accelerator has float64; the names' order is made the same, whatever order they came in.
-        names = sorted(numbers)
-        total = self.sum(torch.tensor([numbers[name] for name in names], device=self.device))
-        means = dict(zip(names, (total / self.world).tolist(), strict=True))
-        return {name: means[name] for name in numbers}
+        total = self.sum(torch.tensor(list(numbers.values()), device=self.device))
+        return dict(zip(numbers, (total / self.world).tolist(), strict=True))
 
     def share(self, module: nn.Module) -> None:
         """Give every process the first one's parameters and buffers, such as statistics of batch norm."""

@@ -142,7 +142,7 @@ def test_predict_mistakes(tmp_path, student):
     with pytest.raises(ValueError, match="no images"):
         list(predict(student, [tmp_path / "empty"], tmp_path))
     (tmp_path / "bad.png").write_text("no image")
-    with pytest.raises(ValueError, match="cannot be read as an image"):
+    with pytest.raises(ValueError, match="not a readable image"):
         list(predict(student, [tmp_path / "bad.png"], tmp_path))
     for name in ("x.png", "x.jpg"):
         Image.new("RGB", (8, 8)).save(tmp_path / "empty" / name)

@@ -1,7 +1,6 @@
 """Training as a whole: what is written, exact resumption, guards, several processes."""
 
 import json
-import os
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from conftest import needs_package, read_metrics
+from processes import in_processes
 from segdistill import distill, list_methods, load_student
 from segdistill.engine import training
 from segdistill.engine.loop import TrainingStopped
@@ -133,16 +133,13 @@ def test_accumulation_gives_the_same_step(tmp_path):
         torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=1e-6)
 
 
-def _worker(rank, out, port):
-    os.environ.update(WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # as under torchrun: the port is open already
-    distill(config(data={"scale": [1, 1]}, train={"threads": 1}), student=Plain(), out=out)
+def _train(out):
+    distill(config(data={"scale": [1, 1]}), student=Plain(), out=out)
 
 
 def test_two_processes_train_as_one(tmp_path):
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # any free port, kept
-    distill(config(data={"scale": [1, 1]}), student=Plain(), out=tmp_path / "one")
-    torch.multiprocessing.spawn(_worker, (tmp_path / "two", str(store.port)), nprocs=2)
+    _train(tmp_path / "one")
+    assert in_processes(_train, tmp_path / "two", joined=False) == [0, 0]
     a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
     for key in a:
         torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=1e-6)

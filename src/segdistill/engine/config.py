@@ -205,10 +205,14 @@ class TrainConfig(Section):
     """Largest Euclidean norm of the gradient; a longer one is scaled down. Left out, none is."""
     accumulate: int = Field(1, gt=0)
     """Parts that a batch is split into, one after the other, for batches that do not fit into memory; their gradients
-    are added up to one step."""
+    are added up to one step. Batch norm, and losses that compare images with one another, see one part at a time."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of a running average of the student's weights, such as 0.999; the average is then what is validated and
     saved."""
+    sync_batchnorm: bool = False
+    """Whether batch norm of the student and of the method's layers takes its statistics over the images of all
+    processes, as one process with the whole batch would; otherwise each process takes those of its own share, and the
+    first one's running statistics are kept. Without effect in a single process."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the networks; losses are computed in float32 at least. `auto` is bf16 where the device has it, else fp32."""
     channels_last: bool = True

@@ -65,6 +65,7 @@ class Distiller(nn.Module):
         teacher: Taps,
         progress: float = 0.0,
         critic: nn.Module | None = None,
+        labelled: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], Taps, Taps]:
         """Images → taps → named, weighted terms; the networks in the surrounding precision, the losses in float32.
 
@@ -74,6 +75,8 @@ class Distiller(nn.Module):
             teacher: the teacher's taps of the same images.
             progress: share of the training that is done.
             critic: of an adversarial method, frozen.
+            labelled: where these images are a part of the step's batch, the mean number of labelled pixels over all
+                parts, as for `cross_entropy`.
 
         Returns:
             The terms, whose sum is the loss, and the taps of student and teacher that the terms were computed from.
@@ -88,14 +91,15 @@ class Distiller(nn.Module):
             raise ValueError(_one_image(type(self.student.network).__name__)) from error
         with torch.autocast(images.device.type, enabled=False):
             aligned = self.student.align_corners
-            terms = {"ce": cross_entropy(taps["output"], target, aligned)}
+            terms = {"ce": cross_entropy(taps["output"], target, labelled, align_corners=aligned)}
             if with_aux:
                 if taps["aux"].shape[1] != taps["output"].shape[1]:
                     raise ValueError(
                         f"the student's auxiliary head (tap aux) has {taps['aux'].shape[1]} classes, its output "
                         f"{taps['output'].shape[1]}; give it as many, or set train.aux_weight=0"
                     )
-                terms["aux"] = self.aux_weight * cross_entropy(taps.pop("aux"), target, aligned)
+                aux = cross_entropy(taps.pop("aux"), target, labelled, align_corners=aligned)
+                terms["aux"] = self.aux_weight * aux
             if self.class_map is not None:  # only the classes that the teacher knows are compared
                 taps, target = self.class_map.select(taps), self.class_map.relabel(target)
             student, teacher = match_maps(taps, teacher)

@@ -5,12 +5,14 @@ images → teacher taps, student taps → named loss terms → sum → optimiser
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from segdistill.engine.config import Config, load_config
 from segdistill.engine.distiller import frozen
@@ -19,6 +21,7 @@ from segdistill.engine.run_folder import CHECKPOINT, SUMMARY, read_json
 from segdistill.engine.runtime import Runtime, runtime
 from segdistill.engine.teacher import observe
 from segdistill.engine.training import Training
+from segdistill.functional import IGNORE
 from segdistill.methods import Method
 from segdistill.taps import Tapped, Taps
 
@@ -82,18 +85,22 @@ def train(training: Training) -> None:
     for step in range(training.done, cfg.steps):
         run.seed(cfg.seed, step)
         set_rate((training.optimizer, training.critic_optimizer), schedule(step, cfg))
-        totals: dict[str, float] = {}
         shown: dict[str, float] = {}
-        for images, target in islice(batches, cfg.accumulate):
+        history: list[dict[str, Tensor]] = []
+        parts = list(islice(batches, cfg.accumulate))
+        labelled = _labelled([target for _, target in parts], run)
+        for number, (images, target) in enumerate(parts, start=1):
             images = images.to(run.device, memory_format=training.layout, non_blocking=True)
             target = target.to(run.device, non_blocking=True)
 
-            terms, student, seen = forward(training, images, target, step / cfg.steps)  # 1. images → taps → terms
-            if not totals:  # of the first micro-batch, for the record alone
-                shown = training.analyse(terms, student, seen, target)
-            terms |= backward(training, terms, student, seen, share=1 / cfg.accumulate)  # 2. terms → gradients
-            for name, value in _finite(terms, training).items():
-                totals[name] = totals.get(name, 0.0) + value / cfg.accumulate
+            with _averaging(training.model, last=number == cfg.accumulate):
+                # 1. images → taps → terms; 2. terms → gradients
+                terms, student, seen = forward(training, images, target, step / cfg.steps, labelled)
+                if not history:  # of the first micro-batch, for the record alone
+                    shown = training.analyse(terms, student, seen, target)
+                terms |= backward(training, terms, student, seen, share=1 / cfg.accumulate)
+            history.append({name: term.detach().float() for name, term in terms.items()})
+        values = _finite(history, training)
 
         # 3. one step of the student and its adapters, one of the critic
         norm = _step(training.optimizer, training.distiller, training, scaler=training.scaler, clip=cfg.clip)
@@ -106,7 +113,7 @@ def train(training: Training) -> None:
         # 4. numbers → metrics.jsonl, progress, validation, checkpoint
         training.done = step + 1
         if training.due(cfg.log_every):
-            training.record(totals, shown, norm, batches)
+            training.record(run.mean(values), shown, norm, batches)
         if training.due(cfg.eval_every):
             training.validate()
         stop = run.any(bool(run.stopped))
@@ -128,7 +135,9 @@ class Learner(Protocol):
     scaler: torch.amp.GradScaler
 
 
-def forward(learner: Learner, images: Tensor, target: Tensor, progress: float) -> tuple[dict[str, Tensor], Taps, Taps]:
+def forward(
+    learner: Learner, images: Tensor, target: Tensor, progress: float, labelled: Tensor | None = None
+) -> tuple[dict[str, Tensor], Taps, Taps]:
     """Images → teacher taps, student taps → named, weighted terms; networks in the run's precision, losses in float32.
 
     Args:
@@ -136,13 +145,14 @@ def forward(learner: Learner, images: Tensor, target: Tensor, progress: float) -
         images: (N,3,H,W) in 0…1.
         target: (N,H,W) int64 labels, 255 = ignored.
         progress: share of the training that is done.
+        labelled: mean number of labelled pixels in the parts of the step's batch; None: this is the whole batch.
 
     Returns:
         The terms, and the taps of student and teacher that they were computed from.
     """
     with learner.run.autocast(), frozen(learner.critic):
         seen = observe(learner.teacher, images, learner.method.teacher_taps())
-        terms, student, seen = learner.model(images, target, seen, progress, learner.critic)
+        terms, student, seen = learner.model(images, target, seen, progress, learner.critic, labelled)
     return terms, student, seen
 
 
@@ -172,6 +182,17 @@ def backward(
     return {f"critic_{name}": term for name, term in critic_terms.items()}
 
 
+def _labelled(targets: Sequence[Tensor], run: Runtime) -> Tensor:
+    """Mean number of labelled pixels in the micro-batches of a step, those of all processes."""
+    count = sum(int((target != IGNORE).sum()) for target in targets)
+    return run.sum(torch.tensor(count, device=run.device)) / (len(targets) * run.world)
+
+
+def _averaging(model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+    """Let gradients be averaged over processes once in a step, in the backward pass of its last micro-batch."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
+
+
 def _step(
     optimizer: torch.optim.Optimizer,
     module: nn.Module,
@@ -197,12 +218,17 @@ def _step(
     return norm
 
 
-def _finite(terms: Mapping[str, Tensor], training: Training) -> dict[str, float]:
-    values = torch.stack([term.detach().float() for term in terms.values()]).tolist()
-    for name, value in zip(terms, values, strict=True):
+def _finite(history: Sequence[Mapping[str, Tensor]], training: Training) -> dict[str, float]:
+    """Each term's mean over the micro-batches.
+
+    Looked at when all of them are done: one of several processes that ended before would leave the others waiting.
+    """
+    names = list(history[0])
+    values = torch.stack([torch.stack([terms[name] for name in names]) for terms in history]).mean(0).tolist()
+    for name, value in zip(names, values, strict=True):
         if not math.isfinite(value):
             raise _not_finite(f"term {name}", value, training)
-    return dict(zip(terms, values, strict=True))
+    return dict(zip(names, values, strict=True))
 
 
 def _not_finite(what: str, value: float, training: Training) -> TrainingStopped:

@@ -4,7 +4,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -78,6 +78,19 @@ class Runtime:
             dist.all_reduce(tensor)
         return tensor
 
+    def mean(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Numbers averaged over processes, which all have them in one order."""
+        if self.world == 1:
+            return dict(numbers)
+        total = self.sum(torch.tensor(list(numbers.values()), device=self.device))
+        return dict(zip(numbers, (total / self.world).tolist(), strict=True))
+
+    def share(self, module: nn.Module) -> None:
+        """Give every process the first one's parameters and buffers, such as statistics of batch norm."""
+        if self.world > 1:
+            for tensor in (*module.parameters(), *module.buffers()):
+                dist.broadcast(tensor.detach(), src=0)
+
 
 def pick_device(name: str) -> torch.device:
     """A device by name.
@@ -125,6 +138,9 @@ def runtime(device: str = "auto", precision: str = "fp32", threads: int | None =
         device: as for `pick_device`.
         precision: of the networks; as for `pick_precision`.
         threads: of the CPU; torch's own choice if None.
+
+    Raises:
+        ConnectionError: if another process of the run ends before this one, or cannot be reached.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     before = torch.get_num_threads()
@@ -141,6 +157,13 @@ def runtime(device: str = "auto", precision: str = "fp32", threads: int | None =
     handlers = _stop_politely(run)
     try:
         yield run
+    except RuntimeError as error:
+        if world > 1 and (isinstance(error, dist.DistError) or "/gloo/" in str(error)):
+            raise ConnectionError(
+                f"process {rank} of {world} has lost another one, which ended or cannot be reached; what that one says "
+                "is why; --resume goes on from the last checkpoint"
+            ) from error
+        raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

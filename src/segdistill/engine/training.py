@@ -30,6 +30,7 @@ from segdistill.engine.run_folder import CHECKPOINT, CONFIG, ENVIRONMENT, STUDEN
 from segdistill.engine.runtime import Runtime, environment, peak_memory, synchronize
 from segdistill.engine.settings import check_same
 from segdistill.engine.student import load_student, make_card, save_student
+from segdistill.engine.sync_batchnorm import synchronise
 from segdistill.engine.teacher import build_teacher, teacher_digest
 from segdistill.methods import build_method
 from segdistill.models.stats import model_stats
@@ -85,6 +86,8 @@ class Training:
         batch = config.data.images_per_step // (cfg.accumulate * run.world)
         self.distiller.adapt(self.teacher, images, classes=classes, batch=batch)
         self.distiller.to(memory_format=layout)
+        if cfg.sync_batchnorm and run.world > 1:
+            synchronise(self.distiller, run.device)
         self.method = self.distiller.method
         self.network = tapped.network
         self.critic = self.method.make_critic()
@@ -237,6 +240,7 @@ class Training:
     def validate(self) -> None:
         """Evaluate on the validation split; the best student so far becomes `student.safetensors`."""
         began = time.monotonic()
+        self.run.share(self.deliverable)  # each process has its own statistics of batch norm; the first one's are saved
         result = self._evaluate(self.deliverable, self.val_set, self.run)
         score = -1.0 if result["miou"] is None else result["miou"]
         better = score > self.best or not self.best_step

@@ -1,6 +1,6 @@
 """CIRKD: cross-image relational knowledge distillation (Yang et al., CVPR 2022)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from segdistill._processes import gather_over_processes
 from segdistill.functional import (
     check_labels,
     check_maps,
@@ -50,10 +51,15 @@ def cross_image_similarity(student: Tensor, teacher: Tensor, *, temperature: flo
     >>> round(cross_image_similarity(student, teacher, temperature=1.0).item(), 4)
     0.1201
     """
+    return _similarity_to(student, teacher, lambda images: images, temperature)
+
+
+def _similarity_to(student: Tensor, teacher: Tensor, all_of: Callable[[Tensor], Tensor], temperature: float) -> Tensor:
+    """`cross_image_similarity` of these images to all that they are among."""
     check_maps(student, teacher, channels=False)
     n = len(student)
     student, teacher = _unit_rows(student), _unit_rows(teacher.detach())
-    keys = student.view(n, -1, student.shape[1]), teacher.view(n, -1, teacher.shape[1])
+    keys = [all_of(rows.view(n, -1, rows.shape[1])) for rows in (student, teacher)]
     return relation_kl(student, keys[0], teacher, keys[1], temperature=temperature)
 
 
@@ -134,7 +140,9 @@ class CrossImageRelations(Method):
 
     The memory holds, for each class, L2-normalised vectors of the teacher: each step adds, for each image and class in
     it, up to 16 random pixels and the mean of all (the region), before the memory is used. The student is compared
-    with it through a projector (1×1 convolution, batch norm, ReLU, 1×1 convolution) to the teacher's channels.
+    with it through a projector (1×1 convolution, batch norm, ReLU, 1×1 convolution) to the teacher's channels. The
+    batch is that of all processes; with `train.accumulate`, images are paired within each micro-batch. What is drawn
+    from the memory differs between processes and micro-batches.
 
     Args:
         pixel_weight: of the term `pixel`, the KL divergence on logits; 1 in the paper.
@@ -199,7 +207,8 @@ class CrossImageRelations(Method):
         if self.pixel_weight:
             terms["pixel"] = self.pixel_weight * pixel_kl(student["logits"], teacher["logits"])
         if self.mini_batch_weight:
-            loss = cross_image_similarity(student["features"], teacher["features"], temperature=self.temperature)
+            features = student["features"], teacher["features"]
+            loss = _similarity_to(*features, gather_over_processes, self.temperature)
             terms["mini_batch"] = self.mini_batch_weight * loss
         if self.projector is not None:
             projected = self.projector(student["features"])

@@ -180,6 +180,9 @@ class FAKD(Method):
     The augmentation strength grows with the training, λ(t) = λ0·(1 − cos πt)/2. The student's final 1×1 classifier must
     be known: its weights are the tap `weight`, what enters it is the tap `features`.
 
+    The covariance takes in the batch of all processes before it is used; with `train.accumulate`, the first micro-batch
+    of a step does not see the features of the later ones yet.
+
     Args:
         weight: of the term; 5 in the paper for Cityscapes and VOC, 10 for ADE20K and Pascal Context.
         base: `cwd` averages the channel-wise divergence, `kd` the pixel-wise one.

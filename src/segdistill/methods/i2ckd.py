@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segdistill._processes import sum_over_processes
 from segdistill.adapters import projection
 from segdistill.functional import IGNORE, class_sums, full_precision
 from segdistill.methods._base import Method
@@ -41,8 +42,12 @@ def class_prototypes(
             [0.]]), tensor([ True, False]))
     """
     sums, counts = class_sums(features, labels, num_classes=num_classes, ignore_index=ignore_index)
-    count = counts.sum(0)
-    return sums.sum(0) / count.clamp(min=1)[:, None], count > 0
+    return _means(sums.sum(0), counts.sum(0))
+
+
+def _means(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """(C,A) / (C,), 0 for absent classes, and which classes are present."""
+    return sums / counts.clamp(min=1)[:, None], counts > 0
 
 
 @full_precision
@@ -140,8 +145,9 @@ def prototype_distances(student: Tensor, teacher: Tensor, present: Tensor) -> Pr
 class I2CKD(Method):
     """Triplet loss between class prototypes of the batch, and channel-wise KL divergence between score maps.
 
-    Prototypes are those of each process's own part of the batch. The student's go through a linear map without bias to
-    the teacher's channels, where these differ: the same as a 1×1 convolution on the map, at C×A cost.
+    Prototypes are those of the batch of all processes; with `train.accumulate`, of each micro-batch. The student's go
+    through a linear map without bias to the teacher's channels, where these differ: the same as a 1×1 convolution on
+    the map, at C×A cost.
 
     Args:
         prototype_weight: β, of the triplet term; the paper does not give it, ours is 1.
@@ -198,10 +204,16 @@ class I2CKD(Method):
             teacher: its taps.
             target: (N,h,w) labels.
         """
-        own, present = class_prototypes(student["features"], target, num_classes=self.num_classes)
-        known, _ = class_prototypes(teacher["features"], target, num_classes=self.num_classes)
+        own, present = self._of_all_processes(student["features"], target)
+        known, _ = self._of_all_processes(teacher["features"], target)
         own = self.projection(own[:, :, None, None]).flatten(1)  # a prototype is a map of one pixel
         return (F.normalize(own), F.normalize(known), present) if self.normalize else (own, known, present)
+
+    @full_precision
+    def _of_all_processes(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """`class_prototypes` of the batch of all processes."""
+        sums, counts = class_sums(features, target, num_classes=self.num_classes)
+        return _means(sum_over_processes(sums.sum(0)), sum_over_processes(counts.sum(0)))
 
     def analysis(self, student: Taps, teacher: Taps, target: Tensor) -> dict[str, float]:
         """`within` and `between`: mean distance of student prototypes to their own and to other classes' (Figure 1)."""

@@ -64,7 +64,7 @@ def run_tasks(tasks: Sequence[Task], jobs: int = 1) -> Iterator[tuple[int, Outco
         raise ValueError(f"jobs: expected at least 1, got {jobs}")
     context: Any = get_context("forkserver" if sys.platform != "win32" else "spawn")
     if sys.platform != "win32":
-        context.set_forkserver_preload(["segdistill.engine"])
+        context.set_forkserver_preload(["segdistill.engine.loop"])
     waiting = list(range(len(tasks)))
     slots = list(range(jobs))
     running: dict[Connection, tuple[int, int, BaseProcess]] = {}

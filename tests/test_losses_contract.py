@@ -44,6 +44,9 @@ class Case:
     labels: Callable[[Tensor, Tensor], Tensor] | None = None
     """The loss of a student's map and labels."""
     takes_teacher: bool = True
+    derivative: bool = True
+    """Whether its gradient is its derivative everywhere; SSTKD's outermost levels follow the student as constants, so
+    that test_sstkd.py holds it where they stand still."""
     channels_agree: bool = True
     """Whether the channels must agree, since it compares them one by one."""
 
@@ -181,6 +184,7 @@ CASES: dict[str, dict[str, Case]] = {
             (2, 4, 12),
             (2, 4, 12),
             near=None,  # counting has thresholds
+            derivative=False,
         ),
     },
 }
@@ -208,7 +212,7 @@ def test_value_and_gradient_are_the_formulas(case):
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("case", some(lambda case: case.derivative))
 def test_gradcheck(case):
     student, teacher = sides(case)
     assert torch.autograd.gradcheck(lambda s: case.loss(s, teacher), student, fast_mode=True)

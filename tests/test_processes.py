@@ -210,7 +210,7 @@ def end(root, folder, how):
     rank = int(os.environ["RANK"])
     calls = []
 
-    def cross_entropy(logits, target, labelled=None):
+    def cross_entropy(logits, target, labelled=None, *, align_corners=False):
         calls.append(1)
         if rank == 1 and len(calls) == 3:
             if how == "killed":

@@ -193,7 +193,8 @@ def _leave_group(_worker: int) -> None:
 
     They must not ignore it instead: the interpreter ends a worker that is left over by SIGTERM, and waits for it.
     """
-    os.setpgid(0, 0)
+    if hasattr(os, "setpgid"):  # Windows sends no signals to groups
+        os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,22 +16,36 @@ from segdistill.data import SegmentationDataset
 from segdistill.data.sampler import train_loader
 from segdistill.data.transforms import TrainTransform
 from segdistill.engine import build
-from segdistill.engine.checkpoint import load_checkpoint, save_checkpoint
+from segdistill.engine.checkpoint import load_checkpoint, not_finite_tensors, save_checkpoint
 from segdistill.engine.clock import Clock, Waited
 from segdistill.engine.config import Config, dump_config, load_config
 from segdistill.engine.distiller import Distiller
 from segdistill.engine.evaluate import evaluate
+from segdistill.engine.faults import not_finite
 from segdistill.engine.gradients import term_gradients
-from segdistill.engine.optim import build_optimizer
+from segdistill.engine.optim import build_optimizer, optimizer_options, set_options
 from segdistill.engine.record import Recorder
-from segdistill.engine.run_folder import CHECKPOINT, CONFIG, ENVIRONMENT, STUDENT, SUMMARY, write_atomically, write_json
+from segdistill.engine.run_folder import (
+    CHECKPOINT,
+    CONFIG,
+    ENVIRONMENT,
+    STUDENT,
+    SUMMARY,
+    read_json,
+    stored_json,
+    write_json,
+    write_text,
+)
 from segdistill.engine.runtime import Runtime, environment, peak_memory, synchronize
 from segdistill.engine.settings import check_same
-from segdistill.engine.student import load_student, make_card, save_student
+from segdistill.engine.student import load_student, make_card, read_student, save_student
 from segdistill.engine.teacher import build_teacher, teacher_digest
 from segdistill.methods import build_method
 from segdistill.models.stats import model_stats
 from segdistill.taps import Taps
+
+SUMMARY_KEYS = ("miou", "macc", "pixel_accuracy", "iou", "steps", "best_step", "seconds", "student", "method")
+"""What a summary that is whole says at least."""
 
 
 class Training:
@@ -105,6 +119,7 @@ class Training:
             self.model = DistributedDataParallel(self.distiller, device_ids=ids)
         self.done, self.best, self.best_step = 0, -1.0, 0
         self.clock = Clock()
+        self._infinite = set(not_finite_tensors(self._parts))  # some are from the start, as masks are
 
     def due(self, every: int, done: int | None = None) -> bool:
         """Whether something that happens every so many steps (0: never) happens now; the last step always counts."""
@@ -228,6 +243,7 @@ class Training:
 
     def validate(self) -> None:
         """Evaluate on the validation split; the best student so far becomes `student.safetensors`."""
+        self._check_finite()
         began = time.monotonic()
         result = self._evaluate(self.deliverable, self.val_set, self.run)
         score = -1.0 if result["miou"] is None else result["miou"]
@@ -262,37 +278,95 @@ class Training:
             "critic_optimizer": self.critic_optimizer,
         }
 
+    def _check_finite(self) -> None:
+        """Refuse to keep weights, statistics or an optimiser that overflowed: what is in the folder is good."""
+        bad = [name for name in not_finite_tensors(self._parts) if name not in self._infinite]
+        if self.run.any(bool(bad)):
+            name = bad[0] if bad else "a tensor of another process"
+            raise not_finite(name, "not finite", self.done, self.folder)
+
     def save(self) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint.
+
+        Raises:
+            TrainingStopped: if a weight is not finite; the checkpoint stays as it was.
+        """
+        self._check_finite()
         if self.run.main:
+            self.recorder.sync()
             facts = {"step": self.done, "seconds": self.clock.total(), "best": self.best, "best_step": self.best_step}
             save_checkpoint(self.folder, self._parts, facts)
         self.run.barrier()
 
-    def open(self, resume: bool) -> None:
+    def open(self, resume: bool | Literal["auto"], *, override: bool = False) -> dict[str, Any] | None:
         """Start the run folder, or go on in it.
 
         Args:
-            resume: whether to go on.
+            resume: whether to go on with what the folder holds.
+            override: whether settings of the optimisation may differ from those of the folder.
+
+        Returns:
+            The summary of a run that is finished; None where there is something to do.
 
         Raises:
-            ValueError: if the folder already holds a run and `resume` is False, or another run and it is True.
+            ValueError: if the folder already holds a run and `resume` is False, or another or a damaged one and it is
+                not.
         """
-        config_path = self.folder / CONFIG
-        if resume:
-            check_same(load_config(config_path), self.config, self.folder)
-            facts = load_checkpoint(self.folder, self._parts)
+        main, changed, summary = self.run.main, dict[str, list[Any]](), None
+        # The main process looks, for all of them: a moment later it writes.
+        begun, student = (self.run.any(main and (self.folder / name).exists()) for name in (CHECKPOINT, STUDENT))
+        if begun or student:
+            if not resume:
+                raise ValueError(
+                    f"{self.folder} already holds a run; --resume goes on with it, --out DIR starts another"
+                )
+            changed = check_same(load_config(self.folder / CONFIG), self.config, self.folder, override=override)
+            if begun:
+                self._load(changed)
+            if self.done == self.cfg.steps or not begun:
+                summary = self._read_summary()
+        self.run.barrier()
+        if main and changed:  # the account first: a file of settings without one would be taken for the first
+            account = stored_json(self.folder / ENVIRONMENT)
+            account["overrides"] = [*account.get("overrides", []), {"step": self.done, **changed}]
+            write_json(self.folder / ENVIRONMENT, account)
+        elif main and not begun and summary is None:
+            write_json(self.folder / ENVIRONMENT, environment() | {"teacher": teacher_digest(self.config)})
+        if main and (changed or not begun) and summary is None:
+            write_text(self.folder / CONFIG, dump_config(self.config))
+        folder = self.folder if main and summary is None else None
+        self.recorder = Recorder(folder, self.cfg.steps, self.done, tensorboard=self.cfg.tensorboard)
+        if resume is True and not begun:
+            self.recorder.say(f"{self.folder} holds no checkpoint yet: the run starts from the beginning")
+        return summary
+
+    def _load(self, changed: Mapping[str, list[Any]]) -> None:
+        """Go back to the checkpoint, under the present settings of the optimisation where they were changed."""
+        options = optimizer_options(self.optimizer)
+        optional = ("scaler",) if "train.precision" in changed else ()
+        facts = load_checkpoint(self.folder, self._parts, optional)
+        try:
             self.done, self.clock = int(facts["step"]), Clock(float(facts["seconds"]))
             self.best, self.best_step = float(facts["best"]), int(facts["best_step"])
-        elif (self.folder / CHECKPOINT).exists() or (self.folder / STUDENT).exists():
-            raise ValueError(f"{self.folder} already holds a run; --resume goes on with it, --out DIR starts another")
-        if self.run.main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not resume:
-                write_atomically(config_path, lambda p: p.write_text(dump_config(self.config)))
-                write_json(self.folder / ENVIRONMENT, environment() | {"teacher": teacher_digest(self.config)})
-        folder = self.folder if self.run.main else None
-        self.recorder = Recorder(folder, self.cfg.steps, self.done, tensorboard=self.cfg.tensorboard)
+        except (KeyError, TypeError, ValueError) as error:
+            path = self.folder / CHECKPOINT
+            raise ValueError(f"{path} lacks what it should say of the run: step, seconds, best, best_step") from error
+        if changed:
+            set_options(self.optimizer, options)
+        if self.best_step:
+            try:
+                read_student(self.folder)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}; it was the best so far, of step {self.best_step}: put a copy back, or delete "
+                    f"{self.folder / CHECKPOINT} to train from the start"
+                ) from None
+
+    def _read_summary(self) -> dict[str, Any] | None:
+        """The summary of a finished run; None where there is none, or one that has to be made again."""
+        with suppress(ValueError, OSError):
+            return read_json(self.folder / SUMMARY, SUMMARY_KEYS)
+        return None
 
     def finish(self) -> dict[str, Any]:
         """Evaluate the best student in float32 and write `summary.json`."""

@@ -215,7 +215,10 @@ class _Loader:
         )
 
     def __iter__(self) -> Generator[Batch]:
-        for item in self.loader:
-            if isinstance(item, ValueError):
-                raise item
-            yield from item if isinstance(item, list) else [item]
+        try:
+            for item in self.loader:
+                if isinstance(item, ValueError):
+                    raise item
+                yield from item if isinstance(item, list) else [item]
+        except (ConnectionError, EOFError):  # what is heard first of a worker that was killed, now and then
+            raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from None

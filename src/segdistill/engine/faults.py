@@ -88,5 +88,5 @@ def tolerate_any_encoding() -> None:
     """Let this process print every character, as a question mark where the terminal's encoding lacks it."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None and getattr(stream, "errors", None) == "strict":
+        if reconfigure is not None and getattr(stream, "errors", None) != "backslashreplace":
             reconfigure(errors="replace")

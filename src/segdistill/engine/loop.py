@@ -71,12 +71,14 @@ def distill(
                 train(training)
                 return training.finish()
             except (RuntimeError, MemoryError, OSError) as error:
-                line = known_fault(error)
-                if line is None:
+                fault = known_fault(error)
+                if fault is None:
                     raise
-                raise TrainingStopped(f"{line}; {kept(folder)}") from error
             finally:
                 training.close()
+        # Out here the error and its frames are gone, and with them the loader: torch reports one that lost a worker
+        # again and again, wherever the program is.
+        raise TrainingStopped(f"{fault}; {kept(folder)}")
 
 
 def train(training: Training) -> None:

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint format docs clean
+.PHONY: demo test slow faults lint format docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/segdistill demo
@@ -13,6 +13,10 @@ test: $(VENV)/installed
 
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
+
+# Runs are killed at random moments, raced and starved: about a quarter of an hour on two cores.
+faults: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow tests/test_kills.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check src tests benchmarks docs/make_pages.py

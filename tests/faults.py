@@ -1,9 +1,12 @@
 """What tests of interrupted runs share: tiny runs, and whether two of them came to the same."""
 
 import json
+from contextlib import contextmanager
 
 import torch
 from safetensors.torch import load_file
+
+from segdistill.engine import training
 
 DATA = {
     "name": "synthetic", "size": [32, 32], "images": 8, "crop": [32, 32], "batch_size": 4, "workers": 0,
@@ -14,6 +17,11 @@ TRAIN = {
     "steps": 4, "precision": "fp32", "log_every": 1, "save_every": 0, "eval_every": 2, "threads": 1,
     "gradient_samples": 0, "device": "cpu",
 }  # fmt: skip
+SUMMARY = {
+    "student": "s", "method": ["none"], "miou": 0.5, "macc": 0.5, "pixel_accuracy": 0.5, "best_step": 1, "steps": 1,
+    "seconds": 1.0,
+}  # fmt: skip
+"""What a run returns."""
 SPEED = {"images_per_s", "data_wait", "memory_mb"}
 
 
@@ -54,3 +62,22 @@ def assert_same_run(one, other):
 
 def leftovers(folder):
     return [path.name for path in folder.iterdir() if path.name.endswith(".tmp")]
+
+
+@contextmanager
+def at_step(monkeypatch, step, act):
+    """Do something in a run when so many of its steps are recorded."""
+    record = training.Training.record
+
+    def then(self, *arguments):
+        record(self, *arguments)
+        if self.done == step:
+            act(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Training, "record", then)
+        yield
+
+
+def interrupt(_run):
+    raise KeyboardInterrupt

@@ -1,12 +1,9 @@
 """What may go wrong around a run: each time one line that says what helps, and nothing is lost."""
 
-import ast
 import errno
 import json
 import multiprocessing
 import os
-import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -17,62 +14,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
 
-from conftest import REPOSITORY
-from faults import assert_same_run, config, leftovers, read_metrics
-from segdistill import distill, load_student
+from faults import SUMMARY, assert_same_run, at_step, config, interrupt, read_metrics
+from segdistill import distill
 from segdistill.data import sampler
-from segdistill.engine import loop, run_folder, runtime, training
-from segdistill.engine.checkpoint import load_checkpoint
-from segdistill.engine.faults import TrainingStopped, known_fault, one_line, visible
+from segdistill.engine import loop, runtime
+from segdistill.engine.faults import TrainingStopped, known_fault
 from segdistill.engine.lock import LOCK, is_alive, locked, remove_leftovers
 from segdistill.engine.record import Recorder
-from segdistill.engine.run_folder import read_json, write_json, write_text
+from segdistill.engine.run_folder import read_json
 
 LINUX = pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux")
-
-
-@contextmanager
-def at_step(monkeypatch, step, act):
-    """Do something in a run when so many of its steps are recorded."""
-    record = training.Training.record
-
-    def then(self, *arguments):
-        record(self, *arguments)
-        if self.done == step:
-            act(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training.Training, "record", then)
-        yield
-
-
-def interrupt(_run):
-    raise KeyboardInterrupt
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that nothing interrupted."""
-    folder = tmp_path_factory.mktemp("faults") / "whole"
-    distill(config(), out=folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
-    """A run that was killed in its third step; never written to by a test."""
-    folder = tmp_path_factory.mktemp("faults") / "stopped"
-    with at_step(pytest.MonkeyPatch(), 3, interrupt), pytest.raises(KeyboardInterrupt):
-        distill(config(), out=folder)
-    return folder
-
-
-@pytest.fixture
-def run(stopped, tmp_path):
-    """A copy of it."""
-    return Path(shutil.copytree(stopped, tmp_path / "run"))
 
 
 # Starting and going on
@@ -115,12 +67,6 @@ def test_resume_on_the_command_line(tmp_path, segdistill, monkeypatch):
         assert status == 0, err
     assert heard == [(False, False), (True, False), ("auto", False), (True, True), ("auto", False)]
     assert segdistill("train", tmp_path / "tiny.yaml", "--resume=later")[0] == 2
-
-
-SUMMARY = {
-    "student": "s", "method": ["none"], "miou": 0.5, "macc": 0.5, "pixel_accuracy": 0.5, "best_step": 1, "steps": 1,
-    "seconds": 1.0,
-}  # fmt: skip
 
 
 def test_resume_in_an_empty_folder_starts(tmp_path, capsys):
@@ -207,99 +153,6 @@ def test_what_dead_writers_left_is_cleared_away(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
 
 
-# Writing
-
-
-@pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
-def test_a_file_is_whole_whatever_fails(tmp_path, monkeypatch, moment):
-    file = tmp_path / "summary.json"
-    write_json(file, {"a": 1})
-
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    if moment == "write":
-        monkeypatch.setattr(Path, "write_text", full)
-    else:
-        monkeypatch.setattr(run_folder.os, moment, full)
-    with pytest.raises(ValueError, match=r"cannot write .*summary.json: No space left on device; make room there"):
-        write_json(file, {"a": 2})
-    monkeypatch.undo()
-    assert read_json(file) == {"a": 1}
-    assert leftovers(tmp_path) == []
-
-
-def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
-    calls = []
-    fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(run_folder.os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd)))
-    monkeypatch.setattr(run_folder.os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
-    write_text(tmp_path / "file", "text")
-    assert calls == ["fsync", "replace", "fsync"]
-
-
-def test_a_record_that_cannot_be_rewritten_is_kept(run, monkeypatch):
-    before = (run / "metrics.jsonl").read_bytes()
-
-    def killed(_old, _new):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(run_folder.os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        Recorder(run, 4, 2)
-    assert (run / "metrics.jsonl").read_bytes() == before
-
-
-def test_a_full_disk_costs_the_steps_since_the_checkpoint(run, whole, monkeypatch):
-    before = (run / "checkpoint.pt").read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    fill = lambda _run: resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))  # noqa: E731
-    try:
-        with at_step(monkeypatch, 4, fill), pytest.raises(ValueError, match=r"checkpoint.pt: File too large; raise"):
-            distill(config(), out=run, resume=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (run / "checkpoint.pt").read_bytes() == before
-    assert leftovers(run) == []
-    distill(config(), out=run, resume=True)
-    assert_same_run(run, whole)
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_record_on_a_full_disk_is_one_line(tmp_path):
-    recorder = Recorder(tmp_path, 4, 0)
-    recorder.file.close()
-    recorder.file = open("/dev/full", "a", encoding="utf-8")  # noqa: SIM115
-    with pytest.raises(ValueError, match=r"cannot write .*metrics.jsonl: No space left on device"):
-        recorder.step(1, {"loss": 1.0, "images_per_s": 1.0, "memory_mb": 1.0})
-    recorder.close()
-
-
-def test_a_folder_that_vanishes_is_one_line(tmp_path, monkeypatch):
-    out = tmp_path / "run"
-    vanish = lambda _run: shutil.rmtree(out)  # noqa: E731
-    with at_step(monkeypatch, 2, vanish), pytest.raises(ValueError, match=r"cannot write .*; the folder was removed"):
-        distill(config(), out=out)
-    assert not out.exists()
-
-
-def test_places_that_are_none(tmp_path, whole, segdistill):
-    (tmp_path / "file").touch()
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config(train={"steps": 1})), encoding="utf-8")
-    places = {
-        tmp_path / "file": "a file is where the folder should be; name another folder",
-        tmp_path / "file/run": "a file is where the folder should be; name another folder",
-        "/proc/none/run": "the folder was removed, or cannot be made",
-        whole: "already holds a run; --resume goes on with it, --out DIR starts another",
-    }
-    for out, line in places.items():
-        status, _, err = segdistill("train", tmp_path / "tiny.yaml", "--out", out)
-        assert (status, err.count("\n")) == (2, 1), err
-        assert line in err
-    grid = ["compare", tmp_path / "tiny.yaml", "methods=[none]", "split=val"]
-    assert "a file is where the folder should be" in segdistill(*grid, "--out", tmp_path / "file")[2]
-
-
 # Memory and lost processes
 
 
@@ -349,91 +202,6 @@ def test_a_lost_loader_is_one_line(run, whole, monkeypatch):
         distill(changes | {"train": changes["train"] | {"log_every": 1}}, out=run, resume=True)
     distill(config(), out=run, resume=True)
     assert_same_run(run, whole)
-
-
-# Damage
-
-
-def flip(path, position=None):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 if position is None else position] ^= 1
-    path.write_bytes(content)
-
-
-def replaced(change):
-    def damage(path):
-        state = torch.load(path, weights_only=True)
-        torch.save(change(state), path)
-
-    return damage
-
-
-@pytest.mark.parametrize(
-    ("damage", "line"),
-    [
-        (lambda path: path.write_bytes(b""), "cannot be read: it is damaged"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-999]), "cannot be read: it is damaged"),
-        (lambda path: torch.save(torch.zeros(2), path), "is no checkpoint of a run"),
-        (replaced(lambda state: {k: v for k, v in state.items() if k != "facts"}), "is no checkpoint of a run"),
-        (replaced(lambda state: state | {"facts": 3}), "is no checkpoint of a run"),
-        (replaced(lambda state: {k: v for k, v in state.items() if k != "sha256"}), "is no checkpoint of a run"),
-        (replaced(lambda state: state | {"facts": state["facts"] | {"step": "2"}}), "its digest is not"),
-        (replaced(lambda state: state | {"optimizer": None}), "its digest is not"),
-        (flip, "is damaged|cannot be read"),
-    ],
-)
-def test_a_damaged_checkpoint_is_one_line(run, damage, line):
-    damage(run / "checkpoint.pt")
-    with pytest.raises(ValueError, match=line) as caught:
-        distill(config(), out=run, resume=True)
-    assert "delete it to train from the start" in str(caught.value)
-    assert not any(word in str(caught.value) for word in ("weights_only", "pickle", "unpickle", "\n"))
-
-
-def test_a_flipped_byte_in_any_tensor_is_found(run):
-    path = run / "checkpoint.pt"
-    original = path.read_bytes()
-    state = torch.load(path, weights_only=True)
-    tensors = {**state["distiller"], "momentum": state["optimizer"]["state"][3]["momentum_buffer"]}
-    for name in [*list(tensors)[::40], "momentum"]:
-        flip(path, original.index(tensors[name].contiguous().numpy().tobytes()))
-        with pytest.raises(ValueError, match=r"is damaged|cannot be read"):
-            load_checkpoint(run, {})
-        path.write_bytes(original)
-
-
-def test_a_damaged_student_is_found(run):
-    flip(run / "student.safetensors", -8)
-    with pytest.raises(ValueError, match=r"student.safetensors is damaged: its digest is not that of what it holds"):
-        load_student(run)
-    with pytest.raises(ValueError, match=r"digest is not .* it was the best so far, of step 2: put a copy back, or"):
-        distill(config(), out=run, resume=True)
-    (run / "student.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"no student at .* delete .*checkpoint.pt to train from the start"):
-        distill(config(), out=run, resume=True)
-
-
-def test_a_student_of_another_card_is_found(run):
-    tensors = load_file(run / "student.safetensors")
-    from safetensors import safe_open
-
-    with safe_open(run / "student.safetensors", "pt") as opened:
-        metadata = opened.metadata()
-    save_file(tensors, run / "student.safetensors", metadata | {"segdistill": metadata["segdistill"].replace("2", "3")})
-    with pytest.raises(ValueError, match="is damaged"):
-        load_student(run)
-    save_file(tensors, run / "student.safetensors", {"segdistill": "[]"})
-    with pytest.raises(ValueError, match="its card is no JSON object"):
-        load_student(run)
-
-
-@pytest.mark.parametrize("content", ["{}", "", "[1]", "\udcff"])
-def test_a_damaged_summary_is_made_again(whole, tmp_path, content):
-    run = Path(shutil.copytree(whole, tmp_path / "run"))
-    (run / "summary.json").write_bytes(content.encode(errors="surrogateescape"))
-    summary = distill(config(), out=run, resume=True)
-    assert summary["miou"] == read_json(whole / "summary.json")["miou"]
-    assert read_json(run / "summary.json") == summary
 
 
 # Signals, and numbers that overflow
@@ -526,92 +294,3 @@ def test_what_overflowed_is_never_saved(run, monkeypatch, kind):
     with at_step(monkeypatch, 4, overflow), pytest.raises(TrainingStopped, match=rf"{kind} is not finite at step 4"):
         distill(config(), out=run, resume=True)
     assert {name: (run / name).read_bytes() for name in before} == before
-
-
-# What is printed
-
-
-ODD = "[/bold] [other] :smile: \x1b[31m\x07"
-RESULT = {
-    "model": f"runs/{ODD}", "split": "val", "iou": {ODD: 0.5}, "accuracy": {ODD: None}, "miou": 0.5, "macc": 0.5,
-    "pixel_accuracy": 0.5,
-}  # fmt: skip
-
-
-def test_names_are_printed_as_they_are(capsys):
-    from segdistill import cli, show
-
-    show.evaluation(cli.console, RESULT)
-    show.summary(cli.console, SUMMARY | {"student": ODD})
-    show.plain(cli.console)(ODD)
-    out = capsys.readouterr().out
-    assert out.count("[/bold] [other] :smile: \\x1b[31m\\x07") >= 3
-    assert "\x1b" not in out
-    show.doctor(cli.console)
-    assert "segdistill[" in capsys.readouterr().out or all(show.find_spec(m[0]) for m in show.EXTRAS.values())
-    assert one_line("a\n\x1b[2Jb\x9b") == "a \\x1b[2Jb\\x9b"
-    assert visible("Straße\n\t道") == "Straße\n\t道"
-
-
-def test_a_result_is_written_before_it_is_printed(whole, tmp_path, segdistill, monkeypatch):
-    from segdistill import show
-    from segdistill.engine import evaluate
-
-    monkeypatch.setattr(evaluate, "evaluate_run", lambda *_, **__: RESULT)
-    status, out, err = segdistill("eval", whole, "--json", tmp_path / "none/table.json")
-    assert (status, "pixel accuracy" in out) == (2, True)
-    assert "cannot write" in err
-    monkeypatch.setattr(show, "evaluation", interrupt)
-    with pytest.raises(TypeError):
-        segdistill("eval", whole, "--json", tmp_path / "table.json")
-    assert read_json(tmp_path / "table.json") == RESULT
-
-
-ASCII = """
-import sys
-from pathlib import Path
-from segdistill.engine.config import load_config
-from segdistill.engine.run_folder import read_json, write_json
-folder = Path(sys.argv[1])
-from segdistill.engine.config import read_config
-assert read_config(folder / "c.yaml")["data"]["name"] == "Straße"
-write_json(folder / "a.json", {"name": "道"})
-assert read_json(folder / "a.json") == {"name": "道"}
-from segdistill import cli
-sys.argv = ["segdistill", "list", "config", "train"]
-cli.main()
-"""
-
-
-def test_a_locale_that_is_not_utf8(tmp_path):
-    (tmp_path / "c.yaml").write_text("data: {name: Straße}\n", encoding="utf-8")
-    (tmp_path / "code.py").write_text(ASCII, encoding="utf-8")
-    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    command = [sys.executable, tmp_path / "code.py", tmp_path]
-    done = subprocess.run(command, env={**os.environ, **plain}, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    assert b"?" in done.stdout
-    done.stdout.decode("ascii")
-
-
-def without_encoding(tree):
-    """Lines of calls of `open`, `read_text` and `write_text` that leave the encoding to the locale."""
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
-            continue
-        method = isinstance(node.func, ast.Attribute)
-        name = node.func.attr if method else getattr(node.func, "id", "")
-        given = node.args if method else node.args[1:]  # what follows the file's name
-        mode = getattr(given[0], "value", None) if given else "r"
-        text = name == "open" and isinstance(mode, str) and re.fullmatch("[rwaxt+]+", mode)
-        whose = getattr(node.func.value, "id", "") if method else ""
-        if (method and name in ("read_text", "write_text")) or (text and whose not in ("Image", "os")):
-            yield node.lineno
-
-
-def test_every_text_file_has_an_encoding():
-    code = "open(f)\nopen(f, 'rb')\np.open()\np.open('r+b')\np.read_text()\nopen(f, encoding='utf-8')\nos.open(f, g)\n"
-    assert list(without_encoding(ast.parse(code))) == [1, 3, 5]
-    files = sorted((REPOSITORY / "src").rglob("*.py"))
-    found = {file.name: list(without_encoding(ast.parse(file.read_text(encoding="utf-8")))) for file in files}
-    assert {name: lines for name, lines in found.items() if lines} == {}

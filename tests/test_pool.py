@@ -46,6 +46,8 @@ def test_a_failure_is_one_line_and_ends_nothing_else(tmp_path):
         Task(fail, (KeyError,), tmp_path / "log.txt"),
         Task(die, ()),
         Task(double, (4,)),
+        Task(fail, (MemoryError,)),
+        Task(double, (5,), Path("/proc/none/log.txt")),
     ]
     outcomes = dict(run_tasks(tasks, jobs=2))
     assert outcomes[0] == Outcome(error="two lines")
@@ -53,6 +55,8 @@ def test_a_failure_is_one_line_and_ends_nothing_else(tmp_path):
     assert "Traceback" in (tmp_path / "log.txt").read_text()
     assert "exit code 7" in outcomes[2].error
     assert outcomes[3] == Outcome(8)
+    assert outcomes[4].error.startswith("out of memory; lower data.batch_size")
+    assert outcomes[5].error.startswith("cannot write /proc/none: ")
 
 
 def test_what_a_task_prints_goes_into_its_log(tmp_path):

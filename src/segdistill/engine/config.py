@@ -202,7 +202,8 @@ class TrainConfig(Section):
     eval_every: int = Field(0, ge=0)
     """Steps between validations; 0 validates at the end only. The best student on the validation split is kept."""
     save_every: int = Field(200, ge=0)
-    """Steps between checkpoints, from which a stopped run goes on; 0 writes one at the end only."""
+    """Steps between checkpoints, from which a stopped run goes on, besides those of each validation; 0 writes only
+    these."""
     log_every: int = Field(10, gt=0)
     """Steps between lines of `metrics.jsonl`."""
     gradient_samples: int = Field(20, ge=0)

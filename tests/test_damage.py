@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from faults import config
 from segdistill import distill, load_student
-from segdistill.engine.checkpoint import load_checkpoint
+from segdistill.engine.checkpoint import load_checkpoint, tensor_digest
 from segdistill.engine.run_folder import read_json
 
 
@@ -95,3 +95,22 @@ def test_a_damaged_summary_is_made_again(whole, tmp_path, content):
     summary = distill(config(), out=run, resume=True)
     assert summary["miou"] == read_json(whole / "summary.json")["miou"]
     assert read_json(run / "summary.json") == summary
+
+
+@pytest.mark.parametrize("content", [None, "", "data: {", "student: {name: pspnet_resnet18}", "\udcff"])
+def test_a_folder_that_forgot_its_configuration(run, content):
+    if content is None:
+        (run / "config.yaml").unlink()
+    else:
+        (run / "config.yaml").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"run does not say what it was started with: .*; put a copy back, or name"):
+        distill(config(), out=run, resume=True)
+    assert (run / "checkpoint.pt").exists()
+
+
+def test_a_checkpoint_of_other_facts(run):
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    del state["sha256"], state["facts"]["best"]
+    torch.save(state | {"sha256": tensor_digest(state)}, run / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"checkpoint.pt lacks what it should say of the run: step, seconds, best"):
+        distill(config(), out=run, resume=True)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import torch
@@ -113,6 +114,13 @@ def test_a_folder_is_held_by_one_process_until_it_dies(run, whole):
         assert (run / "metrics.jsonl").read_bytes() == before
     distill(config(), out=run, resume=True)
     assert_same_run(run, whole)
+
+
+def test_a_process_that_is_about_to_end_may_be_waited_for(tmp_path):
+    with holder(tmp_path) as process:
+        Timer(0.5, process.kill).start()
+        with locked(tmp_path, patience=60):
+            assert process.wait() == -signal.SIGKILL
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

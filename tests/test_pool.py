@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -103,3 +104,14 @@ def test_a_task_ends_when_its_caller_is_killed(tmp_path):
 def test_jobs_are_positive():
     with pytest.raises(ValueError, match="jobs: expected at least 1, got 0"):
         list(run_tasks([], jobs=0))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+def test_a_closed_terminal_stops_the_tasks_too():
+    before = pool._terminate_as_interrupt()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

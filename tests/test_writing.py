@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from segdistill import distill
 from segdistill.engine import run_folder
 from segdistill.engine.record import Recorder
 from segdistill.engine.run_folder import read_json, write_json, write_text
+
+resource = pytest.importorskip("resource", reason="needs limits of Unix")
 
 
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace"])

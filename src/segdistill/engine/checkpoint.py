@@ -57,11 +57,10 @@ def not_finite_tensors(parts: Mapping[str, Any]) -> list[str]:
     Args:
         parts: as for `states`.
     """
-    found = [
-        (path, leaf) for path, leaf in _leaves(states(parts)) if isinstance(leaf, Tensor) and leaf.is_floating_point()
-    ]
-    good = [leaf.isfinite().all().cpu() for _, leaf in found]
-    return [path[1:].replace("'", "") for (path, _), fine in zip(found, good, strict=True) if not fine]
+    leaves = ((path, leaf) for path, leaf in _leaves(states(parts)) if isinstance(leaf, Tensor))
+    found = {path: leaf for path, leaf in leaves if leaf.is_floating_point() and leaf.numel()}
+    ends = {path: torch.stack(leaf.detach().aminmax()) for path, leaf in found.items()}  # in one pass; NaN goes through
+    return [path[1:].replace("'", "") for path, pair in ends.items() if not bool(pair.isfinite().all())]
 
 
 def save_checkpoint(folder: Path, parts: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

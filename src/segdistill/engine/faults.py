@@ -57,7 +57,10 @@ def known_fault(error: BaseException) -> str | None:
         )
     system = isinstance(error, OSError) and error.errno == errno.ENOMEM
     if system or isinstance(error, MemoryError) or any(words in text.lower() for words in OUT_OF_MEMORY):
-        return "out of memory; lower data.batch_size, data.crop or data.workers, or raise train.accumulate"
+        return (
+            "out of memory; lower data.batch_size, data.crop or data.workers, or raise train.accumulate (a run goes on "
+            "with other data.workers, and with another train.accumulate under --override)"
+        )
     return None
 
 

@@ -61,6 +61,7 @@ class Training:
 
     recorder: Recorder
     _batches: Waited | None = None
+    _finite_at: int | None = None
 
     def __init__(
         self,
@@ -280,10 +281,13 @@ class Training:
 
     def _check_finite(self) -> None:
         """Refuse to keep weights, statistics or an optimiser that overflowed: what is in the folder is good."""
+        if self._finite_at == self.done:
+            return
         bad = [name for name in not_finite_tensors(self._parts) if name not in self._infinite]
         if self.run.any(bool(bad)):
             name = bad[0] if bad else "a tensor of another process"
             raise not_finite(name, "not finite", self.done, self.folder)
+        self._finite_at = self.done
 
     def save(self) -> None:
         """Write the checkpoint.
@@ -320,7 +324,7 @@ class Training:
                 raise ValueError(
                     f"{self.folder} already holds a run; --resume goes on with it, --out DIR starts another"
                 )
-            changed = check_same(load_config(self.folder / CONFIG), self.config, self.folder, override=override)
+            changed = check_same(self._started_with(), self.config, self.folder, override=override)
             if begun:
                 self._load(changed)
             if self.done == self.cfg.steps or not begun:
@@ -339,6 +343,13 @@ class Training:
         if resume is True and not begun:
             self.recorder.say(f"{self.folder} holds no checkpoint yet: the run starts from the beginning")
         return summary
+
+    def _started_with(self) -> Config:
+        try:
+            return load_config(self.folder / CONFIG)
+        except ValueError as error:
+            hint = "put a copy back, or name another folder with --out"
+            raise ValueError(f"{self.folder} does not say what it was started with: {error}; {hint}") from None
 
     def _load(self, changed: Mapping[str, list[Any]]) -> None:
         """Go back to the checkpoint, under the present settings of the optimisation where they were changed."""

@@ -18,6 +18,7 @@ from segdistill.engine.distiller import frozen
 from segdistill.engine.faults import TrainingStopped as TrainingStopped
 from segdistill.engine.faults import kept, known_fault, not_finite
 from segdistill.engine.lock import locked
+from segdistill.engine.opening import open_run
 from segdistill.engine.optim import schedule, set_rate
 from segdistill.engine.runtime import Runtime, runtime
 from segdistill.engine.teacher import observe
@@ -64,7 +65,7 @@ def distill(
     with runtime(config.train.device, config.train.precision, config.train.threads) as run:
         training = Training(config, run, folder, student=student, teacher=teacher)
         with locked(folder) if run.main else nullcontext():
-            finished = training.open(resume, override=override)
+            finished = open_run(training, resume, override=override)
             try:
                 if finished is not None:
                     return finished

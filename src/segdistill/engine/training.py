@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,36 +16,22 @@ from segdistill.data import SegmentationDataset
 from segdistill.data.sampler import train_loader
 from segdistill.data.transforms import TrainTransform
 from segdistill.engine import build
-from segdistill.engine.checkpoint import load_checkpoint, not_finite_tensors, save_checkpoint
+from segdistill.engine.checkpoint import not_finite_tensors, save_checkpoint
 from segdistill.engine.clock import Clock, Waited
-from segdistill.engine.config import Config, dump_config, load_config
+from segdistill.engine.config import Config
 from segdistill.engine.distiller import Distiller
 from segdistill.engine.evaluate import evaluate
 from segdistill.engine.faults import not_finite
 from segdistill.engine.gradients import term_gradients
-from segdistill.engine.optim import build_optimizer, optimizer_options, set_options
+from segdistill.engine.optim import build_optimizer
 from segdistill.engine.record import Recorder
-from segdistill.engine.run_folder import (
-    CHECKPOINT,
-    CONFIG,
-    ENVIRONMENT,
-    STUDENT,
-    SUMMARY,
-    read_json,
-    stored_json,
-    write_json,
-    write_text,
-)
-from segdistill.engine.runtime import Runtime, environment, peak_memory, synchronize
-from segdistill.engine.settings import check_same
-from segdistill.engine.student import load_student, make_card, read_student, save_student
-from segdistill.engine.teacher import build_teacher, teacher_digest
+from segdistill.engine.run_folder import STUDENT, SUMMARY, write_json
+from segdistill.engine.runtime import Runtime, peak_memory, synchronize
+from segdistill.engine.student import load_student, make_card, save_student
+from segdistill.engine.teacher import build_teacher
 from segdistill.methods import build_method
 from segdistill.models.stats import model_stats
 from segdistill.taps import Taps
-
-SUMMARY_KEYS = ("miou", "macc", "pixel_accuracy", "iou", "steps", "best_step", "seconds", "student", "method")
-"""What a summary that is whole says at least."""
 
 
 class Training:
@@ -120,7 +106,7 @@ class Training:
             self.model = DistributedDataParallel(self.distiller, device_ids=ids)
         self.done, self.best, self.best_step = 0, -1.0, 0
         self.clock = Clock()
-        self._infinite = set(not_finite_tensors(self._parts))  # some are from the start, as masks are
+        self._infinite = set(not_finite_tensors(self.parts))  # some are from the start, as masks are
 
     def due(self, every: int, done: int | None = None) -> bool:
         """Whether something that happens every so many steps (0: never) happens now; the last step always counts."""
@@ -269,7 +255,8 @@ class Training:
         )
 
     @property
-    def _parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds: name → anything with a `state_dict`, or None."""
         return {
             "distiller": self.distiller,
             "optimizer": self.optimizer,
@@ -283,7 +270,7 @@ class Training:
         """Refuse to keep weights, statistics or an optimiser that overflowed: what is in the folder is good."""
         if self._finite_at == self.done:
             return
-        bad = [name for name in not_finite_tensors(self._parts) if name not in self._infinite]
+        bad = [name for name in not_finite_tensors(self.parts) if name not in self._infinite]
         if self.run.any(bool(bad)):
             name = bad[0] if bad else "a tensor of another process"
             raise not_finite(name, "not finite", self.done, self.folder)
@@ -299,85 +286,8 @@ class Training:
         if self.run.main:
             self.recorder.sync()
             facts = {"step": self.done, "seconds": self.clock.total(), "best": self.best, "best_step": self.best_step}
-            save_checkpoint(self.folder, self._parts, facts)
+            save_checkpoint(self.folder, self.parts, facts)
         self.run.barrier()
-
-    def open(self, resume: bool | Literal["auto"], *, override: bool = False) -> dict[str, Any] | None:
-        """Start the run folder, or go on in it.
-
-        Args:
-            resume: whether to go on with what the folder holds.
-            override: whether settings of the optimisation may differ from those of the folder.
-
-        Returns:
-            The summary of a run that is finished; None where there is something to do.
-
-        Raises:
-            ValueError: if the folder already holds a run and `resume` is False, or another or a damaged one and it is
-                not.
-        """
-        main, changed, summary = self.run.main, dict[str, list[Any]](), None
-        # The main process looks, for all of them: a moment later it writes.
-        begun, student = (self.run.any(main and (self.folder / name).exists()) for name in (CHECKPOINT, STUDENT))
-        if begun or student:
-            if not resume:
-                raise ValueError(
-                    f"{self.folder} already holds a run; --resume goes on with it, --out DIR starts another"
-                )
-            changed = check_same(self._started_with(), self.config, self.folder, override=override)
-            if begun:
-                self._load(changed)
-            if self.done == self.cfg.steps or not begun:
-                summary = self._read_summary()
-        self.run.barrier()
-        if main and changed:  # the account first: a file of settings without one would be taken for the first
-            account = stored_json(self.folder / ENVIRONMENT)
-            account["overrides"] = [*account.get("overrides", []), {"step": self.done, **changed}]
-            write_json(self.folder / ENVIRONMENT, account)
-        elif main and not begun and summary is None:
-            write_json(self.folder / ENVIRONMENT, environment() | {"teacher": teacher_digest(self.config)})
-        if main and (changed or not begun) and summary is None:
-            write_text(self.folder / CONFIG, dump_config(self.config))
-        folder = self.folder if main and summary is None else None
-        self.recorder = Recorder(folder, self.cfg.steps, self.done, tensorboard=self.cfg.tensorboard)
-        if resume is True and not begun:
-            self.recorder.say(f"{self.folder} holds no checkpoint yet: the run starts from the beginning")
-        return summary
-
-    def _started_with(self) -> Config:
-        try:
-            return load_config(self.folder / CONFIG)
-        except ValueError as error:
-            hint = "put a copy back, or name another folder with --out"
-            raise ValueError(f"{self.folder} does not say what it was started with: {error}; {hint}") from None
-
-    def _load(self, changed: Mapping[str, list[Any]]) -> None:
-        """Go back to the checkpoint, under the present settings of the optimisation where they were changed."""
-        options = optimizer_options(self.optimizer)
-        optional = ("scaler",) if "train.precision" in changed else ()
-        facts = load_checkpoint(self.folder, self._parts, optional)
-        try:
-            self.done, self.clock = int(facts["step"]), Clock(float(facts["seconds"]))
-            self.best, self.best_step = float(facts["best"]), int(facts["best_step"])
-        except (KeyError, TypeError, ValueError) as error:
-            path = self.folder / CHECKPOINT
-            raise ValueError(f"{path} lacks what it should say of the run: step, seconds, best, best_step") from error
-        if changed:
-            set_options(self.optimizer, options)
-        if self.best_step:
-            try:
-                read_student(self.folder)
-            except ValueError as error:
-                raise ValueError(
-                    f"{error}; it was the best so far, of step {self.best_step}: put a copy back, or delete "
-                    f"{self.folder / CHECKPOINT} to train from the start"
-                ) from None
-
-    def _read_summary(self) -> dict[str, Any] | None:
-        """The summary of a finished run; None where there is none, or one that has to be made again."""
-        with suppress(ValueError, OSError):
-            return read_json(self.folder / SUMMARY, SUMMARY_KEYS)
-        return None
 
     def finish(self) -> dict[str, Any]:
         """Evaluate the best student in float32 and write `summary.json`."""

@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from faults import assert_same_run, config, leftovers, read_metrics
 from segdistill import list_methods
+from segdistill.engine.lock import locked
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="needs signals of Unix")]
 
@@ -142,6 +144,44 @@ def test_two_at_once(tmp_path, processes):
         assert len(read_metrics(out)) == len(read_metrics(tmp_path / "whole"))
         assert_same_run(tmp_path / "whole", out)
     assert refused > 0
+
+
+def train_as(rank, port, changes, out, queue):
+    """One of two processes of one run."""
+    os.environ.update(WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    train(changes, out, queue)
+
+
+def start_both(processes, changes, out):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    queue = processes.Queue()
+    return queue, [start(processes, train_as, rank, port, changes, out, queue) for rank in range(2)]
+
+
+def test_two_processes_of_one_run_go_on(tmp_path, processes):
+    changes = config(train={"steps": 8, "save_every": 1})
+    for out in (tmp_path / "whole", tmp_path / "parts"):
+        queue, pair = start_both(processes, changes, out)
+        while out.name == "parts" and not (out / "checkpoint.pt").is_file():
+            time.sleep(0.01)
+        for process in pair:
+            if out.name == "parts":
+                process.kill()
+            process.join()
+    with locked(tmp_path / "parts"):  # the one that holds it is refused, and the other does not go on alone
+        queue, pair = start_both(processes, changes, tmp_path / "parts")
+        assert "is in use" in queue.get()
+        for process in pair:
+            process.join(60)
+            process.kill()
+    queue, pair = start_both(processes, changes, tmp_path / "parts")
+    assert [queue.get() for _ in pair] == [None, None]
+    for process in pair:
+        process.join()
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert leftovers(tmp_path / "parts") == []
 
 
 @pytest.fixture

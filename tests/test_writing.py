@@ -26,7 +26,7 @@ def test_a_file_is_whole_whatever_fails(tmp_path, monkeypatch, moment):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if moment == "write":
-        monkeypatch.setattr(Path, "write_text", full)
+        monkeypatch.setattr(Path, "write_bytes", full)
     else:
         monkeypatch.setattr(run_folder.os, moment, full)
     with pytest.raises(ValueError, match=r"cannot write .*summary.json: No space left on device; make room there"):
@@ -43,6 +43,12 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder.os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
     write_text(tmp_path / "file", "text")
     assert calls == ["fsync", "replace", "fsync"]
+
+
+def test_a_name_that_is_no_text_comes_back(tmp_path):
+    name = b"caf\xe9 \xc3\xa9".decode("ascii", "surrogateescape")  # as the system gives it under another locale
+    write_json(tmp_path / "env.json", {"command": name, "class": "道"})
+    assert read_json(tmp_path / "env.json") == {"command": name, "class": "道"}
 
 
 def test_a_record_that_cannot_be_rewritten_is_kept(run, monkeypatch):

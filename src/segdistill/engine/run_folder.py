@@ -105,13 +105,13 @@ def write_atomically(path: Path, write: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text as UTF-8, atomically.
+    """Write a text as UTF-8, atomically; bytes of file names that are none are escaped as JSON does it.
 
     Args:
         path: of the file.
         text: what it will hold.
     """
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline=""))
+    write_atomically(path, lambda temporary: temporary.write_bytes(text.encode("utf-8", "backslashreplace")))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -124,8 +124,9 @@ class Recorder:
         with suppress(OSError):  # what a full disk did not take is tried once more, and was reported
             if self.file is not None:
                 self.file.close()
-        if self.events is not None:
-            self.events.close()
+        with suppress(OSError):
+            if self.events is not None:
+                self.events.close()
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

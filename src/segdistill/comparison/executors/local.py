@@ -148,7 +148,8 @@ def _child(connection: Connection, task: Task, gpu: str | None) -> None:
             with suppress(OSError):  # the log may be on a full disk
                 traceback.print_exc()
         outcome = Outcome(error=line or one_line(f"{type(error).__name__}: {error}"))
-    connection.send(outcome)
+    with suppress(OSError):  # nobody may be there any more
+        connection.send(outcome)
     connection.close()
 
 

@@ -21,7 +21,7 @@ from segdistill import distill
 from segdistill.data import sampler
 from segdistill.engine import loop, runtime
 from segdistill.engine.faults import TrainingStopped, known_fault
-from segdistill.engine.lock import LOCK, is_alive, locked, remove_leftovers
+from segdistill.engine.lock import LOCK, is_alive, locked
 from segdistill.engine.record import Recorder
 from segdistill.engine.run_folder import read_json
 
@@ -157,8 +157,8 @@ def test_what_dead_writers_left_is_cleared_away(tmp_path):
     lost = [f".checkpoint.pt.{gone.pid}-00.tmp", f".checkpoint.pt.{os.getpid()}-11.tmp", ".checkpoint.pt.tmp"]
     for name in kept + lost:
         (tmp_path / name).touch()
-    remove_leftovers(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+    with locked(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {*kept, LOCK}
 
 
 # Memory and lost processes
@@ -179,6 +179,7 @@ def test_what_dead_writers_left_is_cleared_away(tmp_path):
         (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), 2),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that"), 3),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), 0),
+        (TrainingStopped("out of memory; …; last good checkpoint: runs/a/checkpoint.pt"), 0),
     ],
 )
 def test_what_the_machine_lacks_is_known(error, line):

@@ -47,6 +47,8 @@ def known_fault(error: BaseException) -> str | None:
     Args:
         error: as it was raised.
     """
+    if isinstance(error, ValueError):  # it has its line
+        return None
     text = str(error)
     lost = re.search(r"DataLoader worker \(pid.*?(killed by signal: [\w ]+|exited unexpectedly)", text)
     if lost:

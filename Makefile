@@ -14,7 +14,7 @@ test: $(VENV)/installed
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
 
-# Runs are killed at random moments, raced and starved: about a quarter of an hour on two cores.
+# Runs are killed at random moments, raced and starved: some six minutes on two cores.
 faults: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow tests/test_kills.py
 

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Processes that share the test files out among them; `make test WORKERS=0` runs them one after the other.
 WORKERS ?= 2
 
-.PHONY: demo test slow coverage lint format docs clean
+.PHONY: demo test slow faults coverage lint format docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/segdistill demo
@@ -18,6 +18,10 @@ slow: $(VENV)/installed
 
 coverage: $(VENV)/installed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered
+
+# Runs are killed at random moments, raced and starved: some six minutes on two cores.
+faults: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow tests/test_kills.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check src tests benchmarks docs/make_pages.py

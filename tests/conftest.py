@@ -18,6 +18,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from faults import at_step, config, interrupt
+from segdistill import distill
+
 GOLDEN = Path(__file__).parent / "golden"
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATIENCE = 600
@@ -119,6 +122,28 @@ def camvid_root() -> Path:
     if named:
         pytest.fail(f"SEGDISTILL_CAMVID={named} has no folder train/; it has to be SegNet's folder", pytrace=False)
     pytest.skip("CamVid is not here; set SEGDISTILL_CAMVID to SegNet's folder (train/ trainannot/ …)")
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory) -> Path:
+    """A run of four steps that nothing interrupted; only to be read."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    distill(config(), out=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _stopped(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "stopped"
+    with at_step(pytest.MonkeyPatch(), 3, interrupt), pytest.raises(KeyboardInterrupt):
+        distill(config(), out=folder)
+    return folder
+
+
+@pytest.fixture
+def run(_stopped, tmp_path) -> Path:
+    """A copy of the same run, interrupted in its third step."""
+    return Path(shutil.copytree(_stopped, tmp_path / "run"))
 
 
 def check_golden(golden: dict[str, Tensor], key: str, loss: Tensor, student: Tensor) -> None:

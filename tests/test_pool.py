@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -48,6 +49,8 @@ def test_a_failure_is_one_line_and_ends_nothing_else(tmp_path):
         Task(fail, (KeyError,), tmp_path / "log.txt"),
         Task(die, ()),
         Task(double, (4,)),
+        Task(fail, (MemoryError,)),
+        Task(double, (5,), Path("/proc/none/log.txt")),
     ]
     outcomes = dict(run_tasks(tasks, jobs=2))
     assert outcomes[0] == Outcome(error="two lines")
@@ -55,6 +58,8 @@ def test_a_failure_is_one_line_and_ends_nothing_else(tmp_path):
     assert "Traceback" in (tmp_path / "log.txt").read_text()
     assert "exit code 7" in outcomes[2].error
     assert outcomes[3] == Outcome(8)
+    assert outcomes[4].error.startswith("out of memory; lower data.batch_size")
+    assert outcomes[5].error.startswith("cannot write /proc/none: ")
 
 
 def test_what_a_task_prints_goes_into_its_log(tmp_path):
@@ -101,3 +106,14 @@ def test_a_task_ends_when_its_caller_is_killed(tmp_path):
 def test_jobs_are_positive():
     with pytest.raises(ValueError, match="jobs: expected at least 1, got 0"):
         list(run_tasks([], jobs=0))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+def test_a_closed_terminal_stops_the_tasks_too():
+    before = pool._terminate_as_interrupt()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -2,13 +2,16 @@
 
 import os
 import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from segdistill import show
+from segdistill.engine.faults import known_fault, one_line, tolerate_any_encoding
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,14 +21,25 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-console = Console(quiet=os.environ.get("RANK", "0") != "0")
+console = show.PlainConsole(quiet=os.environ.get("RANK", "0") != "0")
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, or a run folder.", show_default=False)]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Changes to the configuration.")
 ]
 Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default=False)]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")]
+Resume = Annotated[
+    Literal["yes", "auto"] | None,
+    typer.Option(
+        "--resume",
+        metavar="[auto]",
+        show_default=False,
+        help="Go on with the run in the folder; auto starts one if there is none, without a word.",
+    ),
+]
+Override = Annotated[
+    bool, typer.Option("--override", help="With --resume: take lr, clip, precision, … as they are given now.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Train three steps, write nothing, say what it would take.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 
@@ -49,19 +63,17 @@ def segdistill(
 
 def main() -> None:
     """Entry point: a mistake is one line and exit code 2; `--debug` anywhere gives the traceback."""
+    tolerate_any_encoding()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
-        status = app([a for a in arguments if a != "--debug"], prog_name="segdistill", standalone_mode=False)
+        status = app(_arguments(arguments), prog_name="segdistill", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
-    except (ValueError, OSError, ImportError) as error:
-        if debug:
+    except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
+        line = known_fault(error)
+        if debug or (line is None and isinstance(error, RuntimeError)):
             raise
-        fail(str(error))
-    except RuntimeError as error:
-        if debug or "out of memory" not in str(error):
-            raise
-        fail("out of memory; lower data.batch_size or data.crop, or raise train.accumulate")
+        fail(line or str(error))
     except (typer.Abort, KeyboardInterrupt):
         fail("interrupted")
     except Exception as error:
@@ -72,13 +84,42 @@ def main() -> None:
         fail(error.format_message())  # a mistake in the arguments
 
 
+def _arguments(given: list[str]) -> list[str]:
+    """The arguments as the parser wants them: it knows no option whose value may be left out."""
+    bare = {at for at, (word, after) in enumerate(pairwise([*given, ""])) if word == "--resume" and after != "auto"}
+    return ["--resume=yes" if at in bare else word for at, word in enumerate(given) if word != "--debug"]
+
+
 def fail(message: str) -> None:
     """Say what is wrong in one line, and exit with 2."""
-    print(f"segdistill: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(OSError):  # the terminal may be gone
+        print(f"segdistill: {one_line(message)}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
-def _train(config: Path, overrides: list[str], out: Path | None, resume: bool, dry_run: bool, *, alone: bool) -> None:
+def _deliver(result: Mapping[str, Any], path: Path | None, show_it: Callable[..., None]) -> None:
+    """Write a result before it is printed, and print it even if it cannot be written: neither costs the other."""
+    from segdistill.engine.run_folder import write_json
+
+    try:
+        if path is not None:
+            write_json(path, result)
+    finally:
+        show_it(console, result)
+    if path is not None:
+        console.print(f"written to {path}")
+
+
+def _train(
+    config: Path,
+    overrides: list[str],
+    out: Path | None,
+    resume: Literal["yes", "auto"] | None,
+    override: bool,
+    dry_run: bool,
+    *,
+    alone: bool,
+) -> None:
     from segdistill.engine.config import load_config
 
     loaded = load_config(config, [*overrides, "method=none"] if alone else overrides)
@@ -93,27 +134,38 @@ def _train(config: Path, overrides: list[str], out: Path | None, resume: bool, d
         return
     if resume and out is None and config.is_dir():
         out = config
+    how: bool | Literal["auto"] = "auto" if resume == "auto" else resume is not None
     from segdistill.engine.loop import distill
 
-    show.summary(console, distill(loaded, out=out, resume=resume))
+    show.summary(console, distill(loaded, out=out, resume=how, override=override))
 
 
 @app.command(epilog="Example: `segdistill train configs/camvid/teacher_cpu.yaml train.steps=2000 --out runs/teacher`")
 def train(
-    config: ConfigPath, overrides: Overrides = None, out: Out = None, resume: Resume = False, dry_run: DryRun = False
+    config: ConfigPath,
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Resume = None,
+    override: Override = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train a network alone: a teacher, or the baseline of a student."""
-    _train(config, overrides or [], out, resume, dry_run, alone=True)
+    _train(config, overrides or [], out, resume, override, dry_run, alone=True)
 
 
 @app.command(
     epilog="Example: `segdistill distill configs/camvid/student_cpu.yaml method=cwd teacher.checkpoint=runs/teacher`"
 )
 def distill(
-    config: ConfigPath, overrides: Overrides = None, out: Out = None, resume: Resume = False, dry_run: DryRun = False
+    config: ConfigPath,
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Resume = None,
+    override: Override = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train a student from a teacher."""
-    _train(config, overrides or [], out, resume, dry_run, alone=False)
+    _train(config, overrides or [], out, resume, override, dry_run, alone=False)
 
 
 @app.command(
@@ -138,15 +190,12 @@ def compare(
 ) -> None:
     """Train methods × students × data sets × seeds under one schedule: one table, with intervals and costs."""
     from segdistill.comparison.plan import load_plan
-    from segdistill.engine.run_folder import write_json
 
     plan = load_plan(config, overrides or [], out)
     from segdistill.comparison.grid import compare
 
     result = compare(plan, jobs=jobs, say=show.plain(console))
-    show.comparison(console, result)
-    if json is not None:
-        write_json(json, result)
+    _deliver(result, json, show.comparison)
     failed = sum(run["status"] == "failed" for run in result["runs"])
     if failed:
         raise ValueError(f"{failed} of {len(result['runs'])} runs failed; the same command tries them again")
@@ -174,17 +223,14 @@ def evaluate(
     """Evaluate a trained student, or a network with weights as it is: mIoU, per-class IoU, accuracies."""
     from segdistill.engine.config import is_config
     from segdistill.engine.evaluate import evaluate_run
-    from segdistill.engine.run_folder import write_json
 
     result = evaluate_run(model, config=config, overrides=overrides or [], split=split, device=device)
-    show.evaluation(console, result)
     folder = model if model.is_dir() else model.parent
     path = json or folder / f"eval_{split}.json"
     if json is None and is_config(model):
         path = Path("runs") / f"{model.stem}_eval_{split}.json"
         path.parent.mkdir(exist_ok=True)
-    write_json(path, result)
-    console.print(f"written to {path}")
+    _deliver(result, path, show.evaluation)
 
 
 @app.command(epilog="Example: `segdistill predict runs/student street.jpg more_images/ --out predictions`")
@@ -238,9 +284,7 @@ def report(
     """Write one page on runs: tables, curves, classes, confusions, pictures; if wanted, the figures as files."""
     from segdistill.report import write_report
 
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
+    say = show.plain(console)
     page = write_report(
         runs, baseline=baseline, teacher=teacher, out=out, images=images, figures=figures, device=device, say=say
     )
@@ -300,16 +344,12 @@ def benchmark(
     json: Annotated[Path | None, typer.Option(help="Where the figures go.", show_default=False)] = None,
 ) -> None:
     """Parameters, FLOPs, peak memory and latency of a student and its teacher, and what a method adds in training."""
-    from segdistill.engine.run_folder import write_json
     from segdistill.measure.benchmark import benchmark_models
 
     teacher = teacher or ("pspnet_resnet101" if method else None)
     how = {"sizes": [size], "repeats": repeats, "threads": threads, "device": device}
     result = benchmark_models(student, teacher, method=method, compiled=compiled, onnx=onnx, **how)
-    show.benchmark(console, result)
-    if json is not None:
-        write_json(json, result)
-        console.print(f"written to {json}")
+    _deliver(result, json, show.benchmark)
 
 
 @app.command(epilog="Example: `segdistill textures street.jpg --model runs/sstkd --teacher runs/teacher`")

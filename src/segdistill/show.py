@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
+from segdistill.engine.faults import visible
+
 EXTRAS = {
     "smp": ["segmentation_models_pytorch"],
     "hf": ["transformers"],
@@ -28,9 +30,29 @@ EXTRAS = {
 """Optional dependencies by the extra that installs them."""
 
 
+class PlainConsole(Console):
+    """A terminal that prints texts as they are: brackets and colons mean nothing, and nothing in them steers it.
+
+    Args:
+        **options: as for rich's `Console`.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(**options, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Every text on its way to the terminal: in tables, titles and lines.
+
+        Args:
+            text: as it is.
+            **options: rich's.
+        """
+        return super().render_str(visible(text), **{**options, "markup": False, "emoji": False})
+
+
 def plain(console: Console) -> Callable[[str], None]:
     """A function that prints a line as it is."""
-    return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return lambda line: console.print(line, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -156,7 +178,7 @@ def config_reference(console: Console, key: str | None) -> None:
     for section, entries in find_entries(key).items():
         table = Table(Column("key", overflow="fold"), "type", "default", "what it means", title=section)
         for entry in entries:
-            table.add_row(*map(Text, (entry.key, entry.type, entry.default, entry.text)))
+            table.add_row(entry.key, entry.type, entry.default, entry.text)
         console.print(table)
 
 
@@ -209,12 +231,12 @@ def data_check(console: Console, config: Path, overrides: Sequence[str]) -> bool
             with progress(f"items of {split}") as told:
                 report = check_data(data.name, split, progress=told, **data.options)
         except ValueError as error:
-            console.print(f"{split}: {error}", style="yellow" if split == "test" else "red", markup=False)
+            console.print(f"{split}: {error}", style="yellow" if split == "test" else "red")
             bad |= split != "test"
             continue
-        console.print(f"[bold]{split}[/bold]")
+        console.print(split, style="bold")
         for line in report.lines():
-            console.print(line, markup=False)
+            console.print(line)
         bad |= bool(report.problems)
     return bad
 
@@ -253,10 +275,10 @@ def comparison(console: Console, result: Mapping[str, Any]) -> None:
         for column in columns:
             table.add_column(header[column], justify="left" if header[column] in TEXTS else "right", overflow="fold")
         for row in rows:
-            table.add_row(*(Text(row[column]) for column in columns))
+            table.add_row(*(row[column] for column in columns))
         console.print(table)
     for note in notes(result):
-        console.print(note, style="red" if note.startswith("failed") else None, markup=False, highlight=False)
+        console.print(note, style="red" if note.startswith("failed") else None, highlight=False)
 
 
 def forecast(console: Console, result: Mapping[str, Any]) -> None:
@@ -266,7 +288,7 @@ def forecast(console: Console, result: Mapping[str, Any]) -> None:
     for row in result["taps"]:
         sides = ((row[side], row[f"{side}_shape"]) for side in ("student", "teacher"))
         parts = (part for path, shape in sides for part in (path or "–", "×".join(map(str, shape or "–"))))
-        taps.add_row(row["tap"], *map(Text, parts))
+        taps.add_row(row["tap"], *parts)
     if result["taps"]:
         console.print(taps)
     heads = [Column(name, justify="right") for name in ("value", "share of loss", "gradient", "share of gradients")]
@@ -291,14 +313,13 @@ def benchmark(console: Console, result: Mapping[str, Any]) -> None:
     for row in result["rows"]:
         timed = [f"{row[key]:.1f}" if row.get(key) is not None else "–" for key in ("peak_mib", "ms", "ms_p95")]
         counted = [f"{row['params'] / 1e6:.3f}", f"{row['flops'] / 1e9:.2f}"]
-        table.add_row(Text(row["network"]), row["mode"], "×".join(map(str, row["size"])), *counted, *timed)
+        table.add_row(row["network"], row["mode"], "×".join(map(str, row["size"])), *counted, *timed)
     console.print(table)
     facts = result["environment"]
     machine = ", ".join(facts["gpus"]) if result["device"].startswith("cuda") else facts["cpu"]
     console.print(
         f"one image, float32, {result['repeats']} passes on {machine}, {facts['threads']} threads; a multiply-add is "
-        "two FLOPs; peak: memory beyond weights and image",
-        markup=False,
+        "two FLOPs; peak: memory beyond weights and image"
     )
     if "costs" in result:
         _costs(console, result)
@@ -312,7 +333,7 @@ def _costs(console: Console, result: Mapping[str, Any]) -> None:
         flops = [f"{row['flops'] / 1e9:.3f}", f"{100 * row['flops'] / student:.2f}"]
         table.add_row(row["part"], f"{row['trained']:,}", f"{row['fixed']:,}", *flops, row["counted"])
     console.print(table)
-    console.print("in training only, forward, one image; elementwise work is not counted", markup=False)
+    console.print("in training only, forward, one image; elementwise work is not counted")
 
 
 def demo(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:

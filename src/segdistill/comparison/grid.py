@@ -16,6 +16,7 @@ from segdistill.comparison.table import write_tables
 from segdistill.comparison.work import evaluate_teacher, measure, train_and_evaluate
 from segdistill.engine.build import build_split
 from segdistill.engine.config import Config, load_config
+from segdistill.engine.lock import locked
 from segdistill.engine.loop import TrainingStopped
 from segdistill.engine.run_folder import CONFIG, SUMMARY, stored_json, write_json
 from segdistill.engine.runtime import environment
@@ -60,13 +61,13 @@ def compare(
     plan = source if isinstance(source, Plan) else load_plan(source, overrides, out)
     _check_splits(plan)
     try:
-        return _compare(plan, jobs, say)
+        with locked(plan.out):
+            return _compare(plan, jobs, say)
     except KeyboardInterrupt:
         raise TrainingStopped(f"stopped; the same command goes on with the runs in {plan.out}") from None
 
 
 def _compare(plan: Plan, jobs: int, say: Say) -> dict[str, Any]:
-    plan.out.mkdir(parents=True, exist_ok=True)
     plan = _share_threads(plan, jobs)
     datas = [run.config.data for run in plan.runs]
     at_home = all(config.data in datas for config in plan.teachers.values())  # then the split is there for them too

@@ -88,9 +88,11 @@ def gather(
 
 def _read(run: Cell, split: str) -> tuple[dict[str, Any], Tensor]:
     """A run's figures, and the counts of its images."""
-    summary, evaluation = (read_json(path) for path in (run.folder / SUMMARY, evaluation_path(run.folder, split)))
-    entry = {key: evaluation[key] for key in ("miou", "macc", "pixel_accuracy", "iou")}
-    entry |= {key: summary[key] for key in ("steps", "best_step", "params", "flops", "flops_size", "peak_memory")}
+    scores = ("miou", "macc", "pixel_accuracy", "iou")
+    costs = ("steps", "best_step", "params", "flops", "flops_size", "peak_memory")
+    summary = read_json(run.folder / SUMMARY, ("miou", "seconds", *costs))
+    evaluation = read_json(evaluation_path(run.folder, split), scores)
+    entry = {key: evaluation[key] for key in scores} | {key: summary[key] for key in costs}
     entry |= {"val_miou": summary["miou"], "seconds": summary["seconds"]}
     entry |= training_time(run.folder / METRICS, run.config.data.batch_size)
     path = counts_path(run.folder, split)

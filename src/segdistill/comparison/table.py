@@ -1,9 +1,12 @@
 """A comparison as text: one set of cells, written as Markdown, LaTeX, and for the terminal; and all figures as CSV."""
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from segdistill.engine.run_folder import write_text
 
 Comparison = Mapping[str, Any]
 
@@ -21,10 +24,11 @@ def write_tables(result: Comparison, folder: Path) -> None:
         result: what `gather` returned.
         folder: of the comparison.
     """
-    with (folder / "compare.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(figures(result))
-    (folder / "compare.md").write_text(markdown(result))
-    (folder / "compare.tex").write_text(latex(result))
+    lines = io.StringIO()
+    csv.writer(lines).writerows(figures(result))
+    write_text(folder / "compare.csv", lines.getvalue())
+    write_text(folder / "compare.md", markdown(result))
+    write_text(folder / "compare.tex", latex(result))
 
 
 def cells(result: Comparison) -> tuple[list[str], list[list[str]]]:

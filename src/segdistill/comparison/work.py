@@ -4,21 +4,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from segdistill.comparison.result import counts_path, evaluation_path
 from segdistill.engine.build import build_split
 from segdistill.engine.config import Config
 from segdistill.engine.evaluate import evaluate, evaluate_run
 from segdistill.engine.forecast import forecast
+from segdistill.engine.lock import locked
 from segdistill.engine.loop import distill
-from segdistill.engine.run_folder import CHECKPOINT, STUDENT, SUMMARY, read_json, write_atomically, write_json
+from segdistill.engine.run_folder import STUDENT, SUMMARY, read_json, write_atomically, write_json
 from segdistill.engine.runtime import runtime
 from segdistill.engine.teacher import Mapped, build_teacher
 from segdistill.models.stats import model_stats
 
 MEASURED_STEPS = 6
 """How many steps are timed at least."""
+
+PATIENCE = 60.0
+"""Seconds to wait for a process that still holds a run's folder."""
 
 
 def train_and_evaluate(config: Config, folder: Path, split: str | None) -> float | None:
@@ -33,12 +37,11 @@ def train_and_evaluate(config: Config, folder: Path, split: str | None) -> float
         Mean IoU on the split, or on val.
     """
     if (folder / SUMMARY).is_file() and (folder / STUDENT).is_file():
-        miou: float | None = read_json(folder / SUMMARY)["miou"]
+        miou: float | None = read_json(folder / SUMMARY, ("miou",))["miou"]
     else:
-        resume = (folder / CHECKPOINT).exists()
-        if not resume:  # stopped after a validation but before a checkpoint: the run begins again
-            (folder / STUDENT).unlink(missing_ok=True)
-        miou = distill(config, out=folder, resume=resume)["miou"]
+        with locked(folder, patience=PATIENCE):  # one of a grid that was just killed saves its checkpoint
+            pass
+        miou = distill(config, out=folder, resume="auto")["miou"]
     if split is None:
         return miou
     if config.train.threads is not None:
@@ -46,7 +49,7 @@ def train_and_evaluate(config: Config, folder: Path, split: str | None) -> float
     code = config.student.is_code or None  # the configuration itself named the function
     result = evaluate_run(folder, split=split, device=config.train.device, per_image=True, allow_code=code)
     counts = {"counts": torch.tensor(result.pop("per_image"))}
-    write_atomically(counts_path(folder, split), lambda path: save_file(counts, path))
+    write_atomically(counts_path(folder, split), lambda path: path.write_bytes(save(counts)))
     write_json(evaluation_path(folder, split), result)
     miou = result["miou"]
     return miou

@@ -193,7 +193,8 @@ def _leave_group(_worker: int) -> None:
 
     They must not ignore it instead: the interpreter ends a worker that is left over by SIGTERM, and waits for it.
     """
-    os.setpgid(0, 0)
+    if hasattr(os, "setpgid"):  # Windows sends no signals to groups
+        os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -214,7 +215,10 @@ class _Loader:
         )
 
     def __iter__(self) -> Generator[Batch]:
-        for item in self.loader:
-            if isinstance(item, ValueError):
-                raise item
-            yield from item if isinstance(item, list) else [item]
+        try:
+            for item in self.loader:
+                if isinstance(item, ValueError):
+                    raise item
+                yield from item if isinstance(item, list) else [item]
+        except (ConnectionError, EOFError):  # what is heard first of a worker that was killed, now and then
+            raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from None

@@ -228,7 +228,8 @@ class TrainConfig(Section):
     eval_every: int = Field(0, ge=0)
     """Steps between validations; 0 validates at the end only. The best student on the validation split is kept."""
     save_every: int = Field(200, ge=0)
-    """Steps between checkpoints, from which a stopped run goes on; 0 writes one at the end only."""
+    """Steps between checkpoints, from which a stopped run goes on, besides those of each validation; 0 writes only
+    these."""
     log_every: int = Field(10, gt=0)
     """Steps between lines of `metrics.jsonl`."""
     gradient_samples: int = Field(20, ge=0)
@@ -354,6 +355,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"no configuration at {path}")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a text in UTF-8; save it as one") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):

@@ -44,7 +44,7 @@ class Rehearsal(Training):
 
     def disk(self) -> int:
         """Bytes of the run folder at its fullest: checkpoint, the next one while it is written, and the student."""
-        states = [part.state_dict() for part in self._parts.values() if part is not None]
+        states = [part.state_dict() for part in self.parts.values() if part is not None]
         return 2 * sum(map(_bytes, states)) + _bytes(self.deliverable.state_dict())
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +16,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from segdistill.engine.config import Config, load_config
 from segdistill.engine.distiller import frozen
+from segdistill.engine.faults import TrainingStopped as TrainingStopped
+from segdistill.engine.faults import kept, known_fault, not_finite
+from segdistill.engine.lock import locked
+from segdistill.engine.opening import open_run
 from segdistill.engine.optim import schedule, set_rate
-from segdistill.engine.run_folder import CHECKPOINT, SUMMARY, read_json
 from segdistill.engine.runtime import Runtime, runtime
 from segdistill.engine.teacher import observe
 from segdistill.engine.training import Training
 from segdistill.functional import IGNORE
 from segdistill.methods import Method
 from segdistill.taps import Tapped, Taps
-
-
-class TrainingStopped(ValueError):  # noqa: N818 -- it is not always an error
-    """Training ended early, with its last good checkpoint in the run folder."""
 
 
 def distill(
@@ -37,7 +36,8 @@ def distill(
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
     out: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
+    override: bool = False,
 ) -> dict[str, Any]:
     """Train a student, alone or from a teacher, as a configuration says.
 
@@ -47,27 +47,41 @@ def distill(
         student: the user's own network instead of the configured one: RGB images in 0…1 → logits.
         teacher: likewise, already trained.
         out: run folder (default: `runs/<data>_<student>_<method>_seed<seed>`).
-        resume: go on from the run folder's checkpoint, bit by bit as if it had never stopped.
+        resume: go on from the run folder's checkpoint, bit by bit as if it had never stopped; "auto" starts or goes on,
+            whichever fits.
+        override: whether a run that goes on may change its learning rate, clipping, precision and other settings of the
+            optimisation; the folder keeps account of it.
 
     Returns:
         The summary, as in `summary.json`: figures of the best student on the validation split, and costs.
 
     Raises:
         ValueError: with one line, on anything that is wrong with the configuration, the data or the run folder.
-        TrainingStopped: if a term or a gradient is not finite, or the process was asked to stop.
+        TrainingStopped: if a term, a gradient or a weight is not finite, memory did not suffice, or the process was
+            asked to stop.
     """
+    if override and not resume:
+        raise ValueError("--override changes the settings of a run that goes on; it needs --resume")
     config = load_config(config, overrides)
     folder = Path(out) if out is not None else default_folder(config, student)
     with runtime(config.train.device, config.train.precision, config.train.threads) as run:
         training = Training(config, run, folder, student=student, teacher=teacher)
-        training.open(resume)
-        try:
-            if training.done == config.train.steps and (folder / SUMMARY).is_file():
-                return read_json(folder / SUMMARY)
-            train(training)
-            return training.finish()
-        finally:
-            training.close()
+        with locked(folder) if run.main else nullcontext():
+            finished = open_run(training, resume, override=override)
+            try:
+                if finished is not None:
+                    return finished
+                train(training)
+                return training.finish()
+            except (RuntimeError, MemoryError, OSError) as error:
+                fault = known_fault(error)
+                if fault is None:
+                    raise
+            finally:
+                training.close()
+        # Out here the error and its frames are gone, and with them the loader: torch reports one that lost a worker
+        # again and again, wherever the program is.
+        raise TrainingStopped(f"{fault}; {kept(folder)}")
 
 
 def train(training: Training) -> None:
@@ -117,7 +131,7 @@ def train(training: Training) -> None:
         if training.due(cfg.eval_every):
             training.validate()
         stop = run.any(bool(run.stopped))
-        if stop or training.due(cfg.save_every):
+        if stop or training.due(cfg.save_every) or training.due(cfg.eval_every):
             training.save()
         if stop:
             raise TrainingStopped(f"stopped after step {training.done}; go on with --resume --out {training.folder}")
@@ -208,7 +222,7 @@ def _step(
     scaling = scaler is not None and scaler.is_enabled()
     if not math.isfinite(norm) and not scaling:  # a loss scaler skips such a step by itself, and lowers its scale
         whose = "the student's gradient" if module is training.distiller else "the critic's gradient"
-        raise _not_finite(whose, norm, training)
+        raise not_finite(whose, norm, training.done, training.folder)
     if scaler is not None:
         scaler.step(optimizer)
         scaler.update()
@@ -227,16 +241,8 @@ def _finite(history: Sequence[Mapping[str, Tensor]], training: Training) -> dict
     values = torch.stack([torch.stack([terms[name] for name in names]) for terms in history]).mean(0).tolist()
     for name, value in zip(names, values, strict=True):
         if not math.isfinite(value):
-            raise _not_finite(f"term {name}", value, training)
+            raise not_finite(f"term {name}", value, training.done, training.folder)
     return dict(zip(names, values, strict=True))
-
-
-def _not_finite(what: str, value: float, training: Training) -> TrainingStopped:
-    path = training.folder / CHECKPOINT
-    return TrainingStopped(
-        f"{what} is {value} at step {training.done}; last good checkpoint: {path if path.is_file() else 'none yet'}. "
-        "Lower train.lr or that term's weight, set train.clip, or use train.precision=fp32"
-    )
 
 
 def default_folder(config: Config, student: nn.Module | None = None) -> Path:

@@ -23,6 +23,26 @@ def build_optimizer(parameters: Iterable[nn.Parameter], train: TrainConfig) -> t
     return torch.optim.SGD(trained, momentum=train.momentum, **options)
 
 
+def optimizer_options(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What an optimiser does with each group of parameters: its options without the parameters.
+
+    Args:
+        optimizer: just built, or loaded.
+    """
+    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+
+def set_options(optimizer: torch.optim.Optimizer, options: Iterable[dict[str, Any]]) -> None:
+    """Give an optimiser other options, as its state stays.
+
+    Args:
+        optimizer: with the state of a run.
+        options: what `optimizer_options` gave of one that was just built.
+    """
+    for group, given in zip(optimizer.param_groups, options, strict=True):
+        group |= {**given, "initial_lr": given["lr"]}
+
+
 def schedule(step: int, train: TrainConfig) -> float:
     """Factor on every learning rate at a step: linear warm-up, then (1 − step/steps)^power.
 

@@ -1,9 +1,11 @@
 """What a run says about itself: `metrics.jsonl`, the terminal, TensorBoard."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
@@ -11,7 +13,8 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from segdistill.engine.run_folder import METRICS
+from segdistill.engine.faults import visible
+from segdistill.engine.run_folder import METRICS, explaining, write_text
 
 
 class Recorder:
@@ -34,10 +37,10 @@ class Recorder:
         self.stream = stream or sys.stderr
         if folder is None:
             return
-        path = folder / METRICS
+        self.path = path = folder / METRICS
         kept = [record for record in read_records(path) if record["step"] <= start] if start else []
-        path.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        self.file = path.open("a")
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        self.file = path.open("a", encoding="utf-8")
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -64,11 +67,10 @@ class Recorder:
         left = (time.monotonic() - self.began) / max(step - self.start, 1) * (self.steps - step)
         head = f"loss {numbers['loss']:.4f}  {numbers['images_per_s']:.1f} img/s  {numbers['memory_mb']:.0f} MB"
         if self.bar is not None:
-            self.bar.update(self.task, completed=step, description=head)
+            with suppress(OSError):  # the terminal may be gone
+                self.bar.update(self.task, completed=step, description=head)
         else:
-            print(
-                f"step {step}/{self.steps}  {head}  left {timedelta(seconds=round(left))}", file=self.stream, flush=True
-            )
+            self.say(f"step {step}/{self.steps}  {head}  left {timedelta(seconds=round(left))}")
 
     def validation(self, step: int, result: Mapping[str, Any], best: bool) -> None:
         """Record a validation.
@@ -82,16 +84,33 @@ class Recorder:
         self._write(step, {**numbers, "val_iou": result["iou"]})
         if self.file is None or result["miou"] is None:
             return
-        line = f"step {step}: val mIoU {100 * result['miou']:.2f}{' (best so far)' if best else ''}"
-        if self.bar is not None:
-            self.bar.console.print(line)
-        else:
-            print(line, file=self.stream, flush=True)
+        self.say(f"step {step}: val mIoU {100 * result['miou']:.2f}{' (best so far)' if best else ''}")
+
+    def say(self, line: str) -> None:
+        """Print a line, if this process prints and there is a terminal still.
+
+        Args:
+            line: as it is.
+        """
+        if self.file is None:
+            return
+        with suppress(OSError):  # a terminal that was closed, or a log on a full disk, ends no run
+            if self.bar is not None:
+                self.bar.console.print(visible(line), markup=False)
+            else:
+                print(visible(line), file=self.stream, flush=True)
+
+    def sync(self) -> None:
+        """Have the lines so far on the disk, as a checkpoint that follows them needs."""
+        if self.file is not None:
+            with explaining(self.path):
+                os.fsync(self.file.fileno())
 
     def _write(self, step: int, numbers: Mapping[str, Any]) -> None:
         if self.file is not None:
-            self.file.write(json.dumps({"step": step, **numbers}) + "\n")
-            self.file.flush()
+            with explaining(self.path):
+                self.file.write(json.dumps({"step": step, **numbers}) + "\n")
+                self.file.flush()
         if self.events is not None:
             for key, value in numbers.items():
                 if isinstance(value, float | int):
@@ -99,12 +118,15 @@ class Recorder:
 
     def close(self) -> None:
         """Finish the files and the progress bar."""
-        if self.bar is not None:
-            self.bar.stop()
-        if self.file is not None:
-            self.file.close()
-        if self.events is not None:
-            self.events.close()
+        with suppress(OSError):
+            if self.bar is not None:
+                self.bar.stop()
+        with suppress(OSError):  # what a full disk did not take is tried once more, and was reported
+            if self.file is not None:
+                self.file.close()
+        with suppress(OSError):
+            if self.events is not None:
+                self.events.close()
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -114,7 +136,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         path: of the file; there is none before the first record.
     """
     records = []
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
             record = json.loads(line)
         except ValueError:

@@ -172,8 +172,18 @@ def runtime(device: str = "auto", precision: str = "fp32", threads: int | None =
             dist.destroy_process_group()
 
 
+def stop_signals() -> list[int]:
+    """Signals that ask a process to stop: Ctrl-C, a scheduler's SIGTERM, and SIGHUP of a terminal that was closed.
+
+    There is no SIGHUP on Windows; one that is ignored, as under nohup, stays ignored.
+    """
+    hangup = getattr(signal, "SIGHUP", None)
+    heard = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([hangup] if hangup is not None and heard else [])]
+
+
 def _stop_politely(run: Runtime) -> dict[int, Any]:
-    """Let the first Ctrl-C or SIGTERM end the run after its current step; a second Ctrl-C ends it at once."""
+    """Let the first signal end the run after its current step; a second Ctrl-C ends it at once."""
 
     def note(number: int, _frame: Any) -> None:
         if run.stopped and number == signal.SIGINT:
@@ -181,7 +191,7 @@ def _stop_politely(run: Runtime) -> dict[int, Any]:
         run.stopped.append(number)
 
     handlers: dict[int, Any] = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stop_signals():
         try:
             handlers[number] = signal.signal(number, note)
         except ValueError:  # not in the main thread: whoever started the thread decides
@@ -210,7 +220,7 @@ def environment() -> dict[str, Any]:
 
 def _cpu_name() -> str:
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
@@ -234,6 +244,9 @@ def peak_memory(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource
+    try:
+        import resource
+    except ImportError:  # Windows does not say; nothing else depends on it
+        return 0
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

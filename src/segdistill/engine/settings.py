@@ -19,6 +19,18 @@ FREE_TO_CHANGE = {
 }
 """Settings that a resumed run may change: they change neither what is computed nor which student is kept."""
 
+OVERRIDABLE = {
+    "train.accumulate",
+    "train.clip",
+    "train.lr",
+    "train.momentum",
+    "train.power",
+    "train.precision",
+    "train.warmup",
+    "train.weight_decay",
+}
+"""Settings of the optimisation that a resumed run may change if it is told to: it is another run from there on."""
+
 TEACHER_PATHS = {"teacher.checkpoint", "teacher.weights"}
 """Where a teacher is, which may change while its weights do not."""
 
@@ -49,7 +61,7 @@ def fixed_settings(config: Config) -> dict[str, Any]:
     return {key: value for key, value in flat(config.model_dump(mode="json")).items() if key not in FREE_TO_CHANGE}
 
 
-def check_same(old: Config, new: Config, folder: Path) -> None:
+def check_same(old: Config, new: Config, folder: Path, *, override: bool = False) -> dict[str, list[Any]]:
     """Refuse to go on with a run under another configuration, but for the settings that are free to change.
 
     A teacher is told by its weights, so that it may have moved but not changed.
@@ -58,9 +70,13 @@ def check_same(old: Config, new: Config, folder: Path) -> None:
         old: what the run was started with.
         new: what it would go on with.
         folder: of the run.
+        override: whether the settings in `OVERRIDABLE` may differ.
+
+    Returns:
+        The settings that differ, name → [old, new]; none unless `override`.
 
     Raises:
-        ValueError: with the first setting that differs.
+        ValueError: with the first setting that differs and may not.
     """
     if new.train.precision == "auto":  # what it means was decided when the run began
         new = new.model_copy(update={"train": new.train.model_copy(update={"precision": old.train.precision})})
@@ -69,6 +85,11 @@ def check_same(old: Config, new: Config, folder: Path) -> None:
     if told and before != now:
         raise ValueError(f"{folder} was taught by another teacher than the one that is there now")
     a, b = fixed_settings(old), fixed_settings(new)
-    for key in sorted((a.keys() | b.keys()) - (TEACHER_PATHS if told else set())):
-        if a.get(key) != b.get(key):
-            raise ValueError(f"{folder} was started with {key}={a.get(key)}, not {b.get(key)}; resume it unchanged")
+    keys = sorted((a.keys() | b.keys()) - (TEACHER_PATHS if told else set()))
+    changed = {key: [a.get(key), b.get(key)] for key in keys if a.get(key) != b.get(key)}
+    for key, (was, now) in changed.items():
+        if key not in OVERRIDABLE:
+            raise ValueError(f"{folder} was started with {key}={was}, not {now}; resume it unchanged")
+        if not override:
+            raise ValueError(f"{folder} was started with {key}={was}, not {now}; resume it unchanged, or --override it")
+    return changed

@@ -8,9 +8,10 @@ from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save as serialise
-from torch import nn
+from torch import Tensor, nn
 
 from segdistill._version import __version__
+from segdistill.engine.checkpoint import DIGEST, tensor_digest
 from segdistill.engine.run_folder import STUDENT, write_atomically
 from segdistill.models import build_model
 from segdistill.models.weights.files import load_named, read_tensors
@@ -27,7 +28,8 @@ def save_student(path: str | Path, network: nn.Module, card: Mapping[str, Any]) 
         card: anything that JSON holds; see `make_card`.
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items() if not k.startswith("aux.")}
-    metadata = {CARD_KEY: json.dumps(card, ensure_ascii=False)}
+    text = json.dumps(card, ensure_ascii=False)
+    metadata = {CARD_KEY: text, DIGEST: tensor_digest({"card": text, "tensors": tensors})}
     write_atomically(Path(path), lambda p: p.write_bytes(serialise(tensors, metadata)))
 
 
@@ -84,20 +86,45 @@ def read_card(path: str | Path) -> dict[str, Any]:
         ValueError: if it is not a student's file.
     """
     file = student_path(path)
+    metadata = _metadata(file)
+    if CARD_KEY not in metadata:
+        raise ValueError(f"{file} has no segdistill card; load it with weights: and the network's name")
+    try:
+        card = json.loads(metadata[CARD_KEY])
+    except ValueError:
+        card = None
+    if not isinstance(card, dict):
+        raise ValueError(f"{file} is damaged: its card is no JSON object; put a copy back, or train again")
+    return card
+
+
+def _metadata(file: Path) -> dict[str, str]:
     try:
         with safe_open(file, "pt") as opened:
-            metadata = opened.metadata() or {}
-        card = json.loads(metadata[CARD_KEY])
-    except KeyError:
-        raise ValueError(f"{file} has no segdistill card; load it with weights: and the network's name") from None
+            return dict(opened.metadata() or {})
     except Exception as error:
         if file.suffix != ".safetensors":
             raise ValueError(
                 f"{file} is no run or student's file (.safetensors); give a network's name:, and weights: {file}"
             ) from None
         raise ValueError(f"{file} is not a readable safetensors file: {error}") from None
-    assert isinstance(card, dict)
-    return card
+
+
+def read_student(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a student's file, if they are those that were saved.
+
+    Args:
+        path: a run folder or a `.safetensors` file.
+
+    Raises:
+        ValueError: if the file is missing or damaged.
+    """
+    file = student_path(path)
+    tensors, metadata = read_tensors(file), _metadata(file)
+    found = tensor_digest({"card": metadata.get(CARD_KEY), "tensors": tensors})
+    if metadata.get(DIGEST, found) != found:  # a file of an older version has none
+        raise ValueError(f"{file} is damaged: its digest is not that of what it holds; put a copy back, or train again")
+    return tensors
 
 
 def load_student(path: str | Path, network: nn.Module | None = None, *, allow_code: bool | None = None) -> nn.Module:
@@ -129,7 +156,6 @@ def load_student(path: str | Path, network: nn.Module | None = None, *, allow_co
                 "SEGDISTILL_ALLOW_CODE=1, or pass the network"
             )
         network = build_model(name, **options)
-    file = student_path(path)
-    load_named(network, read_tensors(file), str(file), spare=("aux.",))
+    load_named(network, read_student(path), str(student_path(path)), spare=("aux.",))
     network.card = card  # type: ignore[assignment]
     return network.eval()

@@ -18,20 +18,20 @@ from segdistill.data.check import quick_check
 from segdistill.data.sampler import train_loader
 from segdistill.data.transforms import TrainTransform
 from segdistill.engine import build
-from segdistill.engine.checkpoint import load_checkpoint, save_checkpoint
+from segdistill.engine.checkpoint import not_finite_tensors, save_checkpoint
 from segdistill.engine.clock import Clock, Waited
-from segdistill.engine.config import Config, dump_config, load_config
+from segdistill.engine.config import Config
 from segdistill.engine.distiller import Distiller
 from segdistill.engine.evaluate import evaluate
+from segdistill.engine.faults import not_finite
 from segdistill.engine.gradients import term_gradients
 from segdistill.engine.optim import build_optimizer
 from segdistill.engine.record import Recorder
-from segdistill.engine.run_folder import CHECKPOINT, CONFIG, ENVIRONMENT, STUDENT, SUMMARY, write_atomically, write_json
-from segdistill.engine.runtime import Runtime, environment, peak_memory, synchronize
-from segdistill.engine.settings import check_same
+from segdistill.engine.run_folder import STUDENT, SUMMARY, write_json
+from segdistill.engine.runtime import Runtime, peak_memory, synchronize
 from segdistill.engine.student import load_student, make_card, save_student
 from segdistill.engine.sync_batchnorm import synchronise
-from segdistill.engine.teacher import build_teacher, teacher_digest
+from segdistill.engine.teacher import build_teacher
 from segdistill.methods import build_method
 from segdistill.models.stats import model_stats
 from segdistill.taps import Taps
@@ -50,6 +50,7 @@ class Training:
 
     recorder: Recorder
     _batches: Waited | None = None
+    _finite_at: int | None = None
 
     def __init__(
         self,
@@ -116,6 +117,7 @@ class Training:
             self.model = DistributedDataParallel(self.distiller, device_ids=ids)
         self.done, self.best, self.best_step = 0, -1.0, 0
         self.clock = Clock()
+        self._infinite = set(not_finite_tensors(self.parts))  # some are from the start, as masks are
 
     def due(self, every: int, done: int | None = None) -> bool:
         """Whether something that happens every so many steps (0: never) happens now; the last step always counts."""
@@ -239,6 +241,7 @@ class Training:
 
     def validate(self) -> None:
         """Evaluate on the validation split; the best student so far becomes `student.safetensors`."""
+        self._check_finite()
         began = time.monotonic()
         self.run.share(self.deliverable)  # each process has its own statistics of batch norm; the first one's are saved
         result = self._evaluate(self.deliverable, self.val_set, self.run)
@@ -266,7 +269,8 @@ class Training:
         )
 
     @property
-    def _parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds: name → anything with a `state_dict`, or None."""
         return {
             "distiller": self.distiller,
             "optimizer": self.optimizer,
@@ -276,37 +280,28 @@ class Training:
             "critic_optimizer": self.critic_optimizer,
         }
 
+    def _check_finite(self) -> None:
+        """Refuse to keep weights, statistics or an optimiser that overflowed: what is in the folder is good."""
+        if self._finite_at == self.done:
+            return
+        bad = [name for name in not_finite_tensors(self.parts) if name not in self._infinite]
+        if self.run.any(bool(bad)):
+            name = bad[0] if bad else "a tensor of another process"
+            raise not_finite(name, "not finite", self.done, self.folder)
+        self._finite_at = self.done
+
     def save(self) -> None:
-        """Write the checkpoint."""
-        if self.run.main:
-            facts = {"step": self.done, "seconds": self.clock.total(), "best": self.best, "best_step": self.best_step}
-            save_checkpoint(self.folder, self._parts, facts)
-        self.run.barrier()
-
-    def open(self, resume: bool) -> None:
-        """Start the run folder, or go on in it.
-
-        Args:
-            resume: whether to go on.
+        """Write the checkpoint.
 
         Raises:
-            ValueError: if the folder already holds a run and `resume` is False, or another run and it is True.
+            TrainingStopped: if a weight is not finite; the checkpoint stays as it was.
         """
-        config_path = self.folder / CONFIG
-        if resume:
-            check_same(load_config(config_path), self.config, self.folder)
-            facts = load_checkpoint(self.folder, self._parts)
-            self.done, self.clock = int(facts["step"]), Clock(float(facts["seconds"]))
-            self.best, self.best_step = float(facts["best"]), int(facts["best_step"])
-        elif (self.folder / CHECKPOINT).exists() or (self.folder / STUDENT).exists():
-            raise ValueError(f"{self.folder} already holds a run; --resume goes on with it, --out DIR starts another")
+        self._check_finite()
         if self.run.main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not resume:
-                write_atomically(config_path, lambda p: p.write_text(dump_config(self.config)))
-                write_json(self.folder / ENVIRONMENT, environment() | {"teacher": teacher_digest(self.config)})
-        folder = self.folder if self.run.main else None
-        self.recorder = Recorder(folder, self.cfg.steps, self.done, tensorboard=self.cfg.tensorboard)
+            self.recorder.sync()
+            facts = {"step": self.done, "seconds": self.clock.total(), "best": self.best, "best_step": self.best_step}
+            save_checkpoint(self.folder, self.parts, facts)
+        self.run.barrier()
 
     def finish(self) -> dict[str, Any]:
         """Evaluate the best student in float32 and write `summary.json`."""

@@ -252,7 +252,7 @@ def has_student(folder: Path) -> bool:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        loaded = yaml.safe_load(path.read_text()) if path.is_file() else {}
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     return loaded if isinstance(loaded, dict) else {}

@@ -81,8 +81,8 @@ def render(content: Content) -> str:
         facts=[_facts(run) for group in study.everyone for run in group.runs],
         version=__version__,
         now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        style=Markup((HERE / "page.css").read_text()),
-        script=Markup((HERE / "page.js").read_text()),
+        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
         markup=Markup,
     )
 

@@ -5,6 +5,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
@@ -14,6 +15,10 @@ from threading import Thread
 from typing import Any
 
 import torch
+
+from segdistill.engine.faults import known_fault, one_line, tolerate_any_encoding
+from segdistill.engine.run_folder import explaining, make_folder
+from segdistill.engine.runtime import stop_signals
 
 
 @dataclass(frozen=True)
@@ -90,20 +95,20 @@ def run_tasks(tasks: Sequence[Task], jobs: int = 1) -> Iterator[tuple[int, Outco
             process.terminate()
         for _, _, process in running.values():
             process.join()
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _terminate_as_interrupt() -> Any:
-    """Let SIGTERM end this process as Ctrl-C does, so that the others are asked to stop; returns the old handler."""
+def _terminate_as_interrupt() -> dict[int, Any]:
+    """Let what asks this process to stop end it as Ctrl-C does, so that the others are asked; returns old handlers."""
 
     def interrupt(_number: int, _frame: Any) -> None:
         raise KeyboardInterrupt
 
     try:
-        return signal.signal(signal.SIGTERM, interrupt)
+        return {number: signal.signal(number, interrupt) for number in stop_signals()}
     except ValueError:  # not in the main thread
-        return None
+        return {}
 
 
 def _receive(connection: Connection, process: BaseProcess) -> Outcome:
@@ -130,21 +135,30 @@ def _child(connection: Connection, task: Task, gpu: str | None) -> None:
     Thread(target=_end_with_parent, daemon=True).start()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    if task.log is not None:
-        task.log.parent.mkdir(parents=True, exist_ok=True)
-        with task.log.open("a") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
+    tolerate_any_encoding()
     try:
+        if task.log is not None:
+            _print_into(task.log)
         outcome = Outcome(task.function(*task.arguments))
     except ValueError as error:
-        outcome = Outcome(error=" ".join(str(error).split()))
+        outcome = Outcome(error=one_line(str(error)))
     except (Exception, KeyboardInterrupt) as error:
-        if not isinstance(error, KeyboardInterrupt):
-            traceback.print_exc()
-        outcome = Outcome(error=" ".join(f"{type(error).__name__}: {error}".split()))
-    connection.send(outcome)
+        line = known_fault(error)
+        if line is None and not isinstance(error, KeyboardInterrupt):
+            with suppress(OSError):  # the log may be on a full disk
+                traceback.print_exc()
+        outcome = Outcome(error=line or one_line(f"{type(error).__name__}: {error}"))
+    with suppress(OSError):  # nobody may be there any more
+        connection.send(outcome)
     connection.close()
+
+
+def _print_into(log: Path) -> None:
+    """Let whatever this process prints go to a file."""
+    make_folder(log.parent)
+    with explaining(log), log.open("a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
 
 
 def _gpu(slot: int) -> str | None:

@@ -124,7 +124,7 @@ def _released(root: Path, split: str) -> tuple[dict[str, Path], dict[str, Path]]
     images = find_files(root / "701_StillsRaw_full", IMAGE_SUFFIXES)
     masks = find_files(root / "LabeledApproved_full", MASK_SUFFIXES)
     # SegNet's lists name image and mask in a line, with paths of another machine; the frame's name is enough.
-    lines = (root / f"{split}.txt").read_text().splitlines()
+    lines = (root / f"{split}.txt").read_text(encoding="utf-8").splitlines()
     names = [Path(line.split()[0]).stem.removesuffix("_L") for line in lines if line.strip()]
     absent = [name for name in names if name not in images]
     if absent:

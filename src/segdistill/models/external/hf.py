@@ -208,7 +208,7 @@ def _configuration(transformers: Any, name: str, changes: dict[str, Any] | None,
     if changes is not None and "model_type" in changes:
         entries = dict(changes)
     elif (Path(name).expanduser() / "config.json").is_file():
-        entries = json.loads((Path(name).expanduser() / "config.json").read_text())
+        entries = json.loads((Path(name).expanduser() / "config.json").read_text(encoding="utf-8"))
     elif known is not None and not fetch:
         entries = dict(ARCHITECTURES[known])
     elif "/" in name:
@@ -280,7 +280,7 @@ def _normalisation(name: str, kind: str, *, fetch: bool) -> Normalisation:
             return default
     if not path.is_file():
         return default
-    entries = json.loads(path.read_text())
+    entries = json.loads(path.read_text(encoding="utf-8"))
     bgr = bool(entries.get("do_flip_channel_order", False))
     white = round(255 * entries.get("rescale_factor", 1 / 255), 6) if entries.get("do_rescale", True) else 255.0
     if not entries.get("do_normalize", "image_mean" in entries):

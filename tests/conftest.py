@@ -85,8 +85,9 @@ def segdistill(monkeypatch, capsys):
     """Run the command line in this process: arguments → exit code, standard output, standard error."""
 
     def run(*arguments):
-        from segdistill import cli
+        from segdistill import cli, show
 
+        monkeypatch.setattr(cli, "console", show.PlainConsole())  # as wide as COLUMNS says now
         monkeypatch.setattr(sys, "argv", ["segdistill", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
             cli.main()
@@ -122,6 +123,25 @@ def camvid_root() -> Path:
     if named:
         pytest.fail(f"SEGDISTILL_CAMVID={named} has no folder train/; it has to be SegNet's folder", pytrace=False)
     pytest.skip("CamVid is not here; set SEGDISTILL_CAMVID to SegNet's folder (train/ trainannot/ …)")
+
+
+@pytest.fixture(scope="session")
+def released() -> Path:
+    """ESPNet's released CamVid file; as the images, it is not ours to hand on, so that CI may lack it."""
+    name = "espnet_p_2_q_8_camvid.pth"
+    for folder in (os.environ.get("SEGDISTILL_RELEASED"), REPOSITORY.parent / "shared/released"):
+        if folder and (Path(folder) / name).is_file():
+            return Path(folder) / name
+    pytest.skip(f"{name} is not here; set SEGDISTILL_RELEASED to a folder with that file of github.com/sacmehta/ESPNet")
+
+
+@pytest.fixture(autouse=True)
+def _required(request: pytest.FixtureRequest) -> None:
+    """Look at the marks `requires(there, tool)` of a test: what a system has to have."""
+    for mark in request.node.iter_markers("requires"):
+        there, tool = mark.args
+        if not there:
+            lacking(tool, "run the tests where it is")
 
 
 @pytest.fixture(scope="session")

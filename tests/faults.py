@@ -1,6 +1,7 @@
 """What tests of interrupted runs share: tiny runs, and whether two of them came to the same."""
 
 import json
+import signal
 from contextlib import contextmanager
 
 import torch
@@ -77,6 +78,16 @@ def at_step(monkeypatch, step, act):
     with monkeypatch.context() as patch:
         patch.setattr(training.Training, "record", then)
         yield
+
+
+@contextmanager
+def heard(number):
+    """Let a signal have its usual effect, also where the tests run under nohup, which ignores it."""
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def interrupt(_run):

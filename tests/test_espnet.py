@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -94,16 +91,6 @@ def test_images_are_normalised_as_in_the_authors_file(name, classes, numbers, sa
     torch.testing.assert_close(loaded.normalise(images), expected)
     save_student(tmp_path / "s.safetensors", loaded, make_card(loaded, ["c"] * classes, [(0, 0, 0)] * classes))
     torch.testing.assert_close(load_student(tmp_path / "s.safetensors").normalise(images), expected)
-
-
-@pytest.fixture
-def released() -> Path:
-    """ESPNet's released CamVid file, or a skip that says how to get it."""
-    name = "espnet_p_2_q_8_camvid.pth"
-    for folder in (os.environ.get("SEGDISTILL_RELEASED"), REPOSITORY.parent / "shared/released"):
-        if folder and (Path(folder) / name).is_file():
-            return Path(folder) / name
-    pytest.skip(f"{name} is not here; set SEGDISTILL_RELEASED to a folder with that file of github.com/sacmehta/ESPNet")
 
 
 @pytest.mark.slow

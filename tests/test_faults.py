@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from faults import SUMMARY, assert_same_run, at_step, config, interrupt, read_metrics
+from faults import SUMMARY, assert_same_run, at_step, config, heard, interrupt, read_metrics
 from segdistill import distill
 from segdistill.data import sampler
 from segdistill.engine import loop, runtime
@@ -25,7 +25,7 @@ from segdistill.engine.lock import LOCK, is_alive, locked
 from segdistill.engine.record import Recorder
 from segdistill.engine.run_folder import read_json
 
-LINUX = pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux")
+LINUX = pytest.mark.requires(Path("/proc").is_dir(), "Linux")
 
 
 # Starting and going on
@@ -123,7 +123,7 @@ def test_a_process_that_is_about_to_end_may_be_waited_for(tmp_path):
             assert process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.requires(hasattr(os, "fork"), "fork")
 def test_helpers_of_a_dead_process_are_waited_for(tmp_path):
     with holder(tmp_path, "fork") as process:
         process.kill()
@@ -216,10 +216,14 @@ def test_a_lost_loader_is_one_line(run, whole, monkeypatch):
 # Signals, and numbers that overflow
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+@pytest.mark.requires(hasattr(signal, "SIGHUP"), "SIGHUP")
 def test_a_closed_terminal_stops_a_run_after_its_step(tmp_path, whole, monkeypatch):
     hang_up = lambda _run: os.kill(os.getpid(), signal.SIGHUP)  # noqa: E731
-    with at_step(monkeypatch, 3, hang_up), pytest.raises(TrainingStopped, match="stopped after step 3; go on"):
+    with (
+        heard(signal.SIGHUP),
+        at_step(monkeypatch, 3, hang_up),
+        pytest.raises(TrainingStopped, match="stopped after step 3; go on"),
+    ):
         distill(config(), out=tmp_path)
     distill(config(), out=tmp_path, resume=True)
     assert_same_run(tmp_path, whole)
@@ -243,10 +247,10 @@ def test_a_terminal_that_is_gone_does_not_end_a_run(tmp_path):
 
 def test_which_signals_are_heard(monkeypatch):
     if hasattr(signal, "SIGHUP"):
-        assert signal.SIGHUP in runtime.stop_signals()
-        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
-        assert runtime.stop_signals() == [signal.SIGINT, signal.SIGTERM]
-        signal.signal(signal.SIGHUP, before)
+        with heard(signal.SIGHUP):
+            assert signal.SIGHUP in runtime.stop_signals()
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+            assert runtime.stop_signals() == [signal.SIGINT, signal.SIGTERM]
         monkeypatch.delattr(signal, "SIGHUP")  # as on Windows
     assert runtime.stop_signals() == [signal.SIGINT, signal.SIGTERM]
     with runtime.runtime("cpu") as run:

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from conftest import read_metrics as records
+from faults import at_step
 from segdistill.engine import gradients, training
 from segdistill.engine.config import load_config
 from segdistill.engine.gradients import term_gradients
 from segdistill.engine.loop import TrainingStopped, distill
-from segdistill.engine.runtime import Runtime
 
 CONFIG = {
     "data": {"name": "synthetic", "size": [32, 32], "images": 6, "batch_size": 2, "workers": 0},
@@ -117,10 +117,9 @@ def test_only_the_first_micro_batch_is_looked_at(teacher, tmp_path, monkeypatch)
 
 def test_a_resumed_run_may_look_more_often(teacher, tmp_path, monkeypatch):
     overrides = ["method=kd", f"teacher.checkpoint={teacher}"]
-    with monkeypatch.context() as asked:
-        asked.setattr(Runtime, "any", lambda *_: True)  # to stop after its first step
-        with pytest.raises(TrainingStopped):
-            distill(load_config(CONFIG, [*overrides, "train.gradient_samples=0"]), out=tmp_path / "run")
+    ask = lambda run: run.run.stopped.append(1)  # noqa: E731
+    with at_step(monkeypatch, 1, ask), pytest.raises(TrainingStopped):
+        distill(load_config(CONFIG, [*overrides, "train.gradient_samples=0"]), out=tmp_path / "run")
     config = load_config(CONFIG, [*overrides, "train.gradient_samples=6"])
     distill(config, out=tmp_path / "run", resume=True)
     found = {record["step"]: "gradient_ce" in record for record in records(tmp_path / "run") if "loss" in record}

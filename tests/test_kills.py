@@ -12,11 +12,12 @@ from multiprocessing import get_context
 
 import pytest
 
+from conftest import lacking
 from faults import assert_same_run, config, leftovers, read_metrics
 from segdistill import list_methods
 from segdistill.engine.lock import locked
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="needs signals of Unix")]
+pytestmark = [pytest.mark.slow, pytest.mark.requires(sys.platform != "win32", "signals of Unix")]
 
 KILLS = 5
 """Of each method."""
@@ -195,7 +196,7 @@ def small_disk(tmp_path):
         return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder], capture_output=True, check=False)
 
     if sys.platform != "linux" or resize(2**20).returncode:
-        pytest.skip("no file system may be mounted here")
+        lacking("a file system that may be mounted", "run as root on Linux")
     yield folder, lambda size: resize(size, "remount")
     subprocess.run(["umount", folder], check=True)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import PATIENCE, wait_until
+from faults import heard
 from segdistill.comparison.executors import local as pool
 from segdistill.comparison.executors.local import Outcome, Task, run_tasks
 
@@ -108,12 +109,13 @@ def test_jobs_are_positive():
         list(run_tasks([], jobs=0))
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+@pytest.mark.requires(hasattr(signal, "SIGHUP"), "SIGHUP")
 def test_a_closed_terminal_stops_the_tasks_too():
-    before = pool._terminate_as_interrupt()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGHUP)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with heard(signal.SIGHUP):
+        before = pool._terminate_as_interrupt()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGHUP)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

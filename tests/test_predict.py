@@ -174,7 +174,7 @@ def test_a_full_disk_leaves_no_half_a_file(tmp_path, network, monkeypatch):
         return save(self, path, *args, **how)
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(ValueError, match=r"cannot write .*colour/b\.png \(No space left on device\); make room"):
+    with pytest.raises(ValueError, match=r"cannot write .*colour/b\.png: No space left on device; make room"):
         predict(network, [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "out")
     assert written(tmp_path / "out") == ["blend/a.png", "colour/a.png", "ids/a.png", "ids/b.png"]
 

@@ -1,6 +1,7 @@
 """Files that cannot be written: the old ones stay whole, nothing half-written is left, one line says what helps."""
 
 import errno
+import importlib
 import os
 import shutil
 from pathlib import Path
@@ -13,8 +14,6 @@ from segdistill import distill
 from segdistill.engine import run_folder
 from segdistill.engine.record import Recorder
 from segdistill.engine.run_folder import read_json, write_json, write_text
-
-resource = pytest.importorskip("resource", reason="needs limits of Unix")
 
 
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
@@ -65,6 +64,7 @@ def test_a_record_that_cannot_be_rewritten_is_kept(run, monkeypatch):
 
 def test_a_full_disk_costs_the_steps_since_the_checkpoint(run, whole, monkeypatch):
     before = (run / "checkpoint.pt").read_bytes()
+    resource = importlib.import_module("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     fill = lambda _run: resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))  # noqa: E731
     try:
@@ -78,7 +78,7 @@ def test_a_full_disk_costs_the_steps_since_the_checkpoint(run, whole, monkeypatc
     assert_same_run(run, whole)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.requires(Path("/dev/full").exists(), "/dev/full")
 def test_a_record_on_a_full_disk_is_one_line(tmp_path):
     recorder = Recorder(tmp_path, 4, 0)
     recorder.file.close()

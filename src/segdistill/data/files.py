@@ -190,6 +190,8 @@ def _pages(image: Image.Image) -> int:
 
 def _line(path: Path, error: Exception) -> str:
     """What is wrong with a file that could not be opened or decoded, and what to do."""
+    if isinstance(error, PermissionError):
+        return f"{path}: may not be read ({error.strerror}); see that you have the right to"
     if path.is_symlink() and not path.exists():
         return f"{path}: a link to {os.readlink(path)}, which is not there; mend the link or remove it"
     if isinstance(error, FileNotFoundError):
@@ -198,8 +200,6 @@ def _line(path: Path, error: Exception) -> str:
         )
     if isinstance(error, IsADirectoryError):
         return f"{path}: a folder, where an image was expected; rename or remove it"
-    if isinstance(error, PermissionError):
-        return f"{path}: may not be read ({error.strerror}); see that you have the right to"
     if isinstance(error, Image.DecompressionBombError):
         return f"{path}: {error}; if it is meant to be so large, set data.max_pixels, for predict --max-pixels"
     if isinstance(error, MemoryError):

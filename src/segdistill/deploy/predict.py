@@ -16,7 +16,7 @@ from segdistill.data.files import IMAGE_SUFFIXES, Array, Bytes, Range, check_ran
 from segdistill.data.transforms import EvalTransform
 from segdistill.data.walk import is_foreign, names_below
 from segdistill.engine.distiller import evaluating
-from segdistill.engine.run_folder import write_atomically
+from segdistill.engine.run_folder import make_folder, write_atomically
 from segdistill.engine.runtime import Runtime
 from segdistill.engine.student import load_student, read_card
 from segdistill.taps import aligned, as_logits, resize
@@ -213,9 +213,5 @@ def _prepare(out: Path) -> None:
 
 
 def _write(target: Path, pixels: Array) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, lambda path: Image.fromarray(pixels).save(path, format="PNG"))
-    except OSError as error:
-        reason = error.strerror or error
-        raise ValueError(f"cannot write {target} ({reason}); make room, or set another folder with --out") from error
+    make_folder(target.parent)
+    write_atomically(target, lambda path: Image.fromarray(pixels).save(path, format="PNG"))

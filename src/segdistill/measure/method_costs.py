@@ -42,9 +42,12 @@ def method_costs(
         raise ValueError(f"method {method} reads nothing of a teacher: it adds nothing to the student's own step")
     own, other = (shapes(network, size, full.student_taps()) for network in (student, teacher))
     own, other = match_maps(own, other)
-    built, flops, _ = _run(options, own, other)
-    rows = _parts(method, options, own, other) or [_row(f"{method}: layers and loss", built, flops, COUNTER)]
-    return rows + _formulas(built, own, other) + _critic(full, own, other)
+    rows = _parts(method, options, own, other)
+    if not rows:
+        built, flops, _ = _run(options, own, other)
+        rows.append(_row(f"{method}: layers and loss", built, flops, COUNTER))
+    full.adapt(own, other)
+    return rows + _formulas(full, own, other) + _critic(full, own, other)
 
 
 def shapes(network: nn.Module, size: tuple[int, int], names: set[str]) -> Taps:
@@ -109,7 +112,6 @@ def _formulas(method: Composite, student: Taps, teacher: Taps) -> list[dict[str,
 
 
 def _critic(method: Composite, student: Taps, teacher: Taps) -> list[dict[str, Any]]:
-    method.adapt(student, teacher)
     critic = method.make_critic()
     if critic is None:
         return []

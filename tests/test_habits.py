@@ -83,6 +83,15 @@ def test_in_ci_a_missing_tool_is_a_failure_that_names_it(monkeypatch, value, exp
         needs_package("no_such_package", "report")
 
 
+def test_what_ci_could_not_install_may_be_lacking(monkeypatch):
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setenv("SEGDISTILL_MAY_LACK", "Chromium")
+    with pytest.raises(pytest.skip.Exception, match="needs Chromium"):
+        lacking("Chromium", "apt-get install chromium")
+    with pytest.raises(pytest.fail.Exception, match="needs Linux"):
+        lacking("Linux", "run the tests where it is")
+
+
 def test_every_skip_goes_through_the_helper():
     other = re.compile(r"pytest\.(skip\(|importorskip\()|mark\.skip|unittest\.skip")
     files = sorted(REPOSITORY.glob("tests/test_*.py"))

@@ -140,3 +140,18 @@ def evaluate_run(
             per_image=per_image,
         )
     return {"model": label, "split": split, **result}
+
+
+def is_on_own_data(model: str | Path, *, config: str | Path | None = None, overrides: Sequence[str] = ()) -> bool:
+    """Whether `evaluate_run` looks at the images that the run was validated on, so that the figures are the run's own.
+
+    Args:
+        model: run folder or `student.safetensors`; a file that lies in no run's folder has no data of its own.
+        config: as for `evaluate_run`.
+        overrides: likewise.
+    """
+    folder = student_path(model).parent
+    if not (folder / CONFIG).is_file():
+        return True
+    own, seen = (load_config(source, changes).data for source, changes in ((folder, ()), (config or folder, overrides)))
+    return (own.name, own.size, own.options) == (seen.name, seen.size, seen.options)

@@ -15,7 +15,7 @@ from segdistill.engine.distiller import evaluating
 from segdistill.engine.run_folder import CONFIG
 from segdistill.engine.runtime import Runtime, runtime
 from segdistill.engine.student import load_student, read_card, student_path
-from segdistill.engine.teacher import build_trained, check_order
+from segdistill.engine.teacher import build_trained, check_order, tell_range
 from segdistill.metrics import confusion_matrix, image_counts, scores
 from segdistill.taps import aligned, as_logits, resize
 
@@ -127,6 +127,7 @@ def evaluate_run(
         data = load_config(config if config is not None else folder, overrides).data
         dataset = build_split(data, split)
         check_order(card["classes"], dataset.classes, str(model))
+        tell_range(card, dataset, str(model))
         network = load_student(model, allow_code=allow_code)
         label = str(model)
     with runtime(device) as run:

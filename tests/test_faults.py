@@ -264,6 +264,15 @@ def test_what_windows_lacks(monkeypatch):
     signal.signal(signal.SIGINT, before)
 
 
+def test_a_run_that_starts_afresh_keeps_no_figures_of_the_one_before(tmp_path, monkeypatch):
+    for name in ("summary.json", "eval_test.json", "eval_test_images.safetensors"):
+        (tmp_path / name).write_text("{}")
+    with at_step(monkeypatch, 1, interrupt), pytest.raises(KeyboardInterrupt):
+        distill(config(), out=tmp_path, resume="auto")
+    assert not (tmp_path / "summary.json").exists()
+    assert not list(tmp_path.glob("eval_*"))
+
+
 def test_another_method_is_told_by_its_name_not_by_its_options(tmp_path):
     old, new = (load_config(config(method=name)) for name in ("kd", "cwd"))
     with pytest.raises(ValueError, match=r"started with method.0.name=kd, not cwd; resume it unchanged$"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,23 @@ def test_train_distil_evaluate_predict(tmp_path, segdistill):
     assert Image.open(tmp_path / "predictions/ids/a.png").size == (40, 30)
     status, _, _ = segdistill("train", tmp_path / "teacher", "--resume")
     assert status == 0
+
+
+def test_figures_on_other_data_are_not_taken_for_the_run_s(tmp_path, segdistill, run_folder):
+    run, kept = shutil.copytree(run_folder, tmp_path / "run"), tmp_path / "run/eval_test.json"
+    assert segdistill("eval", run, "data.workers=0", "data.eval_batch_size=2", "--split", "test")[0] == 0
+    own = kept.read_text()
+    other = yaml.safe_load(TINY)
+    other["data"]["size"] = [48, 48]
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
+    for changes in (["data.size=[48, 48]"], ["data.difficulty=0.5"], ["--config", tmp_path / "other.yaml"]):
+        status, out, _ = segdistill("eval", run, *changes, "--split", "test")
+        assert status == 0
+        assert "pixel accuracy" in out
+        assert "these data are not the run's own" in " ".join(out.split())
+        assert kept.read_text() == own
+    segdistill("eval", run, "data.size=[48, 48]", "--split", "test", "--json", tmp_path / "other.json")
+    assert json.loads((tmp_path / "other.json").read_text())["miou"] != json.loads(own)["miou"]
 
 
 def test_a_folder_of_ones_own_images(tmp_path, segdistill):
@@ -113,6 +131,7 @@ def test_help_has_an_example(segdistill, command):
     [
         (["train", "missing.yaml"], "no configuration at missing.yaml"),
         (["eval", "missing"], "no student at missing"),
+        (["layers", "pspnet_resnet18", "--size", "0", "64"], "size: expected height and width in pixels, got 0×64"),
         (["predict", "missing", "a.png"], "no student at missing"),
         (["list", "colours"], "expected methods, models, data or config"),
         (["layers", "pspent_resnet18"], "did you mean pspnet_resnet18"),

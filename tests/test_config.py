@@ -61,6 +61,13 @@ def test_lists_of_methods():
         ("method={name: kd, weight: much}", "method kd, weight: Input should be a valid number"),
         ("data.name=synthetik", "did you mean synthetic"),
         ("train.steps=0", "train.steps: Input should be greater than 0, got 0"),
+        ("train.clip=-1", "train.clip: Input should be greater than 0, got -1"),  # it would turn the gradient round
+        ("train.clip=0", "train.clip: Input should be greater than 0, got 0"),
+        ("train.lr=.inf", "train.lr: Input should be a finite number, got inf"),
+        ("train.weight_decay=-1", "train.weight_decay: Input should be greater than or equal to 0, got -1"),
+        ("train.seed=99999999999999999999", "train.seed: Input should be less than 9223372036854775808"),
+        ("data.crop=[0, 32]", "data.crop: expected [height, width] in pixels, got [0, 32]"),
+        ("data.size=[32, -4]", "data.size: expected [height, width] in pixels, got [32, -4]"),
         ("train.optimizer=adam", "train.optimizer: Input should be 'sgd' or 'adamw', got 'adam'"),
         ("steps", "expected key.sub=value"),
         ("data.name.x=1", "which has no keys"),

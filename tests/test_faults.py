@@ -20,10 +20,12 @@ from faults import SUMMARY, assert_same_run, at_step, config, heard, interrupt, 
 from segdistill import distill
 from segdistill.data import sampler
 from segdistill.engine import loop, runtime
+from segdistill.engine.config import load_config
 from segdistill.engine.faults import TrainingStopped, known_fault
 from segdistill.engine.lock import LOCK, is_alive, locked
 from segdistill.engine.record import Recorder
 from segdistill.engine.run_folder import read_json
+from segdistill.engine.settings import check_same
 
 LINUX = pytest.mark.requires(Path("/proc").is_dir(), "Linux")
 
@@ -264,6 +266,21 @@ def test_what_windows_lacks(monkeypatch):
     monkeypatch.delattr(os, "setpgid", raising=False)
     sampler._leave_group(0)
     signal.signal(signal.SIGINT, before)
+
+
+def test_a_run_that_starts_afresh_keeps_no_figures_of_the_one_before(tmp_path, monkeypatch):
+    for name in ("summary.json", "eval_test.json", "eval_test_images.safetensors"):
+        (tmp_path / name).write_text("{}")
+    with at_step(monkeypatch, 1, interrupt), pytest.raises(KeyboardInterrupt):
+        distill(config(), out=tmp_path, resume="auto")
+    assert not (tmp_path / "summary.json").exists()
+    assert not list(tmp_path.glob("eval_*"))
+
+
+def test_another_method_is_told_by_its_name_not_by_its_options(tmp_path):
+    old, new = (load_config(config(method=name)) for name in ("kd", "cwd"))
+    with pytest.raises(ValueError, match=r"started with method.0.name=kd, not cwd; resume it unchanged$"):
+        check_same(old, new, tmp_path)
 
 
 def test_a_run_goes_on_at_another_learning_rate(run, whole):

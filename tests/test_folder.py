@@ -433,6 +433,9 @@ def test_ids_that_count_from_1(one):
     write(one / "masks" / "a.png", [[0, 1, 2], [4, 255, 1]])
     with pytest.raises(ValueError, match="label values 3 in 1 pixels"):
         mask_of(one, classes=THREE, reduce_zero_label=True)
+    Image.fromarray(np.array([[1, 2], [256, 3]], np.uint16)).save(one / "masks" / "a.png")
+    with pytest.raises(ValueError, match="label values 256 in 1 pixels"):  # one less would be void
+        mask_of(one, classes=THREE, reduce_zero_label=True)
     write(one / "masks" / "a.png", np.zeros((2, 3, 3)))
     with pytest.raises(ValueError, match="a mask of colours, but reduce_zero_label is about ids; remove it"):
         mask_of(one, classes=COLOURS, reduce_zero_label=True)

@@ -237,8 +237,9 @@ def test_a_range_is_given_or_known_from_training(tmp_path, student, segdistill):
     assert "image_range: expected the darkest and the brightest value" in err
 
 
-def test_training_writes_the_range_into_the_card(tmp_path):
+def test_training_writes_the_range_into_the_card(tmp_path, capsys):
     from segdistill import distill
+    from segdistill.engine.evaluate import evaluate_run
     from segdistill.engine.student import read_card
 
     for kind in ("images", "masks"):
@@ -255,6 +256,15 @@ def test_training_writes_the_range_into_the_card(tmp_path):
     json.dumps(read_card(tmp_path / "run"))
     ((_, ids),) = predict(tmp_path / "run", [tmp_path / "images/0.tif"], tmp_path / "out")
     assert ids.shape == (32, 32)
+    learning = {**config, "teacher": {"checkpoint": str(tmp_path / "run")}, "method": "kd"}
+    evaluate_run(tmp_path / "run")
+    distill(learning, out=tmp_path / "same")
+    assert "was trained with" not in capsys.readouterr().err
+    evaluate_run(tmp_path / "run", overrides=["data.image_range=[0, 6000]"])
+    line = "run was trained with data.image_range [0.0, 3000.0], these images are read with [0.0, 6000.0]; set data."
+    assert line in capsys.readouterr().err
+    distill({**learning, "data": {**data, "image_range": [0, 6000]}}, out=tmp_path / "other")
+    assert "the teacher was trained with data.image_range [0.0, 3000.0], these" in capsys.readouterr().err
 
 
 def test_large_images_have_a_way_round(tmp_path, student, segdistill, monkeypatch):

@@ -215,14 +215,15 @@ def evaluate(
     json: Annotated[
         Path | None,
         typer.Option(
-            help="Where the figures go (default: beside the model; of a YAML file: runs/).", show_default=False
+            help="Where the figures go (default: beside the model if the data are its run's; of a YAML file: runs/).",
+            show_default=False,
         ),
     ] = None,
     device: Device = "auto",
 ) -> None:
     """Evaluate a trained student, or a network with weights as it is: mIoU, per-class IoU, accuracies."""
     from segdistill.engine.config import is_config
-    from segdistill.engine.evaluate import evaluate_run
+    from segdistill.engine.evaluate import evaluate_run, is_on_own_data
 
     result = evaluate_run(model, config=config, overrides=overrides or [], split=split, device=device)
     folder = model if model.is_dir() else model.parent
@@ -230,6 +231,10 @@ def evaluate(
     if json is None and is_config(model):
         path = Path("runs") / f"{model.stem}_eval_{split}.json"
         path.parent.mkdir(exist_ok=True)
+    elif json is None and not is_on_own_data(model, config=config, overrides=overrides or []):
+        _deliver(result, None, show.evaluation)
+        console.print("not written: these data are not the run's own, whose figures stay; --json FILE keeps them")
+        return
     _deliver(result, path, show.evaluation)
 
 

@@ -23,13 +23,13 @@ from segdistill.models.normalisation import Normalisation
 class Section(BaseModel):
     """A section of the configuration; the docstring under a key is its entry in the reference."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Open(Section):
     """A section whose other keys are options of the entry that `name` names."""
 
-    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True, allow_inf_nan=False)
 
     @property
     def extra_keys(self) -> dict[str, Any]:
@@ -76,6 +76,13 @@ class DataConfig(Open):
     """Images that are evaluated at a time; more than 1 needs images of one size."""
     unlabelled: UnlabelledConfig | None = None
     """Images without labels that join each batch."""
+
+    @pydantic.field_validator("size", "crop")
+    @classmethod
+    def _check_size(cls, value: Size | None) -> Size | None:
+        if value is not None and min(value) < 1:
+            raise ValueError(f"expected [height, width] in pixels, got {list(value)}")
+        return value
 
     @property
     def options(self) -> dict[str, Any]:
@@ -191,17 +198,17 @@ class TrainConfig(Section):
     """`sgd` with momentum, as in the papers, or `adamw`."""
     lr: float = Field(0.01, gt=0)
     """Learning rate at the start, after the warm-up."""
-    momentum: float = 0.9
+    momentum: float = Field(0.9, ge=0)
     """Of SGD."""
-    weight_decay: float = 5e-4
+    weight_decay: float = Field(5e-4, ge=0)
     """Of all weights; 5e-4 in SKD, IFVD and OpenMMLab (FAKD), 1e-4 in CIRKD (I2CKD), 1e-5 in SSTKD."""
-    power: float = 0.9
+    power: float = Field(0.9, ge=0)
     """Of the polynomial schedule: the learning rate is `lr · (1 − step/steps)^power`."""
     warmup: int = Field(0, ge=0)
     """Steps over which the learning rate rises linearly from 0."""
-    aux_weight: float = 0.4
+    aux_weight: float = Field(0.4, ge=0)
     """Of the auxiliary head's cross-entropy, where the student has such a head; 0 leaves the head untrained."""
-    clip: float | None = None
+    clip: float | None = Field(None, gt=0)
     """Largest Euclidean norm of the gradient; a longer one is scaled down. Left out, none is."""
     accumulate: int = Field(1, gt=0)
     """Parts that a batch is split into, one after the other, for batches that do not fit into memory; their gradients
@@ -223,7 +230,7 @@ class TrainConfig(Section):
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`; auto takes a GPU where there is one."""
     threads: int | None = Field(None, gt=0)
     """Threads of the CPU; left out, as many as torch takes."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Of everything that is drawn: first weights, order of the images, augmentation, dropout, the methods' samples."""
     eval_every: int = Field(0, ge=0)
     """Steps between validations; 0 validates at the end only. The best student on the validation split is kept."""

@@ -15,7 +15,7 @@ from segdistill.engine.distiller import evaluating
 from segdistill.engine.run_folder import CONFIG
 from segdistill.engine.runtime import Runtime, runtime
 from segdistill.engine.student import load_student, read_card, student_path
-from segdistill.engine.teacher import build_trained, check_order
+from segdistill.engine.teacher import build_trained, check_order, tell_range
 from segdistill.metrics import confusion_matrix, image_counts, scores
 from segdistill.taps import aligned, as_logits, resize
 
@@ -127,6 +127,7 @@ def evaluate_run(
         data = load_config(config if config is not None else folder, overrides).data
         dataset = build_split(data, split)
         check_order(card["classes"], dataset.classes, str(model))
+        tell_range(card, dataset, str(model))
         network = load_student(model, allow_code=allow_code)
         label = str(model)
     with runtime(device) as run:
@@ -140,3 +141,18 @@ def evaluate_run(
             per_image=per_image,
         )
     return {"model": label, "split": split, **result}
+
+
+def is_on_own_data(model: str | Path, *, config: str | Path | None = None, overrides: Sequence[str] = ()) -> bool:
+    """Whether `evaluate_run` looks at the images that the run was validated on, so that the figures are the run's own.
+
+    Args:
+        model: run folder or `student.safetensors`; a file that lies in no run's folder has no data of its own.
+        config: as for `evaluate_run`.
+        overrides: likewise.
+    """
+    folder = student_path(model).parent
+    if not (folder / CONFIG).is_file():
+        return True
+    own, seen = (load_config(source, changes).data for source, changes in ((folder, ()), (config or folder, overrides)))
+    return (own.name, own.size, own.options) == (seen.name, seen.size, seen.options)

@@ -85,6 +85,8 @@ def _write_settings(training: "Training", changed: Changes, *, afresh: bool) -> 
     """Say what the run is computed with, where that is new."""
     folder = training.folder
     if afresh:
+        for file in (folder / SUMMARY, *folder.glob("eval_*")):  # of a run that was here before: its figures, not ours
+            file.unlink(missing_ok=True)
         write_json(folder / ENVIRONMENT, environment() | {"teacher": teacher_digest(training.config)})
     elif changed:  # the account first: changed settings without one would be taken for those of the start
         account = stored_json(folder / ENVIRONMENT)

@@ -85,7 +85,9 @@ def check_same(old: Config, new: Config, folder: Path, *, override: bool = False
     if told and before != now:
         raise ValueError(f"{folder} was taught by another teacher than the one that is there now")
     a, b = fixed_settings(old), fixed_settings(new)
-    keys = sorted((a.keys() | b.keys()) - (TEACHER_PATHS if told else set()))
+    # Names first: the options of one method are not those of another, and would say nothing.
+    keys = sorted(a.keys() | b.keys(), key=lambda key: (not key.endswith(".name"), key))
+    keys = [key for key in keys if not (told and key in TEACHER_PATHS)]
     changed = {key: [a.get(key), b.get(key)] for key in keys if a.get(key) != b.get(key)}
     for key, (was, now) in changed.items():
         if key not in OVERRIDABLE:

@@ -1,7 +1,8 @@
 """The teacher: built, frozen, told apart by its weights, observed."""
 
 import hashlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segdistill._options import closest
+from segdistill.data import SegmentationDataset
 from segdistill.engine.build import build_network, count_classes, tap
 from segdistill.engine.config import Config, NetworkConfig
 from segdistill.engine.student import student_path
@@ -34,6 +36,25 @@ def check_order(own: Sequence[str], names: Sequence[str], whose: str) -> None:
                 f"{whose}: class {number} of the network is {name}, which is class {list(names).index(name)} of the "
                 "data; class_map: names, in the network's section, puts them in order"
             )
+
+
+def tell_range(card: Mapping[str, Any], dataset: SegmentationDataset, whose: str) -> None:
+    """Say so if a network learned from images whose values were mapped otherwise than these are.
+
+    Args:
+        card: of the network; what is not from a student's file has none.
+        dataset: of images that it will see.
+        whose: what the network is, for the line.
+    """
+    own, here = card.get("image_range"), getattr(dataset, "image_range", None)
+    if own is not None and (here is None or tuple(own) != tuple(here)):
+        read = "without one" if here is None else f"with {list(here)}"
+        print(
+            f"{whose} was trained with data.image_range {own}, these images are read {read}; set "
+            f"data.image_range={own} if they are of the same kind",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def build_class_map(

@@ -31,7 +31,7 @@ from segdistill.engine.run_folder import STUDENT, SUMMARY, write_json
 from segdistill.engine.runtime import Runtime, peak_memory, synchronize
 from segdistill.engine.student import load_student, make_card, save_student
 from segdistill.engine.sync_batchnorm import synchronise
-from segdistill.engine.teacher import build_teacher
+from segdistill.engine.teacher import build_teacher, tell_range
 from segdistill.methods import build_method
 from segdistill.models.stats import model_stats
 from segdistill.taps import Taps
@@ -79,6 +79,8 @@ class Training:
         tapped = build.build_student(config, classes, student)
         self.teacher = build_teacher(config, self.train_set.classes, teacher)
         if self.teacher is not None:
+            if run.main:
+                tell_range(getattr(self.teacher.network, "card", None) or {}, self.train_set, "the teacher")
             self.teacher.to(run.device, memory_format=layout)  # type: ignore[call-overload]
         self.distiller = Distiller(tapped, build_method(config.method), aux_weight=cfg.aux_weight)
         self.distiller.to(run.device)

@@ -54,7 +54,12 @@ def named_layers(model: str, size: tuple[int, int], depth: int) -> Layers:
         model: name of a network, which gets 19 classes, or a run.
         size: (H,W).
         depth: levels of nesting; submodules that are tapped are there in any case.
+
+    Raises:
+        ValueError: if there is no such network or run, or no image of that size.
     """
+    if min(size) < 1:
+        raise ValueError(f"size: expected height and width in pixels, got {size[0]}×{size[1]}")
     tapped = tap(_network(model))
     found = Layers({}, tapped)
     paths = [path for path, _ in tapped.network.named_modules() if path]

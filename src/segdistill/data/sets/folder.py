@@ -128,7 +128,8 @@ class Folder(FileDataset):
             return colours_to_ids(values.astype(np.uint8), self.ids, path, hint)
         mapped = values.astype(np.int64)
         if self.reduce_zero_label:
-            mapped = np.where(mapped == 0, IGNORE, np.where(mapped == IGNORE, IGNORE, mapped - 1))
+            kept = (mapped == IGNORE) | (mapped == IGNORE + 1)  # the latter is no class, and must not become void
+            mapped = np.where(mapped == 0, IGNORE, np.where(kept, mapped, mapped - 1))
         for value, index in self.values.items():
             mapped[values == value] = index
         return check_ids(mapped, len(self.classes), path, self._hint(set(np.unique(mapped).tolist())))

@@ -3,6 +3,7 @@
 import difflib
 import importlib.metadata
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +51,8 @@ def read_tensors(path: Path, key: str | None = None, say: Callable[[str], Any] =
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = first_line(error)[:120]
+        found = re.search(r"GLOBAL (\S+)", str(error))  # torch hides it behind advice that must not be followed here
+        reason = f"it holds a {found[1]}" if found else first_line(error)[:120]
         raise ValueError(
             f"{path} is not a file of tensors only and is not loaded; docs/models.md says how to convert it, if you "
             f"trust it ({reason})"

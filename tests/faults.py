@@ -34,6 +34,7 @@ def config(**changes):
 
 
 def read_metrics(folder):
+    """The records of a run folder."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 

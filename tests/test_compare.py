@@ -14,7 +14,8 @@ import torch
 import yaml
 from PIL import Image
 
-from conftest import PATIENCE, read_metrics, wait_until
+from conftest import PATIENCE, wait_until
+from faults import read_metrics
 from segdistill import distill, load_config
 from segdistill.comparison.grid import compare
 from segdistill.comparison.plan import load_plan

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from conftest import needs_package, read_metrics
+from conftest import needs_package
+from faults import read_metrics
 from processes import in_processes
 from segdistill import distill, list_methods, load_student
 from segdistill.engine import training

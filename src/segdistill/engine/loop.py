@@ -170,7 +170,9 @@ class Learner(Protocol):
 def forward(
     learner: Learner, images: Tensor, target: Tensor, progress: float, labelled: Tensor | None = None
 ) -> tuple[dict[str, Tensor], Taps, Taps]:
-    """Images → teacher taps, student taps → named, weighted terms; networks in the run's precision, losses in float32.
+    """Run teacher and student on a batch and compute the loss terms (`Distiller.forward`).
+
+    The networks run in the run's precision, the losses in float32 at least.
 
     Args:
         learner: who learns from whom.
@@ -180,7 +182,7 @@ def forward(
         labelled: mean number of labelled pixels in the parts of the step's batch; None: this is the whole batch.
 
     Returns:
-        The terms, and the taps of student and teacher that they were computed from.
+        The weighted terms by name, and the taps of student and teacher that they were computed from.
     """
     with learner.run.autocast(), frozen(learner.critic):
         seen = observe(learner.teacher, images, learner.method.teacher_taps())
@@ -191,14 +193,14 @@ def forward(
 def backward(
     learner: Learner, terms: Mapping[str, Tensor], student: Taps, teacher: Taps, share: float = 1.0
 ) -> dict[str, Tensor]:
-    """Add the gradients of a micro-batch: of its terms, and of the critic's own loss on the same taps, detached.
+    """Add the gradients of a micro-batch's terms to the student's, and those of the critic's own loss to the critic's.
 
     Args:
         learner: who learns from whom.
         terms: what `forward` returned.
         student: its taps.
         teacher: its taps.
-        share: of the micro-batch in the step.
+        share: of the micro-batch in the step; it scales all gradients.
 
     Returns:
         The critic's terms, `critic_<name>`; none where there is no critic.

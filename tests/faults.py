@@ -67,17 +67,17 @@ def leftovers(folder):
 
 
 @contextmanager
-def at_step(monkeypatch, step, act):
-    """Do something in a run when so many of its steps are recorded."""
-    record = training.Training.record
+def at_step(monkeypatch, step, act, after="record"):
+    """Do something in a run when so many of its steps are recorded, or saved (`after="save"`)."""
+    usual = getattr(training.Training, after)
 
     def then(self, *arguments):
-        record(self, *arguments)
+        usual(self, *arguments)
         if self.done == step:
             act(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Training, "record", then)
+        patch.setattr(training.Training, after, then)
         yield
 
 

@@ -1,6 +1,5 @@
 """What many tests share: fixtures, and a machine that looks the same to every test, whatever it is."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -189,11 +188,6 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen | None = 
         assert process is None or process.poll() is None, f"the process ended with exit code {process.returncode}"
         assert time.monotonic() < until, f"nothing for {PATIENCE} s"
         time.sleep(0.1)
-
-
-def read_metrics(run: Path) -> list[dict]:
-    """The records of a run folder."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def write_image(path: Path, values: object) -> None:

@@ -34,6 +34,7 @@ def config(**changes):
 
 
 def read_metrics(folder):
+    """The records of a run folder."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
@@ -66,17 +67,17 @@ def leftovers(folder):
 
 
 @contextmanager
-def at_step(monkeypatch, step, act):
-    """Do something in a run when so many of its steps are recorded."""
-    record = training.Training.record
+def at_step(monkeypatch, step, act, after="record"):
+    """Do something in a run when so many of its steps are recorded, or saved (`after="save"`)."""
+    usual = getattr(training.Training, after)
 
     def then(self, *arguments):
-        record(self, *arguments)
+        usual(self, *arguments)
         if self.done == step:
             act(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Training, "record", then)
+        patch.setattr(training.Training, after, then)
         yield
 
 

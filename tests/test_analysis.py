@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import read_metrics
+from faults import read_metrics
 from segdistill import distill, list_methods
 from segdistill.methods import build_method
 from segdistill.methods.i2ckd import I2CKD

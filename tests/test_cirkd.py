@@ -1,10 +1,11 @@
-import multiprocessing
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import PATIENCE, check_golden
+from conftest import check_golden
+from processes import in_processes
 from segdistill.methods import build_method, cirkd
 from segdistill.methods._queues import ClassQueues, shuffle
 from segdistill.methods.cirkd import cross_image_similarity, relation_kl
@@ -215,24 +216,16 @@ def values(step: int, rank: int) -> torch.Tensor:
     return 100 * step + 10 * rank + torch.arange(STEPS[step][rank])
 
 
-def fill_queues(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)  # a forked process has no thread pool
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def fill_queues(folder: Path) -> None:
+    rank = torch.distributed.get_rank()
     queues = ClassQueues(num_classes=3, size=4, channels=1)
     for step in range(len(STEPS)):
         queues.push(values(step, rank).float().view(-1, 1), values(step, rank) % 3)
-    torch.save(queues.state_dict(), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    torch.save(queues.state_dict(), folder / f"{rank}.pt")
 
 
 def test_two_processes_end_with_the_same_memory(tmp_path):
-    context = multiprocessing.get_context("fork")  # a fresh interpreter would spend seconds on imports
-    processes = [context.Process(target=fill_queues, args=(rank, str(tmp_path))) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(PATIENCE)
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert in_processes(fill_queues, tmp_path) == [0, 0]
     alone = ClassQueues(num_classes=3, size=4, channels=1)
     for step in range(len(STEPS)):
         both = torch.cat([values(step, rank) for rank in range(2)])

@@ -14,7 +14,8 @@ import torch
 import yaml
 from PIL import Image
 
-from conftest import PATIENCE, read_metrics, wait_until
+from conftest import PATIENCE, wait_until
+from faults import at_step, interrupt, read_metrics
 from segdistill import distill, load_config
 from segdistill.comparison.grid import compare
 from segdistill.comparison.plan import load_plan
@@ -22,7 +23,6 @@ from segdistill.comparison.result import training_time
 from segdistill.comparison.statistics import paired_interval
 from segdistill.comparison.table import cells, latex, markdown, notes
 from segdistill.comparison.work import measure
-from segdistill.engine import training
 
 TINY = {
     "data": {
@@ -249,17 +249,8 @@ def test_latex_prints_what_it_is_given(grid):
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     plan = load_plan(TINY, ["methods=[none]", "seeds=1", "train.steps=4"], tmp_path)
     (run,) = plan.runs
-    save = training.Training.save
-
-    def crash(self):
-        save(self)
-        if self.done == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(training.Training, "save", crash)
-    with pytest.raises(KeyboardInterrupt):
+    with at_step(monkeypatch, 2, interrupt, after="save"), pytest.raises(KeyboardInterrupt):
         distill(run.config, out=run.folder)
-    monkeypatch.setattr(training.Training, "save", save)
     result = compare(ALONE, ["methods=[none]", "seeds=1", "train.steps=4"], out=tmp_path)
     assert result["rows"][0]["errors"] == []
     lines = read_metrics(run.folder)

@@ -12,7 +12,8 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from conftest import REPOSITORY, read_metrics
+from conftest import REPOSITORY
+from faults import read_metrics
 from segdistill import Tapped, build_model, distill, load_student
 from segdistill.data import build_dataset
 from segdistill.data.sets.camvid import PALETTE

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive
+from processes import in_processes
 from segdistill.methods import build_method
 from segdistill.methods.cwd import channel_kl
 from segdistill.methods.fakd import ClassCovariance, augmented_channel_kl, augmented_pixel_kl, logit_variance
@@ -289,24 +290,20 @@ def test_covariance_goes_on_after_a_save(full):
     assert second.count.dtype == torch.int64
 
 
-def _process(rank, folder, rows, labels):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
-    try:
-        for full in (False, True):
-            statistics = ClassCovariance(C, A, full)
-            for start in (0, 60):  # unequal shares, and class 0 in one process only
-                share = slice(start, start + 36) if rank == 0 else slice(start + 36, start + 60)
-                feed(statistics, rows[share], labels[share], [])
-            torch.save(statistics.state_dict(), f"{folder}/{rank}_{full}.pt")
-    finally:
-        dist.destroy_process_group()
+def gather(folder, rows, labels):
+    rank = dist.get_rank()
+    for full in (False, True):
+        statistics = ClassCovariance(C, A, full)
+        for start in (0, 60):  # unequal shares, and class 0 in one process only
+            share = slice(start, start + 36) if rank == 0 else slice(start + 36, start + 60)
+            feed(statistics, rows[share], labels[share], [])
+        torch.save(statistics.state_dict(), folder / f"{rank}_{full}.pt")
 
 
 def test_covariance_over_two_processes(tmp_path):
     rows, labels = 100 + torch.randn(120, A), torch.randint(0, C, (120,))
     labels.view(2, 60)[:, 36:][labels.view(2, 60)[:, 36:] == 0] = 1
-    torch.multiprocessing.spawn(_process, (str(tmp_path), rows, labels), nprocs=2)
+    assert in_processes(gather, tmp_path, rows, labels) == [0, 0]
     for full in (False, True):
         states = [torch.load(tmp_path / f"{rank}_{full}.pt") for rank in (0, 1)]
         count, covariance = numpy_statistics(rows.double().numpy(), labels.numpy(), full)

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from conftest import read_metrics
+from faults import read_metrics
 from segdistill import distill
 from segdistill.engine.forecast import forecast
 from test_compare import TINY

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import read_metrics as records
 from faults import at_step
+from faults import read_metrics as records
 from segdistill.engine import gradients, training
 from segdistill.engine.config import load_config
 from segdistill.engine.gradients import term_gradients

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from conftest import needs_package, read_metrics
+from conftest import needs_package
+from faults import assert_same_run, at_step, interrupt, read_metrics
 from processes import in_processes
 from segdistill import distill, list_methods, load_student
-from segdistill.engine import training
 from segdistill.engine.loop import TrainingStopped
 from segdistill.engine.student import read_card
 
@@ -86,27 +86,12 @@ def test_the_students_file_needs_nothing_else(tmp_path, teacher):
 def test_resume_is_exact_to_the_bit(tmp_path, teacher, monkeypatch, method, extra):
     changes = config(teacher={"checkpoint": str(teacher)}, method=method, train={**extra, "eval_every": 2})
     distill(changes, out=tmp_path / "whole")
-    save = training.Training.save
-
-    def crash(self):
-        save(self)
-        if self.done == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(training.Training, "save", crash)
-    with pytest.raises(KeyboardInterrupt):
+    with at_step(monkeypatch, 2, interrupt, after="save"), pytest.raises(KeyboardInterrupt):
         distill(changes, out=tmp_path / "parts")
-    monkeypatch.setattr(training.Training, "save", save)
     with (tmp_path / "parts/metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "loss": 0}\n{"step": 4, "lo')  # what a killed process may leave
     distill(changes, out=tmp_path / "parts", resume=True)
-    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    assert whole.keys() == parts.keys()
-    for key in whole:
-        assert torch.equal(whole[key], parts[key]), key
-    speed = {"images_per_s", "data_wait", "memory_mb"}
-    for a, b in zip(read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "parts"), strict=True):
-        assert {k: v for k, v in a.items() if k not in speed} == {k: v for k, v in b.items() if k not in speed}
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 @pytest.mark.parametrize("method", [*list_methods(), ["sstkd", "fakd"], ["i2ckd", "fakd"], ["skd", "sstkd"]], ids=str)

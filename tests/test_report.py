@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
-from conftest import read_metrics
+from faults import read_metrics
 from segdistill import cli
 from segdistill.data import build_dataset
 from segdistill.engine import settings
@@ -537,9 +537,14 @@ def test_damaged_files(tmp_path):
         comparison.write_text(text)
         with pytest.raises(ValueError, match=r"compare\.json is not a JSON object; delete it"):
             write_report([tmp_path / "runs"], images=0)
-    (folder / "config.yaml").write_bytes(b"data: \xff")
-    with pytest.raises(ValueError, match=r"config\.yaml is not valid YAML"):
-        collect.read_run(folder)
+    for content, line in (
+        (b"data: \xff", "is not a text in UTF-8"),
+        (b"data: [", "is not valid YAML"),
+        (b"[]", "expected keys"),
+    ):
+        (folder / "config.yaml").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"config\.yaml:? {line}"):
+            collect.read_run(folder)
 
 
 def test_many_runs_stay_small(tmp_path):

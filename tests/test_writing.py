@@ -14,6 +14,7 @@ from segdistill import distill
 from segdistill.engine import run_folder
 from segdistill.engine.record import Recorder
 from segdistill.engine.run_folder import read_json, write_json, write_text
+from segdistill.report.figures import Album, save_figure
 
 
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
@@ -48,6 +49,22 @@ def test_a_name_that_is_no_text_comes_back(tmp_path):
     name = b"caf\xe9 \xc3\xa9".decode("ascii", "surrogateescape")  # as the system gives it under another locale
     write_json(tmp_path / "env.json", {"command": name, "class": "道"})
     assert read_json(tmp_path / "env.json") == {"command": name, "class": "道"}
+
+
+def test_a_figure_is_whole_whatever_fails(tmp_path):
+    class Figure:
+        def savefig(self, path, **options):
+            Path(path).write_text(str(options), encoding="utf-8")
+            if "dpi" in options:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    save_figure(Figure(), tmp_path / "cost.png")
+    with pytest.raises(ValueError, match=r"cannot write .*cost.png: No space left on device; make room there"):
+        save_figure(Figure(), tmp_path / "cost.png", dpi=144)
+    assert (tmp_path / "cost.png").read_text(encoding="utf-8") == "{'format': 'png'}"
+    assert leftovers(tmp_path) == []
+    with pytest.raises(ValueError, match="a file is where the folder should be"):
+        Album(tmp_path / "cost.png", "png")
 
 
 def test_a_record_that_cannot_be_rewritten_is_kept(run, monkeypatch):

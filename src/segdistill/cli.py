@@ -224,13 +224,14 @@ def evaluate(
     """Evaluate a trained student, or a network with weights as it is: mIoU, per-class IoU, accuracies."""
     from segdistill.engine.config import is_config
     from segdistill.engine.evaluate import evaluate_run, is_on_own_data
+    from segdistill.engine.run_folder import make_folder
 
     result = evaluate_run(model, config=config, overrides=overrides or [], split=split, device=device)
     folder = model if model.is_dir() else model.parent
     path = json or folder / f"eval_{split}.json"
     if json is None and is_config(model):
         path = Path("runs") / f"{model.stem}_eval_{split}.json"
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent)
     elif json is None and not is_on_own_data(model, config=config, overrides=overrides or []):
         _deliver(result, None, show.evaluation)
         console.print("not written: these data are not the run's own, whose figures stay; --json FILE keeps them")

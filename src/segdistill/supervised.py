@@ -13,6 +13,8 @@ def cross_entropy(
 ) -> Tensor:
     """Cross-entropy, summed over the labelled pixels and divided by their number; 0 with a graph where there is none.
 
+    All classes weigh alike.
+
     Args:
         logits: (N,C,h,w), resized bilinearly to the target.
         target: (N,H,W) int64 labels, 255 = ignored.

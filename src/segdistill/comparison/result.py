@@ -13,6 +13,7 @@ from torch import Tensor
 from segdistill._version import __version__
 from segdistill.comparison.plan import Cell, GridConfig, Plan
 from segdistill.comparison.statistics import bootstrap_interval, gap_closed, mean_and_deviation, paired_interval
+from segdistill.engine.faults import one_line
 from segdistill.engine.record import read_records
 from segdistill.engine.run_folder import METRICS, SUMMARY, read_json
 
@@ -56,7 +57,7 @@ def gather(
             try:
                 found, counts[run.folder.name] = _read(run, options.split)
             except (ValueError, OSError, KeyError, SafetensorError) as unreadable:
-                line = " ".join(f"{type(unreadable).__name__}: {unreadable}".split())
+                line = one_line(f"{type(unreadable).__name__}: {unreadable}")
                 error = f"{line} (delete {run.folder} to start it afresh)"
         place = {key: getattr(run, key) for key in ("data", "student", "method", "seed")}
         status = {"status": "failed" if error else "done", "error": error}

@@ -15,15 +15,15 @@ SPLITS = ("train", "val", "test")
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
     """Images with one class id per pixel.
 
-    A data set is one file in this folder with one subclass of this class, named in the config by the file's name. Its
-    `__init__` takes the split, and its options as keyword-only arguments with annotations; the config check and the
-    command line's list read them from there. Whatever goes wrong with an item raises a ValueError of one line: what,
-    in which file, what to do.
+    A data set is one file in `data/sets/` with one subclass of this class; a config names it by the file's name. Its
+    `__init__` takes the split, and its options as keyword-only arguments with annotations. The config check and
+    `segdistill list data` read the options from there. An item that cannot be read raises a ValueError of one line:
+    what is wrong, in which file, what to do.
 
     Attributes:
-        classes: names; their position is the id in the masks, 0 … C-1.
+        classes: names; a class's position is its id in the masks, 0 … C-1.
         palette: one RGB colour per class, for pictures.
-        names: one per item, the file's path without folder and suffix.
+        names: one per item, for messages and reports: the image's path inside its folder, without suffix.
     """
 
     classes: list[str]

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from segdistill.data.walk import dangling_link
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm")
 
@@ -192,8 +194,9 @@ def _line(path: Path, error: Exception) -> str:
     """What is wrong with a file that could not be opened or decoded, and what to do."""
     if isinstance(error, PermissionError):
         return f"{path}: may not be read ({error.strerror}); see that you have the right to"
-    if path.is_symlink() and not path.exists():
-        return f"{path}: a link to {os.readlink(path)}, which is not there; mend the link or remove it"
+    dangling = dangling_link(path)
+    if dangling is not None:
+        return dangling
     if isinstance(error, FileNotFoundError):
         return (
             f"{path}: no such file any more: it was moved or deleted since the folder was looked through; start again"

@@ -84,8 +84,8 @@ def _walk(folder: Path, suffixes: tuple[str, ...], without: Iterable[Path]) -> I
                 (linked if entry.is_symlink() else real).append(name)
             elif entry.name.lower().endswith(suffixes) and _is_file(entry):
                 yield name
-            elif entry.is_symlink() and "." not in entry.name and not os.path.exists(entry.path):
-                raise _dangling(entry)  # it may have been a folder of images
+            elif "." not in entry.name and (dangling := dangling_link(entry)):
+                raise ValueError(dangling)  # it may have been a folder of images
         linked.sort()
 
 
@@ -130,14 +130,21 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     with suppress(OSError):
         if entry.is_file():
             return True
-    if entry.is_symlink() and not os.path.exists(entry.path):
-        raise _dangling(entry)
+    dangling = dangling_link(entry)
+    if dangling is not None:
+        raise ValueError(dangling)
     return False  # a pipe or a device, from which reading would never end
 
 
-def _dangling(entry: os.DirEntry[str]) -> ValueError:
-    target = os.readlink(entry.path)
-    return ValueError(f"{entry.path}: a link to {target}, which is not there; mend the link or remove it")
+def dangling_link(path: str | os.PathLike[str]) -> str | None:
+    """One line on a link that leads nowhere, and what to do; None for whatever else a path is.
+
+    Args:
+        path: any.
+    """
+    if not os.path.islink(path) or os.path.exists(path):
+        return None
+    return f"{os.fspath(path)}: a link to {os.readlink(path)}, which is not there; mend the link or remove it"
 
 
 def find_files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:

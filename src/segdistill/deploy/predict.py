@@ -1,6 +1,5 @@
 """Prediction: image files in, files of class numbers and colours out."""
 
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,12 +13,12 @@ from torch import Tensor, nn
 from segdistill._types import Size
 from segdistill.data.files import IMAGE_SUFFIXES, Array, Bytes, Range, check_range, read_image
 from segdistill.data.transforms import EvalTransform
-from segdistill.data.walk import is_foreign, names_below
+from segdistill.data.walk import dangling_link, is_foreign, names_below
 from segdistill.engine.distiller import evaluating
 from segdistill.engine.run_folder import make_folder, write_atomically
 from segdistill.engine.runtime import Runtime
 from segdistill.engine.student import load_student, read_card
-from segdistill.taps import aligned, as_logits, resize
+from segdistill.taps import aligned, as_logits, resize_logits
 
 KINDS = ("ids", "colour", "blend")
 """The folders of the results."""
@@ -58,8 +57,9 @@ def find_images(paths: Iterable[str | Path], out: str | Path | None = None) -> l
 
 def _candidates(paths: Iterable[str | Path], results: list[Path]) -> Iterator[tuple[Path, Path]]:
     for path in map(Path, paths):
-        if path.is_symlink() and not path.exists():
-            raise ValueError(f"{path}: a link to {os.readlink(path)}, which is not there; mend the link or remove it")
+        dangling = dangling_link(path)
+        if dangling is not None:
+            raise ValueError(dangling)
         if not path.exists():
             raise ValueError(f"no image or folder at {path}")
         whole = path.resolve()
@@ -192,7 +192,7 @@ def _segment(
             logits = as_logits(network(image[None].to(run.device)))
             if logits.shape[1] > len(colours):
                 raise ValueError(f"the network has {logits.shape[1]} classes, the palette {len(colours)} colours")
-            ids = resize(logits.float(), picture.shape[:2], aligned(network)).argmax(1)[0].to("cpu", torch.uint8)
+            ids = resize_logits(logits, picture.shape[:2], aligned(network)).argmax(1)[0].to("cpu", torch.uint8)
         colour = colours[ids.numpy()]
         blend = (np.float32(1 - alpha) * picture + np.float32(alpha) * colour).round().astype(np.uint8)
         for kind, pixels in zip(KINDS, (ids.numpy(), colour, blend), strict=True):

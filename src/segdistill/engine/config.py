@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from segdistill._options import closest, first_mistake, refuse_unknown
 from segdistill._types import Size
 from segdistill.data.sets import SETS
+from segdistill.engine.faults import one_line
 from segdistill.methods._catalogue import METHODS, method_entries, resolve_methods
 from segdistill.models.external import external_keywords, is_external
 from segdistill.models.families import FAMILIES, named_family
@@ -365,7 +366,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not a text in UTF-8; save it as one") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path} is not valid YAML: {one_line(str(error))}") from None
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: expected keys data, student, …; got {type(raw).__name__}")
     return raw

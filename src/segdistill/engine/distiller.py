@@ -13,14 +13,15 @@ from segdistill.taps import ClassMap, Tapped, Taps, match_maps
 
 
 class Distiller(nn.Module):
-    """Student and method in one module: what the optimiser trains, and what is wrapped for several processes.
+    """Student and method in one module, which turns a batch into loss terms.
 
-    The teacher is not part of it: its taps are an input, so that it is never trained, saved or wrapped.
+    The optimiser trains the parameters of this module, and several processes share it. The teacher is no part of it:
+    the caller passes the teacher's taps in, so that nothing can train, save or wrap the teacher by accident.
 
     Args:
-        student: the tapped student.
+        student: the network that is trained, with its taps (`Tapped`).
         method: what is transferred, and how.
-        aux_weight: of the auxiliary head's cross-entropy, where the student has one; 0.4 in the papers.
+        aux_weight: weight of the cross-entropy of the student's auxiliary head, if it has one; 0.4 in the papers.
     """
 
     def __init__(self, student: Tapped, method: Method, *, aux_weight: float = 0.4):
@@ -31,7 +32,9 @@ class Distiller(nn.Module):
         self.class_map: ClassMap | None = None
 
     def adapt(self, teacher: Tapped | None, images: Tensor, *, classes: int | None = None, batch: int = 0) -> None:
-        """Let the method make its layers, from the shapes of one dry run; nothing else changes.
+        """Let the method make the layers that fit these two networks. Call it once, before training.
+
+        Both networks run once on `images`, for the shapes of their taps; their weights and statistics stay as they are.
 
         Args:
             teacher: the tapped teacher, or None where the method reads nothing from it.
@@ -67,19 +70,22 @@ class Distiller(nn.Module):
         critic: nn.Module | None = None,
         labelled: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], Taps, Taps]:
-        """Images → taps → named, weighted terms; the networks in the surrounding precision, the losses in float32.
+        """Run the student on a batch and compute all loss terms: `ce`, `aux`, and `<method>_<term>` for each method.
+
+        The student runs in the surrounding precision (autocast), the losses in float32 at least.
 
         Args:
             images: (N,3,H,W) in 0…1.
             target: (N,H,W) int64 labels, 255 = ignored.
-            teacher: the teacher's taps of the same images.
+            teacher: the teacher's taps of the same images, detached.
             progress: share of the training that is done.
             critic: of an adversarial method, frozen.
             labelled: where these images are a part of the step's batch, the mean number of labelled pixels over all
                 parts, as for `cross_entropy`.
 
         Returns:
-            The terms, whose sum is the loss, and the taps of student and teacher that the terms were computed from.
+            The weighted terms, whose sum is the loss; then the student's and the teacher's taps that they were
+            computed from.
         """
         with_aux = self.training and self.aux_weight > 0 and "aux" in self.student.paths
         names = self.method.student_taps() | ({"aux"} if with_aux else set())

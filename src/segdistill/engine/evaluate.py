@@ -17,7 +17,7 @@ from segdistill.engine.runtime import Runtime, runtime
 from segdistill.engine.student import load_student, read_card, student_path
 from segdistill.engine.teacher import build_trained, check_order, tell_range
 from segdistill.metrics import confusion_matrix, image_counts, scores
-from segdistill.taps import aligned, as_logits, resize
+from segdistill.taps import aligned, as_logits, resize_logits
 
 
 def evaluate(
@@ -68,7 +68,7 @@ def evaluate(
                     f"the model has {logits.shape[1]} classes, the data set {len(dataset.classes)} "
                     f"({', '.join(dataset.classes)})"
                 )
-            prediction = resize(logits.float(), (target.shape[-2], target.shape[-1]), aligned(network)).argmax(1)
+            prediction = resize_logits(logits, (target.shape[-2], target.shape[-1]), aligned(network)).argmax(1)
             counts.update(prediction, target)
             if per_image:
                 each = zip(prediction, target, strict=True)

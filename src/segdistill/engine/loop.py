@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from segdistill.engine.clock import Waited
 from segdistill.engine.config import Config, load_config
 from segdistill.engine.distiller import frozen
 from segdistill.engine.faults import TrainingStopped as TrainingStopped
@@ -85,7 +86,7 @@ def distill(
 
 
 def train(training: Training) -> None:
-    """Train from the step where the run stands to the last one.
+    """Train from the step where the run stands to the last one: the four parts of each step, in order.
 
     Args:
         training: networks, optimisers and data of the run.
@@ -93,48 +94,65 @@ def train(training: Training) -> None:
     Raises:
         TrainingStopped: if a term or a gradient is not finite, or the process was asked to stop.
     """
-    cfg, run, critic = training.cfg, training.run, training.critic
+    cfg = training.cfg
     batches = training.batches()
     training.model.train()
     for step in range(training.done, cfg.steps):
-        run.seed(cfg.seed, step)
+        training.run.seed(cfg.seed, step)
         set_rate((training.optimizer, training.critic_optimizer), schedule(step, cfg))
-        shown: dict[str, float] = {}
-        history: list[dict[str, Tensor]] = []
         parts = list(islice(batches, cfg.accumulate))
-        labelled = _labelled([target for _, target in parts], run)
-        for number, (images, target) in enumerate(parts, start=1):
-            images = images.to(run.device, memory_format=training.layout, non_blocking=True)
-            target = target.to(run.device, non_blocking=True)
-
-            with _averaging(training.model, last=number == cfg.accumulate):
-                # 1. images → taps → terms; 2. terms → gradients
-                terms, student, seen = forward(training, images, target, step / cfg.steps, labelled)
-                if not history:  # of the first micro-batch, for the record alone
-                    shown = training.analyse(terms, student, seen, target)
-                terms |= backward(training, terms, student, seen, share=1 / cfg.accumulate)
-            history.append({name: term.detach().float() for name, term in terms.items()})
-        values = _finite(history, training)
-
-        # 3. one step of the student and its adapters, one of the critic
-        norm = _step(training.optimizer, training.distiller, training, scaler=training.scaler, clip=cfg.clip)
-        if critic is not None and training.critic_optimizer is not None:
-            run.average_gradients(critic)
-            _step(training.critic_optimizer, critic, training)
-        if training.average is not None:
-            training.average.update_parameters(training.network)
-
-        # 4. numbers → metrics.jsonl, progress, validation, checkpoint
+        values, shown = _learn(training, parts, step / cfg.steps)  # 1. images → taps → terms; 2. terms → gradients
+        norm = _update(training)  # 3. gradients → weights
         training.done = step + 1
-        if training.due(cfg.log_every):
-            training.record(run.mean(values), shown, norm, batches)
-        if training.due(cfg.eval_every):
-            training.validate()
-        stop = run.any(bool(run.stopped))
-        if stop or training.due(cfg.save_every) or training.due(cfg.eval_every):
-            training.save()
-        if stop:
-            raise TrainingStopped(f"stopped after step {training.done}; go on with --resume --out {training.folder}")
+        _keep(training, values, shown, norm, batches)  # 4. numbers → metrics.jsonl, progress, validation, checkpoint
+
+
+def _learn(
+    training: Training, parts: Sequence[tuple[Tensor, Tensor]], progress: float
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Add up the gradients of a step's micro-batches; returns each term's mean, and what is shown of the first one."""
+    run, share = training.run, 1 / len(parts)
+    shown: dict[str, float] = {}
+    history: list[dict[str, Tensor]] = []
+    labelled = _labelled([target for _, target in parts], run)
+    for number, (images, target) in enumerate(parts, start=1):
+        images = images.to(run.device, memory_format=training.layout, non_blocking=True)
+        target = target.to(run.device, non_blocking=True)
+        with _averaging(training.model, last=number == len(parts)):
+            terms, student, teacher = forward(training, images, target, progress, labelled)
+            if not history:
+                shown = training.analyse(terms, student, teacher, target)
+            terms |= backward(training, terms, student, teacher, share)
+        history.append({name: term.detach().float() for name, term in terms.items()})
+    return _finite(history, training), shown
+
+
+def _update(training: Training) -> float:
+    """Step the student with the method's layers, then the critic, then the average; returns the student's norm."""
+    critic = training.critic
+    norm = _step(training.optimizer, training.distiller, training, scaler=training.scaler, clip=training.cfg.clip)
+    if critic is not None and training.critic_optimizer is not None:
+        training.run.average_gradients(critic)
+        _step(training.critic_optimizer, critic, training)
+    if training.average is not None:
+        training.average.update_parameters(training.network)
+    return norm
+
+
+def _keep(
+    training: Training, values: Mapping[str, float], shown: Mapping[str, float], norm: float, batches: Waited
+) -> None:
+    """Record, validate and save what is due after a step; end the run if it was asked to stop."""
+    cfg, run = training.cfg, training.run
+    if training.due(cfg.log_every):
+        training.record(run.mean(values), shown, norm, batches)
+    if training.due(cfg.eval_every):
+        training.validate()
+    stop = run.any(bool(run.stopped))
+    if stop or training.due(cfg.save_every) or training.due(cfg.eval_every):
+        training.save()
+    if stop:
+        raise TrainingStopped(f"stopped after step {training.done}; go on with --resume --out {training.folder}")
 
 
 class Learner(Protocol):
@@ -152,7 +170,9 @@ class Learner(Protocol):
 def forward(
     learner: Learner, images: Tensor, target: Tensor, progress: float, labelled: Tensor | None = None
 ) -> tuple[dict[str, Tensor], Taps, Taps]:
-    """Images → teacher taps, student taps → named, weighted terms; networks in the run's precision, losses in float32.
+    """Run teacher and student on a batch and compute the loss terms (`Distiller.forward`).
+
+    The networks run in the run's precision, the losses in float32 at least.
 
     Args:
         learner: who learns from whom.
@@ -162,7 +182,7 @@ def forward(
         labelled: mean number of labelled pixels in the parts of the step's batch; None: this is the whole batch.
 
     Returns:
-        The terms, and the taps of student and teacher that they were computed from.
+        The weighted terms by name, and the taps of student and teacher that they were computed from.
     """
     with learner.run.autocast(), frozen(learner.critic):
         seen = observe(learner.teacher, images, learner.method.teacher_taps())
@@ -173,14 +193,14 @@ def forward(
 def backward(
     learner: Learner, terms: Mapping[str, Tensor], student: Taps, teacher: Taps, share: float = 1.0
 ) -> dict[str, Tensor]:
-    """Add the gradients of a micro-batch: of its terms, and of the critic's own loss on the same taps, detached.
+    """Add the gradients of a micro-batch's terms to the student's, and those of the critic's own loss to the critic's.
 
     Args:
         learner: who learns from whom.
         terms: what `forward` returned.
         student: its taps.
         teacher: its taps.
-        share: of the micro-batch in the step.
+        share: of the micro-batch in the step; it scales all gradients.
 
     Returns:
         The critic's terms, `critic_<name>`; none where there is no critic.

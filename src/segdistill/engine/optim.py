@@ -10,10 +10,12 @@ from segdistill.engine.config import TrainConfig
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], train: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser of the student and of the layers that the method trains.
+    """Build the optimiser of the student and of the method's layers, as `train.optimizer` names it.
+
+    A further optimiser is a branch here and a name in `TrainConfig.optimizer`.
 
     Args:
-        parameters: those that need a gradient.
+        parameters: of the distiller; those that need no gradient are left out.
         train: section of the configuration.
     """
     trained = [p for p in parameters if p.requires_grad]

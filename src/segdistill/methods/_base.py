@@ -22,12 +22,14 @@ class Part(NamedTuple):
 class Method(nn.Module):
     """One way of carrying knowledge from a teacher to a student.
 
-    A method is one file in this folder: its pure loss function(s), and one subclass of this class, named in the config
-    by the file's name. Its options are the keyword arguments of `__init__`, with annotations and defaults; the config
-    check, the command line's list and the contract tests read them from there.
+    A method is one file in this folder: its pure loss function(s), and one subclass of this class; a config names it by
+    the file's name. Its options are the keyword arguments of `__init__`, with annotations and defaults. The config
+    check, `segdistill list methods` and the contract tests read them from there.
 
-    It owns the layers that it trains (made in `adapt`, under the student's optimiser, never in the exported student)
-    and the buffers that it remembers (in the checkpoint). It sees tensors only, all of them in float32 at least.
+    A method names the taps that it reads (`student_taps`, `teacher_taps`), makes its layers once (`adapt`), and turns
+    the taps of each batch into weighted loss terms (`forward`). It never sees the networks themselves. All tensors that
+    it gets are in float32 at least. The student's optimiser trains the method's layers; checkpoints hold them and the
+    method's buffers, `student.safetensors` does not.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
@@ -40,11 +42,16 @@ class Method(nn.Module):
     """Parts whose costs `segdistill benchmark` counts one by one; none: the method is counted as a whole."""
 
     def formulas(self, student: Taps, teacher: Taps) -> dict[str, float]:
-        """Floating-point operations by part, of what a counter of convolutions and products does not see as it is.
+        """Say by a formula what some parts cost, as torch's counter of operations overlooks or misjudges them.
+
+        `segdistill benchmark` adds these rows to those that it counted.
 
         Args:
             student: taps of one image.
             teacher: likewise.
+
+        Returns:
+            Title of a part → its floating-point operations for one image.
         """
         return {}
 
@@ -65,10 +72,13 @@ class Method(nn.Module):
         """
 
     def forward(self, student: Taps, teacher: Taps, target: Tensor, progress: float) -> dict[str, Tensor]:
-        """Weighted, named terms of one batch; they are added to the student's own loss.
+        """Compute the loss terms of one batch, each already multiplied by its weight.
+
+        The engine adds them to the student's cross-entropy, and records each under its name.
 
         Args:
-            student: its taps, with their graph; maps already have the teacher's H×W.
+            student: its taps, with their graph. Of maps of one name the smaller was resized, so that both sides have
+                one H×W; the numbers of channels may differ.
             teacher: its taps, detached.
             target: (N,h,w) int64 labels at the images' resolution, 255 = ignored.
             progress: share of the training that is done, in [0,1).

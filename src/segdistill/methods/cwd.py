@@ -18,7 +18,7 @@ def channel_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) ->
     Args:
         student: map (N,C,H,W), logits or features.
         teacher: map (N,C,H,W), detached here.
-        temperature: τ, divides both maps.
+        temperature: τ; both maps are divided by it before the softmax.
 
     Raises:
         ValueError: if the shapes differ.

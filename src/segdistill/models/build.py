@@ -90,7 +90,7 @@ def build_model(
     Args:
         name: `<family>_<backbone>`, for example `pspnet_resnet18`; see `list_models()`. Or a network of another
             library: `smp:Unet:resnet18`, `torchvision:deeplabv3_resnet50`, `hf:nvidia/mit-b0`,
-            `python:my_package.my_module:make_model`; see `models/external.py`.
+            `python:my_package.my_module:make_model`; see `models/external/`.
         num_classes: C; None only for what another library publishes.
         normalisation: `{mean: …, std: …, bgr: …}` instead of the network's own.
         source: whose form and normalisation a network of ours takes, for weights from there: `openmmlab`, `skd`,

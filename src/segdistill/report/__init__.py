@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from segdistill.comparison.result import COMPARISON, FORMAT
-from segdistill.engine.run_folder import stored_json, write_atomically
+from segdistill.engine.run_folder import make_folder, stored_json, write_text
 from segdistill.report import curves, panels
 from segdistill.report.classes import Matrix, class_rows, improvement, largest_changes, stored_confusions
 from segdistill.report.figures import Album, Format, style
@@ -57,7 +57,7 @@ def write_report(
     with style():
         study = read_study(runs, baseline=baseline, teacher=teacher)
     folder = Path(out) if out is not None else Path(runs[0]).expanduser() / "report"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     album = Album(folder / FIGURES, figures)
     content = Content(study, class_rows(study, study.focus))
     tables = [stored_json(Path(run).expanduser() / COMPARISON) for run in runs]
@@ -82,7 +82,7 @@ def write_report(
         content.classes += panels.gains(album, content.rows)
     content.costs = [drawing for drawing in [panels.cost(album, study)] if drawing is not None]
     page = folder / PAGE
-    write_atomically(page, lambda path: path.write_text(render(content), encoding="utf-8"))
+    write_text(page, render(content))
     return page
 
 

@@ -9,10 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from segdistill.comparison.statistics import mean_and_deviation
-from segdistill.engine.config import load_config
+from segdistill.engine.config import load_config, read_config
 from segdistill.engine.record import read_records
 from segdistill.engine.run_folder import CONFIG, ENVIRONMENT, METRICS, STUDENT, SUMMARY, stored_json
 from segdistill.engine.settings import flat
@@ -209,7 +207,7 @@ def read_run(folder: str | Path) -> Run:
     records = read_records(folder / METRICS)
     return Run(
         folder,
-        _config(folder / CONFIG),
+        read_config(folder) if (folder / CONFIG).is_file() else {},
         stored_json(folder / SUMMARY),
         [record for record in records if "loss" in record],
         [record for record in records if "val_miou" in record],
@@ -248,11 +246,3 @@ def is_run(folder: Path) -> bool:
 def has_student(folder: Path) -> bool:
     """Whether a folder holds trained weights."""
     return (folder / STUDENT).is_file()
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    return loaded if isinstance(loaded, dict) else {}

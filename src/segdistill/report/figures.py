@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from segdistill.engine.run_folder import make_folder, write_atomically
 from segdistill.report.study import TEACHER, Group
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Album:
         self.kind = kind
         self.drawings: list[Drawing] = []
         if kind is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
 
     def draw(
         self,
@@ -124,9 +125,21 @@ class Album:
             drawing = Drawing(name, title, page_svg(buffer.getvalue(), f"f{len(self.drawings)}", alt))
             if self.kind is not None:
                 frame(figure, title, legend)
-                figure.savefig(self.folder / f"{name}.{self.kind}", dpi=144, facecolor="white")
+                save_figure(figure, self.folder / f"{name}.{self.kind}", dpi=144, facecolor="white")
         self.drawings.append(drawing)
         return drawing
+
+
+def save_figure(figure: "Figure", path: Path, **options: Any) -> None:
+    """Write a figure whole or not at all, in the format that the file's suffix names.
+
+    Args:
+        figure: matplotlib's.
+        path: of the file.
+        **options: of `savefig`.
+    """
+    kind = path.suffix.removeprefix(".")
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format=kind, **options))
 
 
 def style() -> AbstractContextManager[None]:

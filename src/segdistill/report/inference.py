@@ -23,7 +23,7 @@ from segdistill.report.classes import Matrix
 from segdistill.report.collect import has_student
 from segdistill.report.prototypes import ClassDistances, Prototypes
 from segdistill.report.study import Group, Study
-from segdistill.taps import Tapped, match_maps, resize
+from segdistill.taps import Tapped, match_maps, resize_logits
 
 
 @dataclass
@@ -137,7 +137,7 @@ def _load(group: Group, study: Study) -> Tapped:
 
 
 def _classes(logits: Tensor, target: Tensor, aligned: bool) -> Tensor:
-    return resize(logits.float(), (target.shape[-2], target.shape[-1]), aligned).argmax(1)
+    return resize_logits(logits, (target.shape[-2], target.shape[-1]), aligned).argmax(1)
 
 
 def _image_iou(ids: Tensor, target: Tensor, classes: int) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from segdistill.engine.run_folder import write_atomically
 from segdistill.functional import IGNORE
 from segdistill.report.classes import Matrix
 from segdistill.report.inference import Survey, image_means
@@ -226,4 +227,4 @@ def write_sheets(folder: Path, cards: Sequence[Card], student: str, baseline: st
                 tile = tile.resize((width, height), Image.Resampling.NEAREST)
                 sheet.paste(tile, (column * (width + 8), top + 22), tile)
             top += height + 26
-        sheet.save(folder / f"{name}.png")
+        write_atomically(folder / f"{name}.png", lambda path, sheet=sheet: sheet.save(path, format="PNG"))

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segdistill.engine.run_folder import make_folder
+from segdistill.report.figures import save_figure
 from segdistill.report.textures import CLIP, LowLevel, Textures, atoms, orientations
 
 INK, MUTED, PALE = "#22262b", "#7a828c", "#d9dde2"
@@ -61,12 +63,12 @@ def draw_textures(textures: Textures, out: str | Path) -> list[Path]:
     except ImportError:
         raise ValueError("pictures need matplotlib; pip install 'segdistill[report]'") from None
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     files = []
     with matplotlib.rc_context(STYLE):
         for name, figure in _figures(textures):
             files.append(out / f"{name}.png")
-            figure.savefig(files[-1])
+            save_figure(figure, files[-1])
     return files
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import REPOSITORY
 from faults import SUMMARY, interrupt
-from segdistill.engine.faults import one_line, visible
+from segdistill._printing import one_line, visible
 from segdistill.engine.run_folder import read_json
 
 ODD = "[/bold] [other] :smile: \x1b[31m\x07"

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from segdistill import show
-from segdistill.engine.faults import known_fault, one_line, tolerate_any_encoding
+from segdistill._printing import one_line, tolerate_any_encoding
+from segdistill.engine.faults import known_fault
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from segdistill.engine.faults import visible
+from segdistill._printing import visible
 
 EXTRAS = {
     "smp": ["segmentation_models_pytorch"],

@@ -10,10 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from segdistill._printing import one_line
 from segdistill._version import __version__
 from segdistill.comparison.plan import Cell, GridConfig, Plan
 from segdistill.comparison.statistics import bootstrap_interval, gap_closed, mean_and_deviation, paired_interval
-from segdistill.engine.faults import one_line
 from segdistill.engine.record import read_records
 from segdistill.engine.run_folder import METRICS, SUMMARY, read_json
 

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from PIL import ImageColor
 
+from segdistill._printing import one_line
 from segdistill._types import Colour
 from segdistill.data.dataset import check_classes
 
@@ -76,7 +77,7 @@ def _parse(path: Path) -> Any:
         if path.suffix.lower() in (".yaml", ".yml"):
             return yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path}: {one_line(str(error))}") from error
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if path.suffix.lower() == ".csv":
         return _table(path, lines)

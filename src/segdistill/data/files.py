@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from segdistill._printing import one_line
 from segdistill.data.walk import dangling_link
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
@@ -207,7 +208,7 @@ def _line(path: Path, error: Exception) -> str:
         return f"{path}: {error}; if it is meant to be so large, set data.max_pixels, for predict --max-pixels"
     if isinstance(error, MemoryError):
         return f"{path}: too large for the memory that is free; cut it into smaller images"
-    reason = " ".join(str(error).split())
+    reason = one_line(str(error))
     if path.is_file() and not path.stat().st_size:
         reason = "an empty file, of 0 bytes"
     elif isinstance(error, UnidentifiedImageError) or not reason:

@@ -12,9 +12,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from segdistill._options import closest, first_mistake, refuse_unknown
+from segdistill._printing import one_line
 from segdistill._types import Size
 from segdistill.data.sets import SETS
-from segdistill.engine.faults import one_line
 from segdistill.methods._catalogue import METHODS, method_entries, resolve_methods
 from segdistill.models.external import external_keywords, is_external
 from segdistill.models.families import FAMILIES, named_family

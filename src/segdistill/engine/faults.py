@@ -1,9 +1,7 @@
-"""What ends a run early, said in one line that every terminal can print."""
+"""What ends a run early, said in one line."""
 
 import errno
 import re
-import sys
-import unicodedata
 from pathlib import Path
 
 from segdistill.engine.run_folder import CHECKPOINT
@@ -64,34 +62,3 @@ def known_fault(error: BaseException) -> str | None:
             "with other data.workers, and with another train.accumulate under --override)"
         )
     return None
-
-
-def visible(text: str) -> str:
-    """A text without characters that would steer the terminal: they are shown as Python writes them.
-
-    Args:
-        text: anything that a user wrote; lines and tabs stay.
-    """
-    return "".join(
-        character
-        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cs")
-        else ascii(character)[1:-1]
-        for character in text
-    )
-
-
-def one_line(text: str) -> str:
-    """A message as a single visible line.
-
-    Args:
-        text: of an error.
-    """
-    return " ".join(visible(text).split())
-
-
-def tolerate_any_encoding() -> None:
-    """Let this process print every character, as a question mark where the terminal's encoding lacks it."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None and getattr(stream, "errors", None) != "backslashreplace":
-            reconfigure(errors="replace")

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from segdistill.engine.faults import visible
+from segdistill._printing import visible
 from segdistill.engine.run_folder import METRICS, explaining, write_text
 
 

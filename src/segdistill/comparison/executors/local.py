@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from segdistill.engine.faults import known_fault, one_line, tolerate_any_encoding
+from segdistill._printing import one_line, tolerate_any_encoding
+from segdistill.engine.faults import known_fault
 from segdistill.engine.run_folder import explaining, make_folder
 from segdistill.engine.runtime import stop_signals
 

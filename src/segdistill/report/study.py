@@ -10,12 +10,12 @@ from segdistill.engine.settings import FREE_TO_CHANGE, flat
 from segdistill.report.collect import (
     Run,
     Spread,
-    check_classes,
     find_runs,
     has_student,
     is_run,
     number,
     read_run,
+    shared_classes,
 )
 
 COLOURS = ("#1f77c9", "#d9590c", "#0f9d76", "#b5539c", "#d99a00", "#3fa7d6", "#7a5bd0", "#8a6d3b")
@@ -170,7 +170,7 @@ def read_study(
     shown = Path(teacher) if teacher is not None else _teacher(study.focus.first)
     guide = [read_run(folder) for folder in find_runs(shown)] if shown is not None else []
     study.teacher = Group("teacher", guide, "teacher", TEACHER) if guide else None
-    study.classes = check_classes([*read.values(), *named, *guide])
+    study.classes = shared_classes([*read.values(), *named, *guide])
     notes = study.notes
     if len(teachers) > 1:
         notes.append(f"The runs have {len(teachers)} teachers; shown is that of {study.focus.label}, {shown}.")

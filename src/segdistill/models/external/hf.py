@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from segdistill._options import closest
+from segdistill._printing import first_line
 from segdistill.models.external.wrapper import External
 from segdistill.models.normalisation import Normalisation
-from segdistill.models.weights.files import first_line
 
 HALF = (0.5, 0.5, 0.5)
 NORMALISATIONS = {

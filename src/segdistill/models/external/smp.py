@@ -7,9 +7,10 @@ from typing import Any
 from torch import nn
 
 from segdistill._options import closest
+from segdistill._printing import first_line
 from segdistill.models.external.wrapper import External
 from segdistill.models.normalisation import Normalisation
-from segdistill.models.weights.files import first_line, load_named, read_source
+from segdistill.models.weights.files import load_named, read_source
 from segdistill.models.weights.state_dicts import fitting, unwrapped
 
 DECODERS = (

@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from segdistill._options import closest
+from segdistill._printing import first_line
 from segdistill.models.external.wrapper import External
 from segdistill.models.normalisation import Normalisation
-from segdistill.models.weights.files import first_line
 
 NAMES = (
     "deeplabv3_mobilenet_v3_large",

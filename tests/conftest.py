@@ -137,6 +137,18 @@ def released() -> Path:
     pytest.skip(f"{name} is not here; set SEGDISTILL_RELEASED to a folder with that file of github.com/sacmehta/ESPNet")
 
 
+@pytest.fixture(scope="session")
+def standard() -> Path:
+    """Miniature files of the standard data sets and worked numbers of their protocols: `samples/`, `protocol_cases/`.
+
+    Most are not ours to hand on either.
+    """
+    for folder in (os.environ.get("SEGDISTILL_STANDARD"), REPOSITORY.parent / "shared/datasets"):
+        if folder and (Path(folder) / "protocol_cases").is_dir():
+            return Path(folder)
+    pytest.skip("the standard data sets' samples are not here; set SEGDISTILL_STANDARD to their folder")
+
+
 @pytest.fixture(autouse=True)
 def _required(request: pytest.FixtureRequest) -> None:
     """Look at the marks `requires(there, tool)` of a test: what a system has to have."""

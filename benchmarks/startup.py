@@ -23,7 +23,7 @@ COMMANDS = {
     "segdistill distill --help": (["-m", "segdistill.cli", "distill", "--help"], None),
     "segdistill list config": (["-m", "segdistill.cli", "list", "config"], None),
     "segdistill list methods": (["-m", "segdistill.cli", "list", "methods"], 1.25),
-    "a mistake in a key": (["-m", "segdistill.cli", "train", "configs/camvid/student_cpu.yaml", "train.stepz=1"], None),
+    "a mistake in a key": (["-m", "segdistill.cli", "train", "camvid/student_cpu", "train.stepz=1"], None),
 }
 """Name → arguments of Python, and the ratio that is aimed at."""
 

@@ -8,6 +8,7 @@ import yaml
 from conftest import REPOSITORY
 from segdistill.comparison.plan import load_plan
 from segdistill.engine.config import load_config
+from segdistill.engine.shipped import list_configs
 from segdistill.methods import list_methods
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -29,9 +30,17 @@ def test_configurations_are_valid_and_short(text):
     assert load_config(yaml.safe_load(text)).distils
 
 
-@pytest.mark.parametrize("path", sorted(REPOSITORY.glob("configs/*/*.yaml")), ids=lambda p: p.name)
-def test_shipped_configurations_are_valid(path):
-    (load_plan if path.stem.startswith("compare") else load_config)(path)
+@pytest.mark.parametrize("name", list_configs())
+def test_shipped_configurations_are_valid(name):
+    (load_plan if "/compare" in name else load_config)(name)
+
+
+def test_shipped_configurations_are_named_as_they_are():
+    named = re.findall(
+        r"^segdistill (?:data check|train|distill|compare|eval) +((?!runs/)[a-z0-9_]+/[a-z0-9_]+)(?!\S)", README, re.M
+    )
+    assert named
+    assert set(named) <= set(list_configs())
 
 
 def test_commands_exist():

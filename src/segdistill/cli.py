@@ -24,7 +24,10 @@ data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 console = show.PlainConsole(quiet=os.environ.get("RANK", "0") != "0")
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, or a run folder.", show_default=False)]
+ConfigPath = Annotated[
+    Path,
+    typer.Argument(metavar="CONFIG", help="YAML file, name from `list configs`, or a run folder.", show_default=False),
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Changes to the configuration.")
 ]
@@ -141,7 +144,7 @@ def _train(
     show.summary(console, distill(loaded, out=out, resume=how, override=override))
 
 
-@app.command(epilog="Example: `segdistill train configs/camvid/teacher_cpu.yaml train.steps=2000 --out runs/teacher`")
+@app.command(epilog="Example: `segdistill train camvid/teacher_cpu train.steps=2000 --out runs/teacher`")
 def train(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -154,9 +157,7 @@ def train(
     _train(config, overrides or [], out, resume, override, dry_run, alone=True)
 
 
-@app.command(
-    epilog="Example: `segdistill distill configs/camvid/student_cpu.yaml method=cwd teacher.checkpoint=runs/teacher`"
-)
+@app.command(epilog="Example: `segdistill distill camvid/student_cpu method=cwd teacher.checkpoint=runs/teacher`")
 def distill(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -169,9 +170,7 @@ def distill(
     _train(config, overrides or [], out, resume, override, dry_run, alone=False)
 
 
-@app.command(
-    epilog="Example: `segdistill compare configs/camvid/compare_cpu.yaml methods=[none,cwd] seeds=3 --out runs/table`"
-)
+@app.command(epilog="Example: `segdistill compare camvid/compare_cpu methods=[none,cwd] seeds=3 --out runs/table`")
 def compare(
     config: ConfigPath,
     overrides: Annotated[
@@ -300,7 +299,9 @@ def report(
 
 @app.command("list", epilog="Example: `segdistill list methods`")
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, models, data or config; the first three if left out.")] = "all",
+    what: Annotated[
+        str, typer.Argument(help="methods, models, data, configs or config; the first three if left out.")
+    ] = "all",
     key: Annotated[
         str | None, typer.Argument(help="With config: a section or a key, as train or train.lr.", show_default=False)
     ] = None,
@@ -308,7 +309,7 @@ def list_(
         bool, typer.Option("--stats", help="With models: parameters and operations, beside the papers'.")
     ] = False,
 ) -> None:
-    """List methods with their options, networks, data sets, and what a configuration may say."""
+    """List methods with their options, networks, data sets, configurations, and what a configuration may say."""
     if key is not None and what != "config":
         raise ValueError(f"list {what} {key}: only config has keys; `segdistill list config {key}`")
     if what == "config":
@@ -327,7 +328,7 @@ def layers(
     show.layers(console, model, size, depth)
 
 
-@data_app.command("check", epilog="Example: `segdistill data check configs/camvid/student_cpu.yaml`")
+@data_app.command("check", epilog="Example: `segdistill data check camvid/student_cpu`")
 def data_check(config: ConfigPath, overrides: Overrides = None) -> None:
     """Look at every image and mask of a configuration's data, and list all problems."""
     if show.data_check(console, config, overrides or []):

@@ -112,19 +112,29 @@ def first_line(cls: type) -> str:
 
 
 def catalogue(console: Console, what: str, *, stats: bool = False) -> None:
-    """Print methods, networks or data sets; networks with their sizes, if asked for.
+    """Print methods, networks, data sets or configurations; networks with their sizes, if asked for.
 
     Raises:
         ValueError: on another word, or stats of anything but models.
     """
-    shown = {"methods": methods, "data": data_sets, "models": sizes if stats else networks}
+    shown = {"methods": methods, "data": data_sets, "models": sizes if stats else networks, "configs": configs}
     if what != "all" and what not in shown:
-        raise ValueError(f"list {what}: expected methods, models, data or config")
+        raise ValueError(f"list {what}: expected methods, models, data, configs or config")
     if stats and what != "models":
         raise ValueError("--stats is of models: `segdistill list models --stats`")
     for name, show in shown.items():
-        if what in ("all", name):
+        if what == name or (what == "all" and name != "configs"):
             show(console)
+
+
+def configs(console: Console) -> None:
+    """Print the configurations that come with the package, by the names under which every command takes them."""
+    from segdistill.engine.shipped import describe_config, list_configs
+
+    table = Table(Column("configuration", no_wrap=True), "what it is", title="configurations")
+    for name in list_configs():
+        table.add_row(name, describe_config(name))
+    console.print(table)
 
 
 def methods(console: Console) -> None:

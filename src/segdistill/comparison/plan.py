@@ -13,6 +13,7 @@ from pydantic import Field
 from segdistill._options import first_mistake, refuse_unknown
 from segdistill.engine.config import Config, Section, check_keys, load_config, read_config
 from segdistill.engine.run_folder import CONFIG
+from segdistill.engine.shipped import find_config
 from segdistill.methods._catalogue import method_entries, method_options, resolve_methods
 
 
@@ -127,14 +128,16 @@ def load_plan(
     """Read and check the configuration of a comparison.
 
     Args:
-        source: a YAML file or a mapping: a run's configuration, and the keys of `GridConfig`. `data` may be a list;
-            `teacher` may be `{config: …}`, a file or a mapping, from which the teacher is trained first.
+        source: a YAML file, the name of a shipped one, or a mapping: a run's configuration, and the keys of
+            `GridConfig`. `data` may be a list; `teacher` may be `{config: …}`, a file or a mapping, from which the
+            teacher is trained first.
         overrides: `key.sub=value`; those of `data.` and `student.` count for all data sets and students.
         out: folder (default: `runs/compare_<file>`).
 
     Raises:
         ValueError: with one line on the first thing that is wrong in any of the runs.
     """
+    source = source if isinstance(source, Mapping) else find_config(source)
     raw = read_config(source)
     raw, data_entries = _take_list(raw, overrides)
     own = [o for o in overrides if o.partition("=")[0].split(".")[0] not in ("data", "student")]

@@ -15,6 +15,7 @@ from segdistill._options import closest, first_mistake, refuse_unknown
 from segdistill._printing import one_line
 from segdistill._types import Size
 from segdistill.data.sets import SETS
+from segdistill.engine.shipped import find_config, is_shipped
 from segdistill.methods._catalogue import METHODS, method_entries, resolve_methods
 from segdistill.models.external import external_keywords, is_external
 from segdistill.models.families import FAMILIES, named_family
@@ -315,7 +316,7 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Sequ
     """Read and check a configuration.
 
     Args:
-        source: a YAML file, a mapping, or a configuration that is ready.
+        source: as for `read_config`, or a configuration that is ready.
         overrides: `key.sub=value`, the value as YAML; later ones win.
 
     Raises:
@@ -332,25 +333,26 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Sequ
 
 
 def is_config(path: str | Path) -> bool:
-    """Whether a path is a configuration's file, rather than a run or a student's file.
+    """Whether a path is a configuration's file or the name of a shipped one, rather than a run or a student's file.
 
     Args:
         path: any.
     """
-    return Path(path).suffix in (".yaml", ".yml")
+    return Path(path).suffix in (".yaml", ".yml") or is_shipped(path)
 
 
 def read_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
     """A configuration as it is written, with its overrides, before any check.
 
     Args:
-        source: a YAML file, a run folder, or a mapping, which is left as it is.
+        source: a YAML file, a run folder, the name of a configuration of the package such as `camvid/student_cpu`, or a
+            mapping, which is left as it is.
         overrides: `key.sub=value`, the value as YAML; later ones win.
 
     Raises:
         ValueError: if there is no such file, or it or an override cannot be read.
     """
-    raw = dict(source) if isinstance(source, Mapping) else _read_yaml(Path(source))
+    raw = dict(source) if isinstance(source, Mapping) else _read_yaml(find_config(source))
     for override in overrides:
         _set(raw, override)
     return raw

@@ -3,6 +3,6 @@
 Every public name loads what it needs when it is first used, so that importing the package costs next to nothing.
 """
 
-import lazy_loader
+from segdistill._lazy import exports
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = exports(__name__, __file__)

@@ -1,5 +1,5 @@
 """Data sets, in `sets/`, and what they are built from: files, augmentation, sampling, checks."""
 
-import lazy_loader
+from segdistill._lazy import exports
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = exports(__name__, __file__)

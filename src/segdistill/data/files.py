@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from segdistill._printing import one_line
 from segdistill.data.walk import dangling_link
@@ -54,27 +52,53 @@ def read_image(path: Path, *, image_range: Range | None = None, max_pixels: int 
         ValueError: if the file cannot be read, is too large, or its values cannot be mapped safely.
     """
     with _opened(path, max_pixels) as (image, tiles):
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            return np.repeat(_grey(image, image_range, path)[..., None], 3, axis=2)
-        if image.mode not in COLOURS:
-            raise ValueError(f"{path}: colours of mode {image.mode}, which is not RGB; save it as RGB")
-        image.info.pop("transparency", None)  # Pillow would warn of it at every conversion
-        pixels = np.array(image.convert("RGB"))
-        if image_range is None:
-            return pixels
-        low, high = image_range
-        shown = f"image_range [{low:g}, {high:g}]"
-        if ";16" in str(tiles):
-            what = f"16 bits per colour, of which Pillow reads 8, so that {shown} cannot be applied"
-            raise ValueError(f"{path}: {what}; save it with 8 bits, or one channel with 16")
-        if low < 0 or high > 255 or high - low <= 1:
-            what = f"an image of 8 bits, whose values are 0 to 255, which {shown} does not mean"
-            raise ValueError(f"{path}: {what}; keep such images apart, or give them their own range")
-        mapped: Bytes = _mapped(np.arange(256), image_range)[pixels]
-        return mapped
+        return _pixels(image, image_range, str(path), tiles)
 
 
-def _grey(image: Image.Image, image_range: Range | None, path: Path) -> Bytes:
+def image_pixels(image: Image.Image, *, image_range: Range | None = None) -> Bytes:
+    """Take the pixels of an image that is open already, as `read_image` takes those of a file.
+
+    Args:
+        image: of any mode; turned upright as its EXIF data say.
+        image_range: as for `read_image`.
+
+    Raises:
+        ValueError: if it cannot be decoded, or its values cannot be mapped safely.
+    """
+    name = str(getattr(image, "filename", "") or "the image")
+    try:
+        image.load()
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        upright = ImageOps.exif_transpose(image) if turned else image
+    except Exception as error:  # a damaged file makes Pillow raise anything
+        raise ValueError(_line(Path(name), error)) from error
+    if "transparency" in upright.info:
+        upright = upright.copy()  # the caller's image stays as it is
+    return _pixels(upright, image_range, name, [])
+
+
+def _pixels(image: Image.Image, image_range: Range | None, name: str, tiles: list[Any]) -> Bytes:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return np.repeat(_grey(image, image_range, name)[..., None], 3, axis=2)
+    if image.mode not in COLOURS:
+        raise ValueError(f"{name}: colours of mode {image.mode}, which is not RGB; save it as RGB")
+    image.info.pop("transparency", None)  # Pillow would warn of it at every conversion
+    pixels = np.array(image.convert("RGB"))
+    if image_range is None:
+        return pixels
+    low, high = image_range
+    shown = f"image_range [{low:g}, {high:g}]"
+    if ";16" in str(tiles):
+        what = f"16 bits per colour, of which Pillow reads 8, so that {shown} cannot be applied"
+        raise ValueError(f"{name}: {what}; save it with 8 bits, or one channel with 16")
+    if low < 0 or high > 255 or high - low <= 1:
+        what = f"an image of 8 bits, whose values are 0 to 255, which {shown} does not mean"
+        raise ValueError(f"{name}: {what}; keep such images apart, or give them their own range")
+    mapped: Bytes = _mapped(np.arange(256), image_range)[pixels]
+    return mapped
+
+
+def _grey(image: Image.Image, image_range: Range | None, name: str) -> Bytes:
     """One channel of more than 8 bits, as bytes."""
     values = np.asarray(image)
     if image.mode == "I" and getattr(image, "tag_v2", {}).get(339, (0,))[0] == 1:
@@ -88,7 +112,7 @@ def _grey(image: Image.Image, image_range: Range | None, path: Path) -> Bytes:
     span = f"{seen.min():g} to {seen.max():g}" if seen.size else "none of them finite"
     kind = "floats" if image.mode == "F" else "whole numbers of more than 16 bits, or with a sign"
     raise ValueError(
-        f"{path}: an image of {kind} ({span}); say which value is black and which is white: data.image_range: "
+        f"{name}: an image of {kind} ({span}); say which value is black and which is white: data.image_range: "
         "[LOW, HIGH], for predict --image-range LOW HIGH, or save it with 8 bits"
     )
 
@@ -98,15 +122,6 @@ def _mapped(values: Array, image_range: Range) -> Bytes:
     share = np.nan_to_num((values.astype(np.float64) - low) / (high - low), nan=0, posinf=1, neginf=0)
     mapped: Bytes = np.rint(share.clip(0, 1) * 255).astype(np.uint8)
     return mapped
-
-
-def image_tensor(pixels: Bytes) -> Tensor:
-    """Turn the pixels of an image into what networks take: (H,W,3) of 0…255 → (3,H,W) float32 in 0…1.
-
-    Args:
-        pixels: as `read_image` gives them.
-    """
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
 def read_mask(path: Path, *, by_colour: bool = False, max_pixels: int | None = None) -> Array:

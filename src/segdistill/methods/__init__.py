@@ -1,5 +1,5 @@
 """The catalogue: one file per method, and the folder is the registry."""
 
-import lazy_loader
+from segdistill._lazy import exports
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = exports(__name__, __file__)

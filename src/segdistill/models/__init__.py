@@ -4,6 +4,6 @@ The families are in `families/`; networks of other libraries have names with a c
 in `external/`.
 """
 
-import lazy_loader
+from segdistill._lazy import exports
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = exports(__name__, __file__)

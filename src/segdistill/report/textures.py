@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segdistill.data.files import image_tensor, read_image
+from segdistill.data.files import read_image
 from segdistill.engine.build import tap
 from segdistill.engine.config import load_config
 from segdistill.engine.run_folder import CONFIG
@@ -163,7 +163,8 @@ def read_textures(
 def _read(path: Path, size: tuple[int, int] | None, model: str | Path) -> Tensor:
     if not path.is_file():
         raise ValueError(f"no image at {path}; give one image file")
-    image = image_tensor(read_image(path, image_range=read_card(model).get("image_range")))
+    pixels = read_image(path, image_range=read_card(model).get("image_range"))
+    image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
     if size is not None:
         image = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0].clamp(0, 1)
     height, width = image.shape[1:]

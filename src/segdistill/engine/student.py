@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from segdistill._version import __version__
 from segdistill.engine.checkpoint import DIGEST, tensor_digest
+from segdistill.engine.onnx_network import OnnxNetwork, is_onnx, onnx_card
 from segdistill.engine.run_folder import STUDENT, write_atomically
 from segdistill.models import build_model
 from segdistill.models.weights.files import load_named, read_tensors
+from segdistill.runtime import Predictor
 
 CARD_KEY = "segdistill"
 
@@ -63,7 +65,7 @@ def student_path(path: str | Path) -> Path:
     """The student's file of a run folder, or the file itself.
 
     Args:
-        path: a run folder or a `.safetensors` file.
+        path: a run folder, or a `.safetensors` or `.onnx` file.
 
     Raises:
         ValueError: if there is none.
@@ -71,7 +73,11 @@ def student_path(path: str | Path) -> Path:
     path = Path(path).expanduser()
     file = path / STUDENT if path.is_dir() else path
     if not file.is_file():
-        hint = "the run has not been validated yet" if path.is_dir() else "give a run folder or a .safetensors file"
+        hint = (
+            "the run has not been validated yet"
+            if path.is_dir()
+            else "give a run folder, or a .safetensors or .onnx file"
+        )
         raise ValueError(f"no student at {file}; {hint}")
     return file
 
@@ -80,12 +86,14 @@ def read_card(path: str | Path) -> dict[str, Any]:
     """The card of a student's file.
 
     Args:
-        path: a run folder or a `.safetensors` file.
+        path: a run folder, or a `.safetensors` or `.onnx` file.
 
     Raises:
         ValueError: if it is not a student's file.
     """
     file = student_path(path)
+    if is_onnx(file):
+        return onnx_card(Predictor(file))
     metadata = _metadata(file)
     if CARD_KEY not in metadata:
         raise ValueError(f"{file} has no segdistill card; load it with weights: and the network's name")
@@ -131,7 +139,8 @@ def load_student(path: str | Path, network: nn.Module | None = None, *, allow_co
     """Load a trained student, ready to use: RGB images in 0…1 (N,3,H,W) → logits (N,C,H,W).
 
     Args:
-        path: a run folder or a `student.safetensors`; it needs nothing else.
+        path: a run folder or a `student.safetensors`; it needs nothing else. Or a `.onnx` file that `segdistill export`
+            wrote: it runs on the CPU, and has neither weights nor taps.
         network: where the architecture is the user's own, an instance of it.
         allow_code: whether a function that the file names, `python:MODULE:FUNCTION`, may be called to make the network
             (default: what the environment variable SEGDISTILL_ALLOW_CODE says, else not).
@@ -142,6 +151,8 @@ def load_student(path: str | Path, network: nn.Module | None = None, *, allow_co
     Raises:
         ValueError: if the file is missing, is not a student, or does not fit.
     """
+    if is_onnx(path):
+        return OnnxNetwork(student_path(path)).eval()
     card = read_card(path)
     if network is None:
         if card["network"] is None:

@@ -3,7 +3,7 @@ import re
 import pytest
 import yaml
 
-from segdistill.engine.config import dump_config, load_config
+from segdistill.engine.config import TrainConfig, dump_config, load_config
 from segdistill.engine.optim import schedule
 
 BASE = {"data": {"name": "synthetic"}, "student": {"name": "pspnet_resnet18"}}
@@ -99,3 +99,12 @@ def test_schedule():
     assert schedule(9, train) == pytest.approx(0.91)
     assert schedule(50, train) == pytest.approx(0.5)
     assert schedule(99, train) == pytest.approx(0.01)
+
+
+def test_schedule_with_a_floor():
+    train = TrainConfig(steps=100, power=0.9, lr=0.01, min_lr=1e-4)
+    for step in (0, 1, 50, 99):  # as OpenMMLab writes it
+        expected = (0.01 - 1e-4) * (1 - step / 100) ** 0.9 + 1e-4
+        assert 0.01 * schedule(step, train) == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ValueError, match=r"min_lr is 0.1, above lr, 0.01"):
+        TrainConfig(lr=0.01, min_lr=0.1)

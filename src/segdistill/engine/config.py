@@ -205,7 +205,9 @@ class TrainConfig(Section):
     weight_decay: float = Field(5e-4, ge=0)
     """Of all weights; 5e-4 in SKD, IFVD and OpenMMLab (FAKD), 1e-4 in CIRKD (I2CKD), 1e-5 in SSTKD."""
     power: float = Field(0.9, ge=0)
-    """Of the polynomial schedule: the learning rate is `lr · (1 − step/steps)^power`."""
+    """Of the polynomial schedule: the learning rate is `min_lr + (lr − min_lr) · (1 − step/steps)^power`."""
+    min_lr: float = Field(0.0, ge=0)
+    """Where the learning rate ends; 1e-4 in OpenMMLab's schedules."""
     warmup: int = Field(0, ge=0)
     """Steps over which the learning rate rises linearly from 0."""
     aux_weight: float = Field(0.4, ge=0)
@@ -245,6 +247,12 @@ class TrainConfig(Section):
     """How often in the whole run each term's own gradient is measured, for the report; 0 never."""
     tensorboard: bool = False
     """Whether to write TensorBoard's event files as well (extra `track`)."""
+
+    @pydantic.model_validator(mode="after")
+    def _check_rates(self) -> "TrainConfig":
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr is {self.min_lr:g}, above lr, {self.lr:g}; it is where the learning rate ends")
+        return self
 
 
 class Config(Section):

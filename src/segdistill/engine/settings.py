@@ -23,6 +23,7 @@ OVERRIDABLE = {
     "train.accumulate",
     "train.clip",
     "train.lr",
+    "train.min_lr",
     "train.momentum",
     "train.power",
     "train.precision",

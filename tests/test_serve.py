@@ -3,6 +3,7 @@
 import gzip
 import http.client
 import io
+import json
 import os
 import random
 import re
@@ -15,13 +16,14 @@ import tempfile
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from conftest import PATIENCE, wait_until
+from conftest import PATIENCE, REPOSITORY, wait_until
 from segdistill import build_model, load_student, make_card, save_student
 from segdistill.data.files import read_image
 from segdistill.deploy.predict import predict
@@ -626,3 +628,13 @@ def test_sockets_are_refused_with_what_helps(monkeypatch):
     monkeypatch.setattr(socket.socket, "bind", forbidden)
     with pytest.raises(ValueError, match="port 80 may not be used here; name one from 1024 on"):
         bind("127.0.0.1", 80)
+
+
+@pytest.mark.slow
+@pytest.mark.requires(Path("/proc/self/status").exists(), "Linux")
+def test_five_hundred_requests_of_eight_clients():
+    command = [sys.executable, "-c", "import serve, json; print(json.dumps(serve.soak(500, 8, (120, 160))))"]
+    found = subprocess.run(command, cwd=REPOSITORY / "benchmarks", capture_output=True, text=True, check=True)
+    told = json.loads(found.stdout)
+    assert told["statuses"] == {"200": 500}
+    assert told["growth_mib"] < 16  # the images, had they been kept, are 27

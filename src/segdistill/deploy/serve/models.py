@@ -1,6 +1,7 @@
 """What is served: models behind one small interface, and samples of a run's validation split."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from segdistill.taps import aligned, as_logits, resize_logits
 
 ROLES = ("student", "baseline", "teacher")
 WARM = (64, 64)
-"""The image of a first pass, for a network that is not bound to one size."""
+"""Size of the first image."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def load_served(role: str, path: str | Path, run: Runtime) -> Served:
         run: device and precision.
 
     Raises:
-        ValueError: if there is no trained network, or it does not run.
+        ValueError: if there is no trained network.
     """
     network, card = load_student(path).to(run.device), read_card(path)
     file, classes = student_path(path), list(card["classes"])
@@ -71,12 +72,14 @@ def load_served(role: str, path: str | Path, run: Runtime) -> Served:
             mask = torch.zeros(pixels.shape[:2], dtype=torch.uint8)  # there is none
             image, _ = transform(torch.from_numpy(pixels).permute(2, 0, 1), mask)
             logits = as_logits(network(image[None].to(run.device)))
+            if logits.shape[1] > len(classes):
+                raise ValueError(f"the network has {logits.shape[1]} classes, its card names {len(classes)}")
             full = resize_logits(logits, (pixels.shape[0], pixels.shape[1]), aligned(network))
             ids: Bytes = full.argmax(1)[0].to("cpu", torch.uint8).numpy()
             return ids
 
-    found = segment(np.zeros((*WARM, 3), np.uint8))
-    assert found.shape == WARM
+    with suppress(RuntimeError, ValueError):  # one that is bound to a size says so when it is asked
+        segment(np.zeros((*WARM, 3), np.uint8))
     colours = [(int(r), int(g), int(b)) for r, g, b in card.get("palette") or distinct_colours(len(classes))]
     name = (Path(path).expanduser().resolve() if Path(path).is_dir() else file.resolve().parent).name
     params = sum(parameter.numel() for parameter in network.parameters())

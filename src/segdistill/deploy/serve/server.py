@@ -61,12 +61,11 @@ def serve(
 
     with bind(host, port) as listener:
         if not _is_loopback(host):
-            print(f"--host {host}: whoever reaches this machine may use the models; there is no password",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            _warn(f"--host {host}: whoever reaches this machine may use the models; there is no password")
         run = Runtime(pick_device(device))
         paths = {"student": student, "baseline": baseline, "teacher": teacher}
         models = [load_served(role, path, run) for role, path in paths.items() if path is not None]
-        app = build_app(models, find_samples(student, say), Limits(max_bytes, max_pixels, waiting), [host])
+        app = build_app(models, find_samples(student, _warn), Limits(max_bytes, max_pixels, waiting), [host])
         listener.listen()
         with suppress(KeyboardInterrupt):  # that is how it ends
             named = ", ".join(f"{model.role} {model.name}" for model in models)
@@ -118,6 +117,10 @@ def bind(host: str, port: int) -> socket.socket:
             raise ValueError(f"port {port} may not be used here; name one from 1024 on with --port") from None
         raise ValueError(f"--host {host} --port {port}: {error.strerror or error}") from None
     return listener
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # standard output has the address alone
 
 
 def _address(listener: socket.socket) -> str:

@@ -38,7 +38,8 @@ async function start() {
   const [told, samples] = await Promise.all(["/models", "/samples"].map(async (from) => (await ask(from)).json()));
   Object.assign(state, { models: told.models, limits: told.limits, samples });
   Object.assign(state, unite([...told.models, samples]));
-  $("title").textContent = `What ${told.models.map((model) => model.role).join(", ")} see${told.models.length > 1 ? "" : "s"}`;
+  const roles = new Intl.ListFormat("en").format(told.models.map((model) => model.role));
+  $("title").textContent = `What ${roles} see${told.models.length > 1 ? "" : "s"}`;
   document.title = `${told.models[0].name} · segdistill`;
   $("version").textContent = `· version ${told.version}`;
   $("models").append(...told.models.map((model) => make("li", {}, make("b", { textContent: model.role }),

@@ -376,3 +376,18 @@ def test_too_little_memory(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image, "open", exhausted)
     assert line_of(tmp_path / "a.png").startswith("too large for the memory that is free")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "gif", "bmp", "ppm", "webp", "jpg"])
+def test_what_a_file_holds_is_read_as_the_file(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 8, 3), dtype=np.uint8)).save(path)
+    assert np.array_equal(read_image(path.read_bytes()), read_image(path))
+
+
+def test_of_what_is_no_file_less_is_taken(tmp_path):
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.eps")  # to read it, Pillow would start Ghostscript
+    with pytest.raises(ValueError, match=r"^image: not a readable image \(Pillow does not know what it is\)"):
+        read_image((tmp_path / "a.eps").read_bytes())
+    with pytest.raises(ValueError, match=r"^image: not a readable image \(an empty file, of 0 bytes\)"):
+        read_image(b"")

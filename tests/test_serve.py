@@ -1,5 +1,6 @@
 """The server: what it answers, what it refuses, and that nobody gets more out of it than was meant."""
 
+import asyncio
 import gzip
 import http.client
 import io
@@ -30,9 +31,9 @@ from segdistill.deploy.predict import predict
 from segdistill.deploy.serve import intake
 from segdistill.deploy.serve.answers import runs
 from segdistill.deploy.serve.app import PAGE
-from segdistill.deploy.serve.guard import HEADERS
+from segdistill.deploy.serve.guard import HEADERS, Guard
 from segdistill.deploy.serve.models import find_samples, load_served
-from segdistill.deploy.serve.server import NEEDED, bind
+from segdistill.deploy.serve.server import NEEDED, bind, is_loopback
 from segdistill.engine.runtime import Runtime
 from serving import COLOURS, Halves, Painted, ask, form_of, image_file, noise, samples, served, serving
 
@@ -372,6 +373,16 @@ def test_pages_of_others_are_known_by_the_browsers_word_too(port):
         assert post(port, "/predict", sec_fetch_site=word)[0] == status
 
 
+def test_what_is_no_request_is_passed_on():
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(scope["type"])
+
+    asyncio.run(Guard(app)({"type": "lifespan"}, None, None))
+    assert seen == ["lifespan"]
+
+
 def test_every_answer_is_sealed(port):
     answers = [
         ask(port, "/"), ask(port, "/static/page.js"), ask(port, "/nothing"), ask(port, "/models", host="evil.example"),
@@ -534,6 +545,15 @@ def test_a_student_s_file_keeps_its_size_and_range(tmp_path):
     assert said == []
 
 
+def test_a_network_with_more_classes_than_names_says_so(tmp_path):
+    network = build_model("pspnet_resnet18_quarter", num_classes=3)
+    save_student(tmp_path / "s.safetensors", network, make_card(network, ["a", "b"], [(0, 0, 0), (9, 9, 9)]))
+    with serving(load_served("student", tmp_path / "s.safetensors", Runtime(torch.device("cpu")))) as port:
+        assert post(port, "/predict")[2] == {
+            "error": "student cannot segment an image of 30×50: the network has 3 classes, its card names 2"
+        }
+
+
 def test_data_that_are_not_there_are_no_samples(whole, tmp_path):
     (tmp_path / "student.safetensors").write_bytes((whole / "student.safetensors").read_bytes())
     (tmp_path / "config.yaml").write_text("data: {name: camvid, root: /nowhere}\nstudent: {name: pspnet_resnet18}\n")
@@ -592,6 +612,14 @@ def test_mistakes_are_one_line(segdistill, whole, arguments, line):
     assert status == 2
     assert f"segdistill: {line}" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("LocalHost", True), ("0.0.0.0", False), ("lab", False)],
+)
+def test_only_this_machine_alone_needs_no_warning(host, alone):
+    assert is_loopback(host) == alone
 
 
 @pytest.mark.parametrize("module", NEEDED)

@@ -60,7 +60,7 @@ def serve(
     from segdistill.deploy.serve.models import find_samples, load_served
 
     with bind(host, port) as listener:
-        if not _is_loopback(host):
+        if not is_loopback(host):
             _warn(f"--host {host}: whoever reaches this machine may use the models; there is no password")
         run = Runtime(pick_device(device))
         paths = {"student": student, "baseline": baseline, "teacher": teacher}
@@ -74,7 +74,7 @@ def serve(
 
 
 def make_server(app: "ASGIApp") -> "uvicorn.Server":
-    """A server that prints nothing of its own accord and, once it is told to stop, waits five seconds at most.
+    """A server that prints nothing but its own faults and, once it is told to stop, waits five seconds at most.
 
     Args:
         app: what it serves.
@@ -82,7 +82,7 @@ def make_server(app: "ASGIApp") -> "uvicorn.Server":
     import uvicorn
 
     config = uvicorn.Config(
-        app, log_config=None, log_level="warning", access_log=False, http="h11", ws="none", lifespan="off",
+        app, log_config=None, log_level="error", access_log=False, http="h11", ws="none", lifespan="off",
         proxy_headers=False, server_header=False, timeout_graceful_shutdown=5,
     )  # fmt: skip
     return uvicorn.Server(config)
@@ -128,7 +128,12 @@ def _address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address.
+
+    Args:
+        host: name or address.
+    """
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -26,7 +26,7 @@ class Quarters:
 @pytest.fixture(scope="module")
 def port():
     student = served(Halves(0, 1), name=HOSTILE)
-    baseline = served(Halves(1, 1), "baseline")
+    baseline = served(Halves(1, 1), "baseline", size=[96, 128])
     teacher = served(Quarters(), "teacher", ["sky", "road", HOSTILE, "car"], palette=[(i, i, i) for i in range(4)])
     with serving(student, baseline, teacher, samples=samples()) as port:
         yield port
@@ -73,6 +73,12 @@ def chosen(tab, field):
 
 def colour(tab, x, y, canvas="#under"):
     return tab.evaluate(f"[...document.querySelector('{canvas}').getContext('2d').getImageData({x}, {y}, 1, 1).data]")
+
+
+def test_the_networks_are_named(tab):
+    student, baseline, _ = texts(tab, "#models li")
+    assert student == f"student {HOSTILE}: 0.0123 M parameters, 3 classes, sees images at their own size"
+    assert baseline.endswith("3 classes, sees images at 96×128")
 
 
 def test_a_file_is_chosen_and_every_control_works(tab, photo):

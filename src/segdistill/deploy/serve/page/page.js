@@ -43,7 +43,8 @@ async function start() {
   document.title = `${told.models[0].name} · segdistill`;
   $("version").textContent = `· version ${told.version}`;
   $("models").append(...told.models.map((model) => make("li", {}, make("b", { textContent: model.role }),
-    ` ${model.name}: ${(model.params / 1e6).toPrecision(3)} M parameters, ${model.classes.length} classes`)));
+    ` ${model.name}: ${(model.params / 1e6).toPrecision(3)} M parameters, ${model.classes.length} classes, `,
+    model.size ? `sees images at ${model.size.join("×")}` : "sees images at their own size")));
   const options = samples.names.map((name, number) => make("option", { value: number, textContent: name }));
   $("sample").append(make("option", { value: "", textContent: `${samples.split}: choose…` }), ...options);
   $("sampling").hidden = !options.length;
@@ -142,7 +143,7 @@ function compare() {
   $("difference").textContent = lines.join("");
 }
 
-const percent = (share) => (100 * share).toFixed(share && share < 0.001 ? 2 : 1);
+const percent = (share) => (share && share < 0.0005 ? "<0.1" : (100 * share).toFixed(1));
 
 function list(kinds) {
   const head = make("tr", {}, make("th", { scope: "col", textContent: "class" }),

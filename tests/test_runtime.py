@@ -53,7 +53,7 @@ def test_another_fixed_size_than_the_run_s_is_the_one_that_the_file_takes(tmp_pa
 def through_windows(pixels, window):
     """Windows as OpenMMLab defines them, one after the other over the whole image."""
     height, width = pixels.shape[:2]
-    (tall, wide), (down, right) = window, (window[0] * 2 // 3, window[1] * 2 // 3)
+    (tall, wide), (down, right) = window, (round(window[0] * 2 / 3), round(window[1] * 2 / 3))
     sums, count = torch.zeros(len(CLASSES), height, width), torch.zeros(height, width)
     for row in range(max(height - tall + down - 1, 0) // down + 1):
         for column in range(max(width - wide + right - 1, 0) // right + 1):

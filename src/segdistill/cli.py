@@ -269,6 +269,28 @@ def predict(
     console.print(f"{count} images → {out}/ids {out}/colour {out}/blend", markup=False)
 
 
+@app.command(epilog="Example: `segdistill serve runs/student --baseline runs/none --teacher runs/teacher`")
+def serve(
+    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="Run folder or student.safetensors.")],
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="The same student without distillation.", show_default=False)
+    ] = None,
+    teacher: Annotated[Path | None, typer.Option(metavar="RUN", help="Its teacher.", show_default=False)] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: a free one.", min=0, max=65535)] = 8000,
+    max_megabytes: Annotated[int, typer.Option(help="Largest upload.", min=1)] = 32,
+    max_pixels: Annotated[int, typer.Option(help="Largest image.", min=1)] = 40_000_000,
+    queue: Annotated[int, typer.Option(help="Requests that may wait.", min=0)] = 16,
+    device: Device = "auto",
+) -> None:
+    """Serve a page that shows what student, baseline and teacher see in an image, and a JSON interface."""
+    from segdistill.deploy.serve.server import serve as serve_models
+
+    limits = {"max_bytes": max_megabytes * 2**20, "max_pixels": max_pixels, "waiting": queue}
+    say = show.plain(console)
+    serve_models(student, baseline=baseline, teacher=teacher, host=host, port=port, **limits, device=device, say=say)
+
+
 @app.command(
     epilog="Example: `segdistill report runs/camvid_lite0_cwd --baseline runs/camvid_lite0_none --out runs/report`"
 )

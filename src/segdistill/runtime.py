@@ -307,7 +307,7 @@ def _resize(pixels: Bytes, size: Size) -> Bytes:
 
 def _starts(length: int, window: int) -> list[int]:
     """Where windows begin along one side: every two thirds of their length, the last one moved back to the border."""
-    stride = max(1, window * 2 // 3)
+    stride = max(1, int(window * 2 / 3 + 0.5))
     steps = max(0, math.ceil((length - window) / stride))
     return [min(step * stride, length - window) for step in range(steps + 1)]
 

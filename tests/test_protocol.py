@@ -16,7 +16,7 @@ from segdistill.engine import protocol as module
 from segdistill.engine.config import EvalConfig, dump_config, load_config
 from segdistill.engine.presets import MMSEG_SIDES, PRESETS, in_words, preset
 from segdistill.engine.protocol import infer_ids, named_protocol, read_protocol
-from segdistill.engine.rows import Given, Resized, starts
+from segdistill.engine.rows import Given, Resized, Windows, starts
 from segdistill.metrics import class_iou, confusion_matrix, image_counts, scores
 
 
@@ -286,6 +286,18 @@ def test_bands_change_nothing(name, size, monkeypatch):
         found = infer(network, seen, protocol, size=size)
         torch.testing.assert_close(found, whole, rtol=0, atol=2e-6)
         assert torch.equal(infer_ids(network, seen, protocol, size=size).long(), found.argmax(1))
+
+
+def test_windows_keep_the_rows_that_they_are_at():
+    seen = torch.rand(1, 3, 200, 30)
+    windows = Windows(Network(), Given(seen), (16, 16), (5, 16), False, torch.device("cpu"))
+    whole = infer(windows.network, seen, Protocol(window=(16, 16), stride=(5, 16)))
+    found = []
+    for top in range(0, 200, 7):
+        with torch.no_grad():
+            found.append(windows.rows(top, min(200, top + 7)))
+        assert sum(rows.shape[-2] for rows in windows.sums.values()) <= 7 + 16 + 5
+    assert torch.equal(torch.cat(found, -2), whole)
 
 
 def test_a_plain_protocol_is_the_network():

@@ -231,7 +231,7 @@ def evaluate(
 ) -> None:
     """Evaluate a trained student, or a network with weights as it is: mIoU, per-class IoU, accuracies."""
     from segdistill.engine.config import is_config
-    from segdistill.engine.evaluate import evaluate_run, is_on_own_data
+    from segdistill.engine.evaluate import evaluate_run, what_is_foreign
     from segdistill.engine.run_folder import make_folder
 
     overrides = [*([f"eval.protocol={protocol}"] if protocol else []), *(overrides or [])]
@@ -241,9 +241,9 @@ def evaluate(
     if json is None and is_config(model):
         path = Path("runs") / f"{model.stem}_eval_{split}.json"
         make_folder(path.parent)
-    elif json is None and not is_on_own_data(model, config=config, overrides=overrides):
+    elif json is None and (foreign := what_is_foreign(model, config=config, overrides=overrides)):
         _deliver(result, None, show.evaluation)
-        console.print("not written: data or protocol are not the run's own, whose figures stay; --json FILE keeps them")
+        console.print(f"not written: {foreign} not the run's own, whose figures stay; --json FILE keeps them")
         return
     _deliver(result, path, show.evaluation)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -154,10 +154,10 @@ def evaluate_run(
     return {"model": label, "split": split, **result, "protocol": seen.eval.describe()}
 
 
-def is_on_own_data(model: str | Path, *, config: str | Path | None = None, overrides: Sequence[str] = ()) -> bool:
-    """Whether `evaluate_run` does what the run's validation did, so that the figures are the run's own.
-
-    That is so where images and protocol are the same.
+def what_is_foreign(
+    model: str | Path, *, config: str | Path | None = None, overrides: Sequence[str] = ()
+) -> Literal["these data are", "this protocol is"] | None:
+    """What `evaluate_run` does otherwise than the run's validation did; None where the figures are the run's own.
 
     Args:
         model: run folder or `student.safetensors`; a file that lies in no run's folder has no data of its own.
@@ -166,7 +166,9 @@ def is_on_own_data(model: str | Path, *, config: str | Path | None = None, overr
     """
     folder = student_path(model).parent
     if not (folder / CONFIG).is_file():
-        return True
+        return None
     own, seen = (load_config(source, changes) for source, changes in ((folder, ()), (config or folder, overrides)))
     a, b = own.data, seen.data
-    return (a.name, a.size, a.options, own.eval.build()) == (b.name, b.size, b.options, seen.eval.build())
+    if (a.name, a.size, a.options) != (b.name, b.size, b.options):
+        return "these data are"
+    return None if own.eval.build() == seen.eval.build() else "this protocol is"

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from conftest import needs_package
+from conftest import REPOSITORY, needs_package
 from segdistill import Protocol, make_card, predict
 from segdistill.data.files import image_tensor, read_image
 from segdistill.deploy.formats import BAND, CITYSCAPES_LABEL_IDS, CityscapesLabels, Pictures
@@ -179,6 +179,14 @@ def test_predictions_follow_the_protocol(frames, tmp_path):
         assert torch.equal(ids, known[path])
         assert torch.equal(plain[path], network(image).argmax(1)[0].to(torch.uint8))
     assert any(not torch.equal(plain[path], ids) for path, ids in results)
+
+
+@pytest.mark.slow
+def test_a_hundred_megapixels_stay_in_memory(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    measure = importlib.import_module("prediction_memory").measure
+    assert measure(10_000, 512)["peak_gb"] < 3  # the logits alone would take 7.6
 
 
 def test_the_classes_are_checked():

@@ -462,6 +462,15 @@ def test_the_survey_follows_the_protocol(runs, tmp_path, section):
         assert found.features.keys() == found.scores.keys() == {"baseline", "cwd"}
 
 
+def test_the_page_names_the_protocol(tmp_path):
+    folder = write_run(tmp_path / "run")
+    written = yaml.safe_load((folder / "config.yaml").read_text())
+    for section, line in (({"protocol": "skd", "absent": "zero"}, "; protocol skd: whole images; absent"), (3, None)):
+        (folder / "config.yaml").write_text(yaml.safe_dump({**written, "eval": section}))
+        _, text = check_page(write_report([folder], say=lambda _: None))
+        assert line in text if line else "protocol" not in text
+
+
 def test_a_run_alone_without_anything_else(tmp_path):
     folder = write_run(tmp_path / 'a <b> & "c"', finished=False)
     lines = (folder / "metrics.jsonl").read_text().splitlines()[:2]

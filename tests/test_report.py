@@ -3,6 +3,7 @@
 import doctest
 import json
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
 
@@ -16,7 +17,9 @@ from faults import read_metrics
 from segdistill import cli
 from segdistill.data import build_dataset
 from segdistill.engine import settings
+from segdistill.engine.config import EvalConfig
 from segdistill.engine.evaluate import evaluate
+from segdistill.engine.protocol import infer_ids
 from segdistill.engine.student import load_student, make_card, save_student
 from segdistill.models import build_model
 from segdistill.report import classes, collect, figures, inference, pictures, write_report
@@ -441,6 +444,31 @@ def test_the_survey_agrees_with_the_evaluation(runs):
                 expected = float(hit / union) if (truth == c).any() else float("nan")
                 assert found.by_image[name][3, c] == pytest.approx(expected, nan_ok=True)
         assert found.features.keys() == found.scores.keys() == {"baseline", "cwd"}
+
+
+@pytest.mark.parametrize("section", [{"window": [24, 24]}, {"short_side": 40, "absent": "zero"}], ids=str)
+def test_the_survey_follows_the_protocol(runs, tmp_path, section):
+    copied = shutil.copytree(runs, tmp_path / "runs")
+    for path in copied.glob("*/config.yaml"):
+        text = path.read_text().replace(str(runs), str(copied))
+        path.write_text(yaml.safe_dump({**yaml.safe_load(text), "eval": section}))
+    with inference.survey(read_study([copied]), "cpu", lambda _: None) as found:
+        protocol = EvalConfig(**section).build()
+        for label, folder in (("cwd", "cwd_seed0"), ("baseline", "none_seed0")):
+            network = load_student(copied / folder)
+            assert found.confusion[label].tolist() == evaluate(network, found.dataset, protocol=protocol)["confusion"]
+            image, _, predicted = found.predict(2)
+            assert torch.equal(predicted[label], infer_ids(network, image[None], protocol)[0])
+        assert found.features.keys() == found.scores.keys() == {"baseline", "cwd"}
+
+
+def test_the_page_names_the_protocol(tmp_path):
+    folder = write_run(tmp_path / "run")
+    written = yaml.safe_load((folder / "config.yaml").read_text())
+    for section, line in (({"protocol": "skd", "absent": "zero"}, "; protocol skd: whole images; absent"), (3, None)):
+        (folder / "config.yaml").write_text(yaml.safe_dump({**written, "eval": section}))
+        _, text = check_page(write_report([folder], say=lambda _: None))
+        assert line in text if line else "protocol" not in text
 
 
 def test_a_run_alone_without_anything_else(tmp_path):

@@ -7,6 +7,8 @@ from .engine.distiller import Distiller as Distiller
 from .engine.evaluate import evaluate as evaluate
 from .engine.forecast import forecast as forecast
 from .engine.loop import distill as distill
+from .engine.protocol import Protocol as Protocol
+from .engine.protocol import infer as infer
 from .engine.student import load_student as load_student
 from .engine.student import make_card as make_card
 from .engine.student import save_student as save_student

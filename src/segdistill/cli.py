@@ -212,6 +212,13 @@ def evaluate(
         Path | None, typer.Option(help="Configuration whose data is used (default: the run's own).", show_default=False)
     ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="mmseg, cirkd, skd, ade_kit or cityscapes; eval.window=… changes it (default: the run's own).",
+            show_default=False,
+        ),
+    ] = None,
     json: Annotated[
         Path | None,
         typer.Option(
@@ -223,18 +230,19 @@ def evaluate(
 ) -> None:
     """Evaluate a trained student, or a network with weights as it is: mIoU, per-class IoU, accuracies."""
     from segdistill.engine.config import is_config
-    from segdistill.engine.evaluate import evaluate_run, is_on_own_data
+    from segdistill.engine.evaluate import evaluate_run, what_is_foreign
     from segdistill.engine.run_folder import make_folder
 
-    result = evaluate_run(model, config=config, overrides=overrides or [], split=split, device=device)
+    overrides = [*([f"eval.protocol={protocol}"] if protocol else []), *(overrides or [])]
+    result = evaluate_run(model, config=config, overrides=overrides, split=split, device=device)
     folder = model if model.is_dir() else model.parent
     path = json or folder / f"eval_{split}.json"
     if json is None and is_config(model):
         path = Path("runs") / f"{model.stem}_eval_{split}.json"
         make_folder(path.parent)
-    elif json is None and not is_on_own_data(model, config=config, overrides=overrides or []):
+    elif json is None and (foreign := what_is_foreign(model, config=config, overrides=overrides)):
         _deliver(result, None, show.evaluation)
-        console.print("not written: these data are not the run's own, whose figures stay; --json FILE keeps them")
+        console.print(f"not written: {foreign} not the run's own, whose figures stay; --json FILE keeps them")
         return
     _deliver(result, path, show.evaluation)
 
@@ -250,6 +258,21 @@ def predict(
             help="Height and width of what the network sees (default: as in its training).", show_default=False
         ),
     ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="mmseg, cirkd, … (default: as in its validation).", show_default=False),
+    ] = None,
+    window: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            help="Height and width of windows to see images through, however large (default: as in its validation).",
+            show_default=False,
+        ),
+    ] = None,
+    format: Annotated[
+        Literal["pictures", "cityscapes"],
+        typer.Option(help="cityscapes: label ids under the names that its server wants, in OUT/label_ids."),
+    ] = "pictures",
     image_range: Annotated[
         tuple[float, float] | None,
         typer.Option(help="Values that are black and white (default: as in training).", show_default=False),
@@ -259,14 +282,16 @@ def predict(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Segment images: class numbers, colours, and colours over the image, as PNG files."""
-    from segdistill.deploy.predict import iterate_predictions
+    """Segment images: class numbers, colours, and colours over the image, as PNG files; or a benchmark's files."""
+    from segdistill.deploy.formats import KINDS
+    from segdistill.deploy.predict import card_protocol, iterate_predictions
     from segdistill.engine.runtime import runtime
 
     with runtime(device) as run, show.progress("images") as progress:
-        reading: dict[str, Any] = {"image_range": image_range, "max_pixels": max_pixels, "size": size}
-        count = sum(1 for _ in iterate_predictions(model, images, out, run=run, progress=progress, **reading))
-    console.print(f"{count} images → {out}/ids {out}/colour {out}/blend", markup=False)
+        how: dict[str, Any] = {"image_range": image_range, "max_pixels": max_pixels, "size": size, "format": format}
+        how["protocol"] = card_protocol(model, protocol, window)
+        count = sum(1 for _ in iterate_predictions(model, images, out, run=run, progress=progress, **how))
+    console.print(f"{count} images → {' '.join(f'{out}/{kind}' for kind in KINDS[format])}", markup=False)
 
 
 @app.command(epilog="Example: `segdistill serve runs/student --baseline runs/none --teacher runs/teacher`")

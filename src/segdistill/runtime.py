@@ -117,6 +117,10 @@ class Predictor:
         resized = None if window is not None else self.metadata.get("eval_size")
         self._resized: Size | None = None if resized is None else self.size or (int(resized[0]), int(resized[1]))
         self._window = window or (self.size if self._resized is None else None)
+        stride = (self.metadata.get("protocol") or {}).get("stride") if window is None else None
+        self._stride: tuple[int | None, int | None] = (
+            (None, None) if stride is None else (int(stride[0]), int(stride[1]))
+        )
         self._names = [output.name for output in self._session.get_outputs()]
 
     def __call__(self, image: Picture, *, logits: bool = False) -> Prediction:
@@ -216,7 +220,10 @@ class Predictor:
         assert self._window is not None
         (height, width), (tall, wide) = pixels.shape[:2], self._window
         padded = np.pad(pixels, ((0, max(0, tall - height)), (0, max(0, wide - width)), (0, 0)), mode="edge")
-        rows, columns = _starts(padded.shape[0], tall), _starts(padded.shape[1], wide)
+        rows, columns = (
+            _starts(length, side, stride)
+            for length, side, stride in zip(padded.shape[:2], self._window, self._stride, strict=True)
+        )
         ids = np.zeros(padded.shape[:2], np.uint8)
         kept = np.zeros((len(self.classes), *padded.shape[:2]), np.float32) if logits else None
         count = np.zeros(padded.shape[1], np.float32)
@@ -305,9 +312,9 @@ def _resize(pixels: Bytes, size: Size) -> Bytes:
     return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
-def _starts(length: int, window: int) -> list[int]:
+def _starts(length: int, window: int, stride: int | None) -> list[int]:
     """Where windows begin along one side: every two thirds of their length, the last one moved back to the border."""
-    stride = max(1, int(window * 2 / 3 + 0.5))
+    stride = stride or max(1, int(window * 2 / 3 + 0.5))
     steps = max(0, math.ceil((length - window) / stride))
     return [min(step * stride, length - window) for step in range(steps + 1)]
 

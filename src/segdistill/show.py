@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from segdistill._printing import visible
+from segdistill.engine.presets import in_words
 
 EXTRAS = {
     "smp": ["segmentation_models_pytorch"],
@@ -92,6 +93,7 @@ def evaluation(console: Console, result: Mapping[str, Any]) -> None:
     table.add_row("mean", percent(result["miou"]), percent(result["macc"]))
     table.add_row("pixel accuracy", "", percent(result["pixel_accuracy"]))
     console.print(table)
+    console.print(in_words(result["protocol"]))
 
 
 def summary(console: Console, result: Mapping[str, Any]) -> None:

@@ -187,7 +187,7 @@ def _evaluate_teachers(plan: Plan) -> dict[str, dict[str, Any]]:
         weights = teacher_digest(config)
         own = next((folder.name for folder in plan.teachers if str(folder) == path), None)
         facts = {"run": own or path or config.teacher.name, "split": plan.options.split, "weights": weights}
-        facts["settings"] = _digest(config, "data.", "teacher.")
+        facts["settings"] = _digest(config, "data.", "eval.", "teacher.")
         results[data] = facts
         if weights is not None and facts.items() <= known.get(data, {}).items():
             results[data] = known[data]

@@ -2,8 +2,9 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,14 +15,11 @@ from segdistill._types import Size
 from segdistill.data.files import IMAGE_SUFFIXES, Array, Bytes, Range, check_range, read_image
 from segdistill.data.transforms import EvalTransform
 from segdistill.data.walk import dangling_link, is_foreign, names_below
-from segdistill.engine.distiller import evaluating
+from segdistill.deploy.formats import KINDS, CityscapesLabels, Pictures
+from segdistill.engine.protocol import Protocol, infer_ids, named_protocol, read_protocol
 from segdistill.engine.run_folder import make_folder, write_atomically
 from segdistill.engine.runtime import Runtime
 from segdistill.engine.student import load_student, read_card
-from segdistill.taps import aligned, as_logits, resize_logits
-
-KINDS = ("ids", "colour", "blend")
-"""The folders of the results."""
 
 
 def find_images(paths: Iterable[str | Path], out: str | Path | None = None) -> list[tuple[Path, Path]]:
@@ -31,13 +29,13 @@ def find_images(paths: Iterable[str | Path], out: str | Path | None = None) -> l
 
     Args:
         paths: files, or folders that are searched through.
-        out: folder of the results, whose `ids/`, `colour/` and `blend/` are left out of the search.
+        out: folder of the results, whose own folders, such as `ids/`, are left out of the search.
 
     Raises:
         ValueError: if a path is missing, a folder has no image, an image is a result itself, or the results of two
             images would have one name.
     """
-    results = [] if out is None else [Path(out) / kind for kind in KINDS]
+    results = [] if out is None else [Path(out) / kind for kinds in KINDS.values() for kind in kinds]
     taken: dict[Path, Path] = {}
     found = []
     for file, name in _candidates(paths, results):
@@ -82,12 +80,16 @@ def predict(
     run: Runtime | None = None,
     palette: list[tuple[int, int, int]] | None = None,
     alpha: float = 0.5,
+    format: Literal["pictures", "cityscapes"] = "pictures",
+    protocol: Protocol | None = None,
     size: Size | None = None,
     image_range: Range | None = None,
     max_pixels: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[tuple[Path, Tensor]]:
     """Segment image files into `ids/` (class numbers), `colour/` and `blend/` (over the image) PNGs.
+
+    With `format="cityscapes"`, into `label_ids/` instead: what Cityscapes' server and scripts evaluate.
 
     The files are written when the function is called. For more images than their class numbers fit into memory,
     `iterate_predictions` gives one at a time.
@@ -99,8 +101,11 @@ def predict(
         run: device and precision (default: the model's device, float32).
         palette: a colour per class (default: the card's).
         alpha: share of the colour in the blend.
-        size: (H,W) that images are resized to for the network (default: as the card says that they were when it was
-            trained and validated, else as they are); results have the images' own.
+        format: `pictures`, or `cityscapes` for a model of its 19 classes and images with its names.
+        protocol: how the network looks at an image (default: as the card says that it was validated, else whole).
+            With a window, an image of any size is segmented in memory that does not grow with its logits.
+        size: (H,W) that images are resized to before all else, whatever their ratio (default: as the card says that
+            the data were when it was trained and validated, else as they are); results have the images' own.
         image_range: the values of an image's file that become 0 and 1 (default: the card's, that is those of the data
             that the model was trained on).
         max_pixels: the largest image that is read (default: Pillow's limit).
@@ -114,7 +119,8 @@ def predict(
             name, or there is no palette; later, if an image cannot be read or a result written: what was written until
             then stays.
     """
-    how: dict[str, Any] = {"palette": palette, "alpha": alpha, "size": size, "progress": progress}
+    how: dict[str, Any] = {"palette": palette, "alpha": alpha, "format": format, "progress": progress}
+    how |= {"protocol": protocol, "size": size}
     reading: dict[str, Any] = {"image_range": image_range, "max_pixels": max_pixels}
     return list(iterate_predictions(model, images, out, run=run, **how, **reading))
 
@@ -127,6 +133,8 @@ def iterate_predictions(
     run: Runtime | None = None,
     palette: list[tuple[int, int, int]] | None = None,
     alpha: float = 0.5,
+    format: Literal["pictures", "cityscapes"] = "pictures",
+    protocol: Protocol | None = None,
     size: Size | None = None,
     image_range: Range | None = None,
     max_pixels: int | None = None,
@@ -141,6 +149,8 @@ def iterate_predictions(
         run: likewise.
         palette: likewise.
         alpha: likewise.
+        format: likewise.
+        protocol: likewise.
         size: likewise.
         image_range: likewise.
         max_pixels: likewise.
@@ -156,12 +166,20 @@ def iterate_predictions(
         network, card = model, getattr(model, "card", {})
     else:
         network, card = load_student(model), read_card(model)
-    colours = np.array(palette or card.get("palette") or [], dtype=np.uint8).reshape(-1, 3)
-    if not len(colours):
-        raise ValueError("predict needs a palette: this model has no card that gives one")
+    if format not in KINDS:
+        raise ValueError(f"format: expected {' or '.join(KINDS)}, got {format!r}")
+    writer: Pictures | CityscapesLabels
+    if format == "cityscapes":
+        writer = CityscapesLabels(card.get("classes") or [])
+    else:
+        colours = np.array(palette or card.get("palette") or [], dtype=np.uint8).reshape(-1, 3)
+        if not len(colours):
+            raise ValueError("predict needs a palette: this model has no card that gives one")
+        writer = Pictures(colours, alpha)
     check_range(image_range, "image_range")
     files = find_images(images, out)
-    _prepare(Path(out))
+    writer.check(files)
+    _prepare(Path(out), writer.kinds)
     span: Any = card.get("image_range") if image_range is None else image_range
 
     def tell(done: int) -> None:
@@ -169,42 +187,58 @@ def iterate_predictions(
             progress(done, len(files))
 
     pictures = ((path, name, read_image(path, image_range=span, max_pixels=max_pixels)) for path, name in files)
-    transform = EvalTransform(size=size or card.get("size"))
-    return _segment(network, transform, pictures, Path(out), run, colours, alpha, tell)
+    chosen = size or card.get("size")
+    transform = None if chosen is None else EvalTransform(size=chosen)
+    protocol = read_protocol(card.get("protocol")) if protocol is None else protocol
+    return _segment(network, transform, protocol, pictures, Path(out), run, writer, tell)
+
+
+def card_protocol(model: str | Path, name: str | None = None, window: Size | None = None) -> Protocol:
+    """The protocol that a student was validated under, with changes.
+
+    Args:
+        model: the path of a run or a student's file.
+        name: of a preset to take instead.
+        window: (h,w) to take instead of the protocol's, with its usual stride.
+
+    Raises:
+        ValueError: if there is no such preset, or the window has no size.
+    """
+    card = read_card(model)
+    protocol = read_protocol(card.get("protocol")) if name is None else named_protocol(name, card.get("data"))
+    return protocol if window is None else replace(protocol, window=window, stride=None)
 
 
 def _segment(
     network: nn.Module,
-    transform: EvalTransform,
+    transform: EvalTransform | None,
+    protocol: Protocol,
     pictures: Iterable[tuple[Path, Path, Bytes]],
     out: Path,
     run: Runtime | None,
-    colours: Bytes,
-    alpha: float,
+    writer: Pictures | CityscapesLabels,
     told: Callable[[int], None],
 ) -> Iterator[tuple[Path, Tensor]]:
     run = run or Runtime(next((p.device for p in network.parameters()), torch.device("cpu")))
     network.to(run.device)
     for done, (path, name, picture) in enumerate(pictures, 1):
-        with evaluating(network), torch.no_grad(), run.autocast():
-            mask = torch.zeros(picture.shape[:2], dtype=torch.uint8)  # there is none
-            image, _ = transform(torch.from_numpy(picture).permute(2, 0, 1), mask)
-            logits = as_logits(network(image[None].to(run.device)))
-            if logits.shape[1] > len(colours):
-                raise ValueError(f"the network has {logits.shape[1]} classes, the palette {len(colours)} colours")
-            ids = resize_logits(logits, picture.shape[:2], aligned(network)).argmax(1)[0].to("cpu", torch.uint8)
-        colour = colours[ids.numpy()]
-        blend = (np.float32(1 - alpha) * picture + np.float32(alpha) * colour).round().astype(np.uint8)
-        for kind, pixels in zip(KINDS, (ids.numpy(), colour, blend), strict=True):
+        image, size = torch.from_numpy(picture).permute(2, 0, 1), (picture.shape[0], picture.shape[1])
+        if transform is not None:
+            mask = torch.zeros(size, dtype=torch.uint8)  # there is none
+            image, _ = transform(image, mask)
+        with run.autocast():
+            found = infer_ids(network, image[None], protocol, size=size, check=writer.check_classes)
+        ids = found[0].to("cpu", torch.uint8)
+        for kind, pixels in writer.draw(ids.numpy(), picture):
             _write((out / kind / name).with_suffix(".png"), pixels)
         told(done)
         yield path, ids
 
 
-def _prepare(out: Path) -> None:
+def _prepare(out: Path, kinds: tuple[str, ...]) -> None:
     """Make the folders of the results, and see that files can be written there."""
     try:
-        for kind in KINDS:
+        for kind in kinds:
             (out / kind).mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=out / kind).close()
     except OSError as error:

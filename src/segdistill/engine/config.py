@@ -5,7 +5,7 @@ Nothing here imports torch before the keys have been checked, so that a mistake 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pydantic
 import yaml
@@ -20,6 +20,9 @@ from segdistill.methods._catalogue import METHODS, method_entries, resolve_metho
 from segdistill.models.external import external_keywords, is_external
 from segdistill.models.families import FAMILIES, named_family
 from segdistill.models.normalisation import Normalisation
+
+if TYPE_CHECKING:
+    from segdistill.engine.protocol import Protocol
 
 
 class Section(BaseModel):
@@ -255,6 +258,63 @@ class TrainConfig(Section):
         return self
 
 
+class EvalConfig(Section):
+    """`eval:` — how networks look at images where they are evaluated, in validation too, and where they predict."""
+
+    protocol: Literal["mmseg", "cirkd", "skd", "ade_kit", "cityscapes"] | None = None
+    """A benchmark's or paper's protocol (docs/protocols.md), whose values hold for all keys below that are left out.
+    Left out itself, the network sees whole images once, and the mean is over the classes that are there. Given on the
+    command line, it puts all keys of the section back; those after it change single ones."""
+    window: Size | None = None
+    """[height, width] of windows that the network sees of an image, whose logits are averaged where they overlap. Left
+    out, it sees the whole image."""
+    stride: Size | None = None
+    """[down, across] from one window to the next; left out, two thirds of the window."""
+    short_side: int | None = None
+    """Images are resized, their ratio kept, so that the shorter side gets this long, or less where `long_side` would be
+    exceeded. The truth stays as it is, and logits are resized to it."""
+    long_side: int | None = None
+    """Likewise of the longer side."""
+    scales: list[float] = [1.0]
+    """Factors by which images are resized besides; the views are merged."""
+    flip: bool = False
+    """Whether each view is seen mirrored as well."""
+    merge: Literal["softmax", "logits"] = "softmax"
+    """What is averaged over several views: probabilities (mmseg) or logits (cirkd, skd)."""
+    align_corners: bool | None = None
+    """Whether logits are resized with aligned corners, where the network does not resize them itself. Left out, as the
+    network says."""
+    absent: Literal["skip", "zero"] = "skip"
+    """What a class that is neither in the truth nor predicted is in the mean IoU: left out, or 0."""
+
+    def complete(self, data: str) -> None:
+        """Write the preset's values out in full, but for the keys that are given, and check all of them.
+
+        Args:
+            data: name of the data set.
+
+        Raises:
+            ValueError: if a value has no meaning.
+        """
+        from segdistill.engine.presets import preset
+
+        if self.protocol is not None:
+            for key, value in preset(self.protocol, data).items():
+                if key not in self.model_fields_set:
+                    setattr(self, key, value)
+        self.build()
+
+    def build(self) -> "Protocol":
+        """The protocol."""
+        from segdistill.engine.protocol import Protocol
+
+        return Protocol(**self.model_dump(exclude={"protocol"}))
+
+    def describe(self) -> dict[str, Any]:
+        """The protocol's values by name, with that of its preset."""
+        return {"name": self.protocol, **self.build().as_dict()}
+
+
 class Config(Section):
     """The whole configuration of one run."""
 
@@ -269,6 +329,16 @@ class Config(Section):
     student alone. `segdistill list methods` prints all methods with their options."""
     train: TrainConfig = TrainConfig()
     """Optimisation, precision, what is kept when."""
+    eval: EvalConfig = EvalConfig()
+    """How networks look at images in validation, evaluation and prediction."""
+
+    @pydantic.model_validator(mode="after")
+    def _complete_eval(self) -> "Config":
+        try:
+            self.eval.complete(self.data.name)
+        except ValueError as error:
+            raise ValueError(f"eval.{error}") from None
+        return self
 
     @pydantic.field_validator("method")
     @classmethod
@@ -296,12 +366,16 @@ def check_keys(raw: Mapping[str, Any]) -> None:
         ValueError: with one line on the first unknown key, method or data set.
     """
     refuse_unknown(raw, Config.model_fields, "unknown key {}")
-    own = {"data": set(DataConfig.model_fields), "train": set(TrainConfig.model_fields)}
+    own = {
+        "data": set(DataConfig.model_fields),
+        "train": set(TrainConfig.model_fields),
+        "eval": set(EvalConfig.model_fields),
+    }
     network = set(NetworkConfig.model_fields)
-    for section in ("data", "student", "teacher", "train"):
+    for section in ("data", "student", "teacher", "train", "eval"):
         given = raw.get(section)
         if isinstance(given, Mapping):
-            more = set() if section == "train" else _options_of(section, str(given.get("name")))
+            more = set() if section in ("train", "eval") else _options_of(section, str(given.get("name")))
             if more is not None:
                 refuse_unknown(given, own.get(section, network) | more, f"unknown key {section}.{{}}")
     for name, options in method_entries(raw.get("method", "none")):
@@ -361,7 +435,7 @@ def read_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         ValueError: if there is no such file, or it or an override cannot be read.
     """
     raw = dict(source) if isinstance(source, Mapping) else _read_yaml(find_config(source))
-    for override in overrides:
+    for override in sorted(overrides, key=lambda text: not text.startswith("eval.protocol=")):  # others change it
         _set(raw, override)
     return raw
 
@@ -402,6 +476,8 @@ def _set(raw: dict[str, Any], override: str) -> None:
             raise ValueError(f"override {override!r}: {parent} is {inner!r}, which has no keys")
         section[parent] = dict(inner)
         section = section[parent]
+    if parents == ["eval"] and last == "protocol":  # it says what all the other keys are
+        section.clear()
     # A checkpoint says what network it is, and a name replaces a checkpoint: the other one has to go.
     if parents and parents[-1] in ("student", "teacher") and last == "checkpoint":
         section.clear()

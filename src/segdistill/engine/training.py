@@ -237,9 +237,16 @@ class Training:
 
     def _evaluate(self, network: nn.Module, dataset: SegmentationDataset, run: Runtime) -> dict[str, Any]:
         data = self.config.data
-        return evaluate(
-            network, dataset, size=data.resize, batch_size=data.eval_batch_size, workers=data.workers, run=run
+        result = evaluate(
+            network,
+            dataset,
+            protocol=self.config.eval.build(),
+            size=data.resize,
+            batch_size=data.eval_batch_size,
+            workers=data.workers,
+            run=run,
         )
+        return {**result, "protocol": self.config.eval.describe()}
 
     def validate(self) -> None:
         """Evaluate on the validation split; the best student so far becomes `student.safetensors`."""
@@ -266,6 +273,7 @@ class Training:
             step=self.done,
             data=self.config.data.name,
             size=self.config.data.resize,
+            protocol=self.config.eval.describe(),
             image_range=getattr(self.train_set, "image_range", None),
             method=self.config.method_names,
         )

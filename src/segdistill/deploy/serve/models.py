@@ -16,12 +16,11 @@ from segdistill.data.files import Array, Bytes, Range
 from segdistill.data.transforms import EvalTransform
 from segdistill.engine.build import build_split
 from segdistill.engine.config import load_config
-from segdistill.engine.distiller import evaluating
 from segdistill.engine.onnx_network import is_onnx
+from segdistill.engine.protocol import infer_ids, read_protocol
 from segdistill.engine.run_folder import CONFIG
 from segdistill.engine.runtime import Runtime
 from segdistill.engine.student import load_student, read_card, student_path
-from segdistill.taps import aligned, as_logits, resize_logits
 
 ROLES = ("student", "baseline", "teacher")
 WARM = (64, 64)
@@ -66,18 +65,21 @@ def load_served(role: str, path: str | Path, run: Runtime) -> Served:
     """
     network, card = load_student(path).to(run.device), read_card(path)
     file, classes = student_path(path), list(card["classes"])
-    transform = EvalTransform(size=card.get("size"))
+    protocol, resized = read_protocol(card.get("protocol")), card.get("size")
+    transform = None if resized is None else EvalTransform(size=resized)
+
+    def check(count: int) -> None:
+        if count > len(classes):
+            raise ValueError(f"the network has {count} classes, its card names {len(classes)}")
 
     def segment(pixels: Bytes) -> Bytes:
-        with evaluating(network), torch.no_grad(), run.autocast():
-            mask = torch.zeros(pixels.shape[:2], dtype=torch.uint8)  # there is none
-            image, _ = transform(torch.from_numpy(pixels).permute(2, 0, 1), mask)
-            logits = as_logits(network(image[None].to(run.device)))
-            if logits.shape[1] > len(classes):
-                raise ValueError(f"the network has {logits.shape[1]} classes, its card names {len(classes)}")
-            full = resize_logits(logits, (pixels.shape[0], pixels.shape[1]), aligned(network))
-            ids: Bytes = full.argmax(1)[0].to("cpu", torch.uint8).numpy()
-            return ids
+        image, size = torch.from_numpy(pixels).permute(2, 0, 1), (pixels.shape[0], pixels.shape[1])
+        if transform is not None:
+            image, _ = transform(image, torch.zeros(size, dtype=torch.uint8))
+        with run.autocast():
+            found = infer_ids(network, image[None], protocol, size=size, check=check)
+        ids: Bytes = found[0].to("cpu", torch.uint8).numpy()
+        return ids
 
     with suppress(RuntimeError, ValueError):  # one that is bound to a size says so when it is asked
         segment(np.zeros((*WARM, 3), np.uint8))

@@ -168,7 +168,7 @@ def _sbd(root: Path, names: Sequence[str], size: Size, values: Sequence[int]) ->
 def pascal_context(
     folder: Path, images: int = 2, size: Size = SIZE, *, converted: bool = True, mat: bool = False
 ) -> Path:
-    """`VOCdevkit/VOC2010`: mmseg's `SegmentationClassContext` if converted; `trainval/*.mat` of 459 classes if `mat`."""
+    """`VOCdevkit/VOC2010`: mmseg's `SegmentationClassContext` if converted, `trainval/*.mat` of 459 ids if `mat`."""
     root = folder / "VOCdevkit" / "VOC2010"
     for split, all_names in (("train", CONTEXT_TRAIN), ("val", CONTEXT_VAL)):
         names = all_names[:images]

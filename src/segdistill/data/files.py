@@ -1,5 +1,6 @@
 """The one reader of images and masks: what a file holds, as bytes of colour or as values of classes, through Pillow."""
 
+import io
 import math
 import os
 import threading
@@ -24,6 +25,10 @@ Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
 Range = tuple[float, float]
 
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+"""What a file of `IMAGE_SUFFIXES` holds, as Pillow names it: all that is taken from a stranger, whose file Pillow would
+hand on to Ghostscript if it were PostScript."""
+
 COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 """Pillow's modes of 8 bits and less that mean what RGB means."""
 
@@ -39,13 +44,13 @@ def check_range(image_range: Range | None, option: str) -> None:
         raise ValueError(f"{option}: expected the darkest and the brightest value, such as 0 1, got {image_range}")
 
 
-def read_image(path: Path, *, image_range: Range | None = None, max_pixels: int | None = None) -> Bytes:
+def read_image(path: Path | bytes, *, image_range: Range | None = None, max_pixels: int | None = None) -> Bytes:
     """Read the pixels of an image file, (H,W,3) RGB, turned upright as its EXIF data say.
 
     Transparency is dropped: the colours under it count. Of 16-bit images the high byte counts, unless there is a range.
 
     Args:
-        path: of any kind that Pillow reads, with one image in it.
+        path: of any kind that Pillow reads, with one image in it; or what such a file holds, of one of `FORMATS`.
         image_range: the values that become 0 and 255, what lies beyond them is cut off, NaN becomes 0. Floats and whole
             numbers of 32 bits cannot be read without; 8-bit images are refused if the range is not one of bytes.
         max_pixels: the largest image that is read; None: Pillow's own limit, beyond which it suspects an attack.
@@ -54,6 +59,7 @@ def read_image(path: Path, *, image_range: Range | None = None, max_pixels: int 
         ValueError: if the file cannot be read, is too large, or its values cannot be mapped safely.
     """
     with _opened(path, max_pixels) as (image, tiles):
+        path = _name(path)
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
             return np.repeat(_grey(image, image_range, path)[..., None], 3, axis=2)
         if image.mode not in COLOURS:
@@ -109,14 +115,14 @@ def image_tensor(pixels: Bytes) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
-def read_mask(path: Path, *, by_colour: bool = False, max_pixels: int | None = None) -> Array:
+def read_mask(path: Path | bytes, *, by_colour: bool = False, max_pixels: int | None = None) -> Array:
     """Read the values of a mask file: (H,W) ids, or (H,W,3) colours if the file has colours; upright as an image.
 
     A palette PNG (mode P, as VOC's masks are) holds indices *and* colours: the indices are the ids, unless its colours
     are asked for.
 
     Args:
-        path: of the mask.
+        path: of the mask, or what such a file holds.
         by_colour: read a palette image by its colours.
         max_pixels: as for `read_image`.
 
@@ -124,6 +130,7 @@ def read_mask(path: Path, *, by_colour: bool = False, max_pixels: int | None = N
         ValueError: if the file cannot be read, or does not hold whole numbers as they are.
     """
     with _opened(path, max_pixels) as (mask, tiles):
+        path = _name(path)
         scaled = [args[-1] for _, _, _, args in tiles if mask.format == "PPM" and isinstance(args, tuple)]
         if scaled and scaled[0] not in (255, 65535):
             raise ValueError(f"{path}: a PGM with values up to {scaled[0]}, which Pillow scales; save class ids as PNG")
@@ -138,7 +145,7 @@ def read_mask(path: Path, *, by_colour: bool = False, max_pixels: int | None = N
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int | None) -> Iterator[tuple[Image.Image, list[Any]]]:
+def _opened(path: Path | bytes, max_pixels: int | None) -> Iterator[tuple[Image.Image, list[Any]]]:
     """Open and decode a file; the image, and how Pillow found its data stored. One line says what is wrong."""
     try:
         image = _open(path, max_pixels)
@@ -153,7 +160,7 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[tuple[Image.Image, l
         except Exception as error:
             raise ValueError(_line(path, error)) from error
         if pages > 1:
-            raise ValueError(f"{path}: {pages} images in one file; save each as a file of its own")
+            raise ValueError(f"{_name(path)}: {pages} images in one file; save each as a file of its own")
         yield image, tiles
 
 
@@ -162,12 +169,17 @@ if hasattr(os, "register_at_fork"):  # a process that loads images must not inhe
     os.register_at_fork(before=_PILLOW.acquire, after_in_parent=_PILLOW.release, after_in_child=_PILLOW.release)
 
 
-def _open(path: Path, max_pixels: int | None) -> Image.Image:
+def _name(source: Path | bytes) -> Path:
+    """What messages call a source."""
+    return Path("image") if isinstance(source, bytes) else source
+
+
+def _open(path: Path | bytes, max_pixels: int | None) -> Image.Image:
     # Pillow has one limit for the whole process; it is lifted while a header is read, and the size checked here.
     with _PILLOW:
         pillows, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(path)
+            image = Image.open(io.BytesIO(path), formats=FORMATS) if isinstance(path, bytes) else Image.open(path)
         finally:
             Image.MAX_IMAGE_PIXELS = pillows
     limit = max_pixels if max_pixels is not None else 2 * pillows if pillows is not None else math.inf
@@ -191,11 +203,12 @@ def _pages(image: Image.Image) -> int:
     return pages
 
 
-def _line(path: Path, error: Exception) -> str:
+def _line(source: Path | bytes, error: Exception) -> str:
     """What is wrong with a file that could not be opened or decoded, and what to do."""
+    path = _name(source)
     if isinstance(error, PermissionError):
         return f"{path}: may not be read ({error.strerror}); see that you have the right to"
-    dangling = dangling_link(path)
+    dangling = None if isinstance(source, bytes) else dangling_link(path)
     if dangling is not None:
         return dangling
     if isinstance(error, FileNotFoundError):
@@ -209,7 +222,7 @@ def _line(path: Path, error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"{path}: too large for the memory that is free; cut it into smaller images"
     reason = one_line(str(error))
-    if path.is_file() and not path.stat().st_size:
+    if not source if isinstance(source, bytes) else path.is_file() and not path.stat().st_size:
         reason = "an empty file, of 0 bytes"
     elif isinstance(error, UnidentifiedImageError) or not reason:
         reason = "Pillow does not know what it is"

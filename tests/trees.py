@@ -4,6 +4,7 @@ Every function writes one data set and returns the root that a configuration wou
 classes and the last one, so that a wrong table of ids shows.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -241,5 +242,7 @@ def huggingface(
                 rows[column].append({"bytes": path.read_bytes(), "path": path.name})
                 path.unlink()
         table = pa.table({column: pa.array(values, kind) for column, values in rows.items()})
+        features = {column: {"_type": "Image"} for column in rows}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
         pq.write_table(table, folder / "data" / f"{split}-00000-of-00001.parquet")
     return folder

@@ -1,7 +1,7 @@
 """What published data sets share: where they are, which class is which, and how many images they have."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar
@@ -21,13 +21,11 @@ class StandardDataset(FileDataset):
         title: its name in messages.
         variable: the environment variable that may hold its root.
         mat_keys: the path of the labels inside the set's `.mat` files.
-        official: split → number of images that the publishers give it.
     """
 
     title: ClassVar[str]
     variable: ClassVar[str]
     mat_keys: ClassVar[tuple[str, ...]] = ()
-    official: ClassVar[Mapping[str, int]]
 
     def find_root(self, given: str | None, marks: Sequence[str], inside: Sequence[str] = ()) -> Path:
         """The root: the folder that is given, or one of those that the download has in it.
@@ -64,13 +62,13 @@ class StandardDataset(FileDataset):
             folder: in which the expected folders are missing.
         """
 
-    def remark_count(self, split: str) -> None:
+    def remark_count(self, split: str, expected: int) -> None:
         """Remark on it if the number of images is not the published one.
 
         Args:
-            split: a key of `official`.
+            split: whose images these are.
+            expected: how many the publishers count.
         """
-        expected = self.official[split]
         if len(self.names) != expected:
             count = f"{len(self.names)} image{'' if len(self.names) == 1 else 's'}"
             self.remarks = [*self.remarks, f"{self.title}: {count}, where the official {split} has {expected}"]
@@ -153,7 +151,7 @@ def choose_images(folder: Path, names: Sequence[str], source: Path | str, more: 
     Raises:
         ValueError: naming the first image that is missing, and how many are.
     """
-    there = {}
+    there: dict[str, Path] = {}
     for place in (folder, more):
         if place is not None and place.is_dir():
             there = {name[:-4]: place / name for name in names_below(place, (".jpg",))} | there

@@ -12,6 +12,9 @@ from segdistill.functional import IGNORE
 
 FOLDERS = {"train": "training", "val": "validation"}
 
+IMAGES = {"train": 20210, "val": 2000, "test": 3352}
+"""Images of each split, as published."""
+
 
 class Ade20k(StandardDataset):
     """`ADEChallengeData2016` as it is downloaded: `images/training/*.jpg`, `annotations/training/*.png`, `validation`.
@@ -34,7 +37,6 @@ class Ade20k(StandardDataset):
 
     title = "ADE20K"
     variable = "SEGDISTILL_ADE20K"
-    official = {"train": 20210, "val": 2000, "test": 3352}
 
     def __init__(self, split: str, *, root: str | None = None, max_pixels: int | None = None):
         check_split(split)
@@ -54,7 +56,7 @@ class Ade20k(StandardDataset):
                 self.refuse_other(folder)
                 raise ValueError(f"{place}: no ADE_….jpg in it, but {found_in(place)}; unpack ADEChallengeData2016.zip")
         super().__init__(images, masks, lambda name: f"{truth / name}.png")
-        self.remark_count(split)
+        self.remark_count(split, IMAGES[split])
 
     def refuse_other(self, folder: Path) -> None:
         """Refuse the full ADE20K by its name."""

@@ -47,6 +47,9 @@ SNIPPET = 30
 
 ENDS = ("_labelids.png", "_labeltrainids.png")
 
+IMAGES = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19998}
+"""Images of each split, as published."""
+
 
 class Cityscapes(StandardDataset):
     """Cityscapes as it is downloaded: `leftImg8bit/train/aachen/…_leftImg8bit.png` and `gtFine/train/aachen/…`.
@@ -73,7 +76,6 @@ class Cityscapes(StandardDataset):
 
     title = "Cityscapes"
     variable = "SEGDISTILL_CITYSCAPES"
-    official = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19998, "train and train_extra": 22973}
 
     def __init__(
         self,
@@ -86,7 +88,9 @@ class Cityscapes(StandardDataset):
     ):
         check_split(split)
         if coarse and sequence:
-            raise ValueError("Cityscapes: coarse and sequence do not go together: sequences have no labels; leave out one")
+            raise ValueError(
+                "Cityscapes: coarse and sequence do not go together: sequences have no labels; leave out one"
+            )
         self.max_pixels = max_pixels
         self.classes = list(PALETTE)
         self.palette = list(PALETTE.values())
@@ -100,9 +104,7 @@ class Cityscapes(StandardDataset):
         if len(parts) > 1 or parts[0] == "train_extra" or self._has_labels(split):
             masks = {name: path for part in parts for name, path in self._masks(part)}
         super().__init__(images, masks, self._expected)
-        if sequence:
-            self.official = {split: SNIPPET * self.official[split]}
-        self.remark_count(" and ".join(parts))
+        self.remark_count(" and ".join(parts), sum(IMAGES[part] for part in parts) * (SNIPPET if sequence else 1))
 
     def _images(self, part: str) -> Iterator[tuple[str, Path]]:
         place = self.folder / self.kind / part
@@ -110,7 +112,9 @@ class Cityscapes(StandardDataset):
         check_folder(place, f"unpack {self.kind}_{package}.zip")
         found = {n: p for n, p in find_files(place, (".png", ".jpg")).items() if n.endswith("_leftImg8bit")}
         if not found:
-            raise ValueError(f"{place}: no CITY/…_leftImg8bit.png in it, but {found_in(place)}; unpack the images there")
+            raise ValueError(
+                f"{place}: no CITY/…_leftImg8bit.png in it, but {found_in(place)}; unpack the images there"
+            )
         yield from found.items()
 
     def _has_labels(self, split: str) -> bool:
@@ -128,7 +132,9 @@ class Cityscapes(StandardDataset):
         found = names_below(place, ENDS)
         if not found:
             other = next(iter(names_below(place, ("",))), "nothing")
-            raise ValueError(f"{place}: no CITY/…_{kind}_labelIds.png in it, but {other}; take the masks of the download")
+            raise ValueError(
+                f"{place}: no CITY/…_{kind}_labelIds.png in it, but {other}; take the masks of the download"
+            )
         for end in reversed(ENDS):  # what comes later counts
             for name in found:
                 if name.lower().endswith(end):

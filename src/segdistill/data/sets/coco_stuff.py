@@ -22,9 +22,12 @@ IDS[USED] = np.arange(len(USED))
 
 TRAIN_END = "_labelTrainIds"
 
+IMAGES = {"train": 118287, "val": 5000, "test": 40670}
+"""Images of each split, as published."""
+
 
 class CocoStuff(StandardDataset):
-    """COCO-Stuff 164k: `images/{train,val}2017/*.jpg`, and the masks of stuffthingmaps in `annotations/{train,val}2017`.
+    """COCO-Stuff 164k: `images/train2017/*.jpg`, and the masks of stuffthingmaps in `annotations/train2017`; `val2017`.
 
     The published masks hold 0 … 181, of which 11 values are never used: they become 171 classes without gaps, void
     stays 255. `…_labelTrainIds.png`, which OpenMMLab makes of them, are read where the published ones are missing.
@@ -47,7 +50,6 @@ class CocoStuff(StandardDataset):
 
     title = "COCO-Stuff"
     variable = "SEGDISTILL_COCO_STUFF"
-    official = {"train": 118287, "val": 5000, "test": 40670}
 
     def __init__(self, split: str, *, root: str | None = None, max_pixels: int | None = None):
         check_split(split)
@@ -69,7 +71,7 @@ class CocoStuff(StandardDataset):
             masks = {name.removesuffix(TRAIN_END): path for name, path in found.items() if name.endswith(TRAIN_END)}
             masks |= {name: path for name, path in found.items() if not name.endswith(TRAIN_END)}
         super().__init__(images, masks, lambda name: f"{truth / name}.png (or …{TRAIN_END}.png)")
-        self.remark_count(split)
+        self.remark_count(split, IMAGES[split])
 
     def read_ids(self, path: Path) -> Bytes:
         """The class ids of a published mask, or of one of train ids, as its name says."""
@@ -82,7 +84,7 @@ class CocoStuff(StandardDataset):
         if odd.any():
             which = ", ".join(map(str, np.unique(values[odd]).tolist()))
             raise ValueError(
-                f"{path}: label values {which} in {odd.sum()} pixels, which the 182 numbers of COCO-Stuff leave unused; "
+                f"{path}: label values {which} in {odd.sum()} pixels, numbers that COCO-Stuff leaves unused; "
                 f"masks of train ids (0 … 170) must be called …{TRAIN_END}.png, and ids that count from 1 (0 is void) "
                 "be lessened by one"
             )

@@ -14,23 +14,27 @@ from segdistill.functional import IGNORE
 BACKGROUND = ("background", (120, 120, 120))
 
 LABELS_459 = (
-    2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113, 115, 144, 158, 159, 162,
-    187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326, 347, 349, 354, 355, 360, 366, 368, 397, 415,
-    416, 420, 424, 427, 440, 445, 454, 458,
+    2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113, 115, 144, 158, 159,
+    162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326, 347, 349, 354, 355, 360, 366, 368,
+    397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
 )  # fmt: skip
 """Which of the 459 labels each of the 59 classes is; all others are background."""
 
 FCN_NAMES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
-    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor", "bag", "bed", "bench", "book",
-    "building", "cabinet", "ceiling", "clothes", "computer", "cup", "door", "fence", "floor", "flower", "food", "grass",
-    "ground", "keyboard", "light", "mountain", "mouse", "curtain", "platform", "sign", "plate", "road", "rock",
-    "shelves", "sidewalk", "sky", "snow", "bedcloth", "track", "tree", "truck", "wall", "water", "window", "wood",
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor", "bag", "bed", "bench",
+    "book", "building", "cabinet", "ceiling", "clothes", "computer", "cup", "door", "fence", "floor", "flower",
+    "food", "grass", "ground", "keyboard", "light", "mountain", "mouse", "curtain", "platform", "sign", "plate",
+    "road", "rock", "shelves", "sidewalk", "sky", "snow", "bedcloth", "track", "tree", "truck", "wall", "water",
+    "window", "wood",
 )  # fmt: skip
 """The classes in the order of FCN's release, which begins with VOC's own 20."""
 
 FCN_ALIASES = {"diningtable": "table", "clothes": "cloth", "bedcloth": "bedclothes"}
 """FCN's names of classes that OpenMMLab calls otherwise."""
+
+IMAGES = {"train": 4998, "val": 5105, "test": 9637}
+"""Images of each split, as published."""
 
 
 class PascalContext(StandardDataset):
@@ -58,7 +62,6 @@ class PascalContext(StandardDataset):
     title = "Pascal Context"
     variable = "SEGDISTILL_PASCAL_CONTEXT"
     mat_keys = ("LabelMap",)
-    official = {"train": 4998, "val": 5105, "test": 9637}
 
     def __init__(
         self,
@@ -90,12 +93,12 @@ class PascalContext(StandardDataset):
         masks = None if split == "test" else _mat_files(folder, mat) | masks_in(place)
         expected = "(OpenMMLab's), or trainval/NAME.mat (the published file)"
         super().__init__(images, masks, lambda name: f"{place / name}.png {expected}")
-        self.remark_count(split)
+        self.remark_count(split, IMAGES[split])
 
     def read_ids(self, path: Path) -> Bytes:
         """The class ids of a PNG of 59 classes and background, or of 459 labels."""
         values = self.read_mask(path)
-        if path.suffix == ".mat":
+        if path.suffix == ".mat" and values.max(initial=0) <= 459:
             kept = np.searchsorted(LABELS_459, values).clip(max=len(LABELS_459) - 1)
             values = np.where(np.asarray(LABELS_459)[kept] == values, kept + 1, 0)
         ids: Bytes = self.ids[self.check_values(values, 60, path, "0 is background, 1 to 59 are the classes")]

@@ -39,6 +39,16 @@ GREYS = {(299 * r + 587 * g + 114 * b + 500) // 1000 for r, g, b in [*PALETTE, V
 
 AUG_LISTS = ("trainaug.txt", "train_aug.txt")
 
+IMAGES = {
+    "train": 1464,
+    "val": 1449,
+    "test": 1456,
+    "trainval": 2913,
+    "train with aug": 10582,
+    "trainval with aug": 12031,
+}
+"""Images of each split, as published."""
+
 
 class Voc2012(StandardDataset):
     """Pascal VOC 2012 as it is downloaded: `VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets}`.
@@ -70,8 +80,6 @@ class Voc2012(StandardDataset):
     title = "VOC 2012"
     variable = "SEGDISTILL_VOC2012"
     mat_keys = ("GTcls", "Segmentation")
-    official = {"train": 1464, "val": 1449, "test": 1456, "trainval": 2913, "train with aug": 10582,
-                "trainval with aug": 12031}  # fmt: skip
 
     def __init__(
         self,
@@ -92,7 +100,9 @@ class Voc2012(StandardDataset):
         lists = folder / "ImageSets" / "Segmentation"
         check_folder(lists, "unpack VOCtrainval_11-May-2012.tar")
         part = "trainval" if trainval and split == "train" else split
-        check_split(split, [s for s in ("train", "val", "test") if (lists / f"{s}.txt").is_file()], f"looked in {lists}")
+        check_split(
+            split, [s for s in ("train", "val", "test") if (lists / f"{s}.txt").is_file()], f"looked in {lists}"
+        )
         names = read_list(lists / f"{part}.txt")
         masks = masks_in(folder / "SegmentationClass")
         more: Path | None = None
@@ -105,7 +115,7 @@ class Voc2012(StandardDataset):
         images = choose_images(folder / "JPEGImages", names, lists, more)
         place = folder / "SegmentationClass"
         super().__init__(images, None if split == "test" else masks, lambda name: f"{place / name}.png")
-        self.remark_count(part)
+        self.remark_count(part, IMAGES[part])
 
     def read_ids(self, path: Path) -> Bytes:
         """The class ids: the indices of a palette PNG, or SBD's labels."""

@@ -38,8 +38,9 @@ IMAGES = {"train": 4998, "val": 5105, "test": 9637}
 
 
 class PascalContext(StandardDataset):
-    """Pascal Context in `VOCdevkit/VOC2010`, from OpenMMLab's converted PNGs or from the published `.mat` files.
+    """Pascal Context: the photographs of VOC 2010, with 59 or 60 classes.
 
+    It lies in `VOCdevkit/VOC2010`, as OpenMMLab's converted PNGs or as the published `.mat` files.
     `SegmentationClassContext/*.png` hold 0 for background and 1 … 59. Where a mask is not there, `trainval/*.mat` is
     read (in `VOC2010`, in a folder around it, or in `mat`), of whose 459 labels 59 are kept (extra `data`). The splits
     are `ImageSets/SegmentationContext/{train,val}.txt`, else VOC's own `ImageSets/Main`, which are the same.

@@ -51,9 +51,9 @@ IMAGES = {
 
 
 class Voc2012(StandardDataset):
-    """Pascal VOC 2012 as it is downloaded: `VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets}`.
+    """Pascal VOC 2012 as it is downloaded, with SBD's images if asked for: 21 classes.
 
-    Masks are PNGs with a palette, of which the indices are read: 0 … 20, and 255 for the border of objects. `test` has
+    It lies in `VOCdevkit/VOC2012`: `JPEGImages`, `SegmentationClass`, `ImageSets/Segmentation`. Masks are PNGs with a palette, of which the indices are read: 0 … 20, and 255 for the border of objects. `test` has
     images if its list is there, and no labels.
 
     With `aug`, training has SBD's images besides (10 582 instead of 1464): those of the list `trainaug.txt` or

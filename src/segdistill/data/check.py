@@ -26,6 +26,7 @@ class DatasetReport:
         ignored: share of all pixels that are 255.
         unseen: classes without a single pixel.
         problems: one line each; empty: training can start.
+        remarks: what is conspicuous and may be meant so, one line each.
     """
 
     images: int
@@ -34,6 +35,7 @@ class DatasetReport:
     ignored: float = 0.0
     unseen: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """The report as lines of text."""
@@ -44,6 +46,7 @@ class DatasetReport:
         lines += [f"{self.ignored:8.3%}  ignored (of all pixels)"]
         if self.unseen:
             lines.append(f"never seen: {', '.join(self.unseen)}")
+        lines += [f"note: {remark}" for remark in self.remarks]
         lines += [f"problem: {problem}" for problem in self.problems]
         return [*lines, f"{len(self.problems)} problems" if self.problems else "no problems"]
 
@@ -55,7 +58,7 @@ def check_dataset(dataset: SegmentationDataset, *, progress: Callable[[int, int]
         dataset: to be checked.
         progress: called with (items done, items in all) after each item.
     """
-    report = DatasetReport(len(dataset))
+    report = DatasetReport(len(dataset), remarks=list(dataset.remarks))
     counts = np.zeros(256, np.int64)
     empty = []
     for index, name in enumerate(dataset.names):
@@ -124,11 +127,12 @@ def quick_check(dataset: SegmentationDataset, sample: int = 8) -> list[str]:
     empty = sum(int(here[IGNORE] == mask.size) for here, mask in zip(counts, masks, strict=True))
     seen = f"{count} masks that were looked at"
     if empty == count:
-        raise ValueError(
-            f"all of {seen} are 255 throughout, which is ignored: nothing can be learned; see what values they have "
-            "(data.values, data.ignore), with `segdistill data check`"
+        why = "; ".join(dataset.remarks) or (
+            "see what values they have (data.values, data.ignore), with `segdistill data check`"
         )
-    lines = [f"{empty} of {seen} are 255 throughout, which is ignored"] if empty else []
+        raise ValueError(f"all of {seen} are 255 throughout, which is ignored: nothing can be learned; {why}")
+    lines = [*dataset.remarks]
+    lines += [f"{empty} of {seen} are 255 throughout, which is ignored"] if empty else []
     if _binary(np.sum(counts, axis=0)):
         lines.append(f"all of {seen} hold {BINARY}")
     return lines

@@ -24,11 +24,14 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         classes: names; a class's position is its id in the masks, 0 … C-1.
         palette: one RGB colour per class, for pictures.
         names: one per item, for messages and reports: the image's path inside its folder, without suffix.
+        remarks: what is conspicuous about the whole and may be meant so, a line each; told before a training and by
+            `segdistill data check`.
     """
 
     classes: list[str]
     palette: list[Colour]
     names: list[str]
+    remarks: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.names)

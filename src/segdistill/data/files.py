@@ -129,14 +129,14 @@ def _mapped(values: Array, image_range: Range) -> Bytes:
     return mapped
 
 
-def read_mask(path: Path, *, by_colour: bool = False, max_pixels: int | None = None) -> Array:
+def read_mask(path: Path | bytes, *, by_colour: bool = False, max_pixels: int | None = None) -> Array:
     """Read the values of a mask file: (H,W) ids, or (H,W,3) colours if the file has colours; upright as an image.
 
     A palette PNG (mode P, as VOC's masks are) holds indices *and* colours: the indices are the ids, unless its colours
     are asked for.
 
     Args:
-        path: of the mask.
+        path: of the mask, or what such a file holds.
         by_colour: read a palette image by its colours.
         max_pixels: as for `read_image`.
 
@@ -144,6 +144,7 @@ def read_mask(path: Path, *, by_colour: bool = False, max_pixels: int | None = N
         ValueError: if the file cannot be read, or does not hold whole numbers as they are.
     """
     with _opened(path, max_pixels) as (mask, tiles):
+        path = _name(path)
         scaled = [args[-1] for _, _, _, args in tiles if mask.format == "PPM" and isinstance(args, tuple)]
         if scaled and scaled[0] not in (255, 65535):
             raise ValueError(f"{path}: a PGM with values up to {scaled[0]}, which Pillow scales; save class ids as PNG")

@@ -1,7 +1,7 @@
 """What lies in a folder: files by their names, through links, without what the system has left there."""
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -182,6 +182,23 @@ def check_folder(folder: Path, hint: str = "") -> None:
     if folder.is_file():
         raise ValueError(f"{folder}: a file, not a folder{end}")
     parent = next((p for p in folder.parents if p.is_dir()), Path())
-    inside = folders_in(parent)
-    shown = ", ".join(inside[:6]) + (", …" if len(inside) > 6 else "") if inside else "no folder"
-    raise ValueError(f"{folder}: no such folder; in {parent} there is {shown}{end}")
+    raise ValueError(f"{folder}: no such folder; in {parent} there is {shown(folders_in(parent)) or 'no folder'}{end}")
+
+
+def found_in(folder: Path) -> str:
+    """What lies directly in a folder, for an error line: its first folders, else its first files, else "nothing".
+
+    Args:
+        folder: that is there.
+    """
+    files = (entry.name for entry in entries(folder) if not is_hidden(entry.name))
+    return shown(folders_in(folder)) or shown(sorted(files)) or "nothing"
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first of some names, for an error line.
+
+    Args:
+        names: of folders or files.
+    """
+    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "")

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from segdistill.data import SegmentationDataset, build_dataset
+from segdistill.data import FileDataset, SegmentationDataset, build_dataset, dataset_options
 from segdistill.engine.config import Config, DataConfig, NetworkConfig
 from segdistill.engine.student import load_student, read_card
 from segdistill.models import build_model
@@ -12,6 +12,12 @@ from segdistill.models.checkpoints import load_weights
 from segdistill.models.external import is_external
 from segdistill.models.proposal import propose_taps
 from segdistill.taps import ClassMap, Tapped
+
+WITHOUT_LABELS: dict[str, dict[str, Any]] = {
+    "folder": {"images": ".", "masks": None, "splits": {"train": "."}},
+    "huggingface": {"mask": None},
+}
+"""Options of data sets that can do without labels."""
 
 
 def build_split(data: DataConfig, split: str) -> SegmentationDataset:
@@ -32,9 +38,14 @@ def build_unlabelled(data: DataConfig) -> SegmentationDataset | None:
     """
     if data.unlabelled is None:
         return None
-    reading = {key: data.options[key] for key in ("image_range", "max_pixels") if key in data.options}
-    everything: dict[str, Any] = {"images": ".", "masks": None, "splits": {"train": "."}}
-    return build_dataset("folder", "train", root=data.unlabelled.root, **everything, **reading)
+    name, options = data.unlabelled.name, data.unlabelled.options
+    known = dataset_options(name).model_fields
+    inherited = {key: data.options[key] for key in ("image_range", "max_pixels", "size") if key in data.options}
+    options = {key: value for key, value in inherited.items() if key in known} | WITHOUT_LABELS.get(name, {}) | options
+    dataset = build_dataset(name, "train", **options)
+    if isinstance(dataset, FileDataset):
+        dataset.masks = None
+    return dataset
 
 
 def build_network(config: NetworkConfig, num_classes: int, role: str) -> nn.Module:

@@ -47,13 +47,31 @@ class Open(Section):
         self.__pydantic_extra__.update({k: v for k, v in options.items() if k not in type(self).model_fields})
 
 
-class UnlabelledConfig(Section):
-    """Images without labels, mixed into each batch: every term but cross-entropy sees them."""
+class UnlabelledConfig(Open):
+    """Images without labels, mixed into each batch: every term but cross-entropy sees them.
 
-    root: str
-    """Folder of the images; subfolders are searched too."""
+    Other keys are options of the data set `name`.
+    """
+
+    name: str = "folder"
+    """Name of the data set whose training images they are; `folder` is any folder of images. Labels that it has are not
+    read."""
+    root: str | None = None
+    """Folder of the images, whose subfolders are searched too; of a data set with another `name`, its own root."""
     batch_size: int = Field(gt=0)
     """How many of them join each batch, beside `data.batch_size` labelled ones."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the data set itself."""
+        return self.extra_keys | ({} if self.root is None else {"root": self.root})
+
+    @pydantic.model_validator(mode="after")
+    def _check_options(self) -> "UnlabelledConfig":
+        known = SETS.options(self.name).model_fields
+        refuse_unknown(self.options, {*known, *UnlabelledConfig.model_fields}, "unknown key data.unlabelled.{}")
+        SETS.resolve(self.name, self.options)
+        return self
 
 
 class DataConfig(Open):
@@ -378,6 +396,11 @@ def check_keys(raw: Mapping[str, Any]) -> None:
             more = set() if section in ("train", "eval") else _options_of(section, str(given.get("name")))
             if more is not None:
                 refuse_unknown(given, own.get(section, network) | more, f"unknown key {section}.{{}}")
+            inner = given.get("unlabelled") if section == "data" else None
+            if isinstance(inner, Mapping):
+                more = _options_of("data", str(inner.get("name", "folder")))
+                if more is not None:
+                    refuse_unknown(inner, more | set(UnlabelledConfig.model_fields), "unknown key data.unlabelled.{}")
     for name, options in method_entries(raw.get("method", "none")):
         known = METHODS.keywords(name)
         if known is not None:

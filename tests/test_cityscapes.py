@@ -71,7 +71,7 @@ def test_test_and_a_split_without_gt_fine_have_no_labels(tmp_path):
     shutil.rmtree(tmp_path / "gtFine/train")
     dataset = Cityscapes("train", root=str(tmp_path))
     assert values(dataset) == [255]
-    with pytest.raises(ValueError, match=r"255 throughout.*gtFine/train is not there: .* unpack gtFine_trainvaltest"):
+    with pytest.raises(ValueError, match=r"255 throughout.*gtFine/train is not there, but test, val: .* unpack gtFine"):
         quick_check(dataset)
 
 
@@ -120,6 +120,8 @@ def test_wrong_trees_get_one_line(tmp_path, standard):
     with pytest.raises(ValueError, match=f"{root}: no Cityscapes: expected leftImg8bit/, found gtFine; set data.root"):
         Cityscapes("train", root=root)
     (tmp_path / "leftImg8bit/val/frankfurt").mkdir(parents=True)
+    with pytest.raises(ValueError, match=f"leftImg8bit: a folder inside Cityscapes; set data.root, .* to {root}$"):
+        Cityscapes("train", root=f"{root}/leftImg8bit")
     with pytest.raises(ValueError, match=r"leftImg8bit/train: no such folder; in .*leftImg8bit there is val; unpack"):
         Cityscapes("train", root=root)
     with pytest.raises(ValueError, match=r"val: no CITY/…_leftImg8bit.png in it, but frankfurt; unpack"):

@@ -9,7 +9,8 @@ from PIL import Image
 import trees
 from conftest import needs_package
 from segdistill.data import build_dataset
-from segdistill.data.sets.voc2012 import GREYS, IMAGES, NAMES, PALETTE, Voc2012, voc_colour
+from segdistill.data.sets.voc2012 import GREYS, IMAGES, NAMES, PALETTE, Voc2012, voc_colour, with_sbd
+from segdistill.data.standard import read_list
 
 
 def test_names_and_palette_are_voc_s(standard):
@@ -33,31 +34,17 @@ def test_the_real_masks_are_indices(standard):
         assert (dataset.read_ids(path) == np.asarray(mask)).all()
 
 
-def real_lists(standard, root):
-    """VOC's lists, and empty files for all images and masks that they name."""
-    lists = root / "ImageSets/Segmentation"
-    lists.mkdir(parents=True)
-    source = standard / "samples/voc/lists"
-    shutil.copy(source / "voc2012_train_1464_derived.txt", lists / "train.txt")
-    shutil.copy(source / "val.txt", lists / "val.txt")
-    both = [*(source / "train_aug.txt").read_text().split(), *(source / "val.txt").read_text().split()]
-    for folder, end in (("JPEGImages", ".jpg"), ("SegmentationClassAug", ".png")):
-        (root / folder).mkdir()
-        for name in both:
-            (root / folder / f"{name}{end}").touch()
-    return lists
-
-
 def test_trainaug_is_what_everybody_trains_on(standard, tmp_path):
-    lists = real_lists(standard, tmp_path)
-    names = set((standard / "samples/voc/lists/skd_train_aug.txt").read_text().split())
-    computed = Voc2012("train", root=str(tmp_path), aug=True)
-    assert set(computed.names) == names
-    assert len(computed) == 10582
-    assert computed.remarks == ()
-    shutil.copy(standard / "samples/voc/lists/train_aug.txt", lists / "train_aug.txt")
-    assert set(Voc2012("train", root=str(tmp_path), aug=True).names) == names
-    assert len(Voc2012("val", root=str(tmp_path), aug=True)) == 1449
+    source = standard / "samples/voc/lists"
+    train, val = (read_list(source / name) for name in ("voc2012_train_1464_derived.txt", "val.txt"))
+    published = read_list(source / "skd_train_aug.txt")
+    masks = {name: tmp_path for name in (*published, *val)}  # SegmentationClassAug has those of val, too
+    computed = with_sbd(tmp_path, train, masks, leave_out=val)
+    assert len(computed) == IMAGES["train with aug"] == 10582
+    assert set(computed) == set(published)
+    shutil.copy(source / "train_aug.txt", tmp_path)
+    assert set(with_sbd(tmp_path, train, {}, leave_out=val)) == set(published)
+    assert len(with_sbd(tmp_path, [*train, *val], {}, leave_out=[])) == IMAGES["trainval with aug"]
 
 
 @pytest.mark.parametrize("up", [".", "..", "VOC2012"])

@@ -48,6 +48,8 @@ class StandardDataset(FileDataset):
         for place in ("", *inside):
             if any((folder / place / mark).is_dir() for mark in marks):
                 return folder / place
+        if folder.name in marks:
+            raise ValueError(f"{folder}: a folder inside {self.title}; set {where}, to {folder.parent}")
         self.refuse_other(folder)
         others = f" (or that in {' or '.join(inside)})" if inside else ""
         raise ValueError(

@@ -123,7 +123,10 @@ class Cityscapes(StandardDataset):
             return False
         place = self.folder / "gtFine" / split
         if not place.is_dir():
-            self.remarks = [f"{place} is not there: images without labels; unpack gtFine_trainvaltest.zip to have them"]
+            there = found_in(self.folder / "gtFine" if place.parent.is_dir() else self.folder)
+            self.remarks = [
+                f"{place} is not there, but {there}: images without labels; unpack gtFine_trainvaltest.zip to have them"
+            ]
         return place.is_dir()
 
     def _masks(self, part: str) -> Iterator[tuple[str, Path]]:

@@ -111,7 +111,7 @@ class Voc2012(StandardDataset):
             added, more = _sbd_masks(folder, sbd)
             masks = added | masks
         if aug and split == "train":
-            names = _with_sbd(lists, names, added, leave_out=[] if trainval else read_list(lists / "val.txt"))
+            names = with_sbd(lists, names, added, leave_out=[] if trainval else read_list(lists / "val.txt"))
             part += " with aug"
         images = choose_images(folder / "JPEGImages", names, lists, more)
         place = folder / "SegmentationClass"
@@ -151,8 +151,18 @@ def _sbd_masks(folder: Path, sbd: str | None) -> tuple[dict[str, Path], Path | N
     return masks_in(dataset / "cls", ".mat"), dataset / "img"
 
 
-def _with_sbd(lists: Path, names: list[str], masks: dict[str, Path], leave_out: list[str]) -> list[str]:
-    """The training images with SBD's: those that are listed, else all that have a mask and are not in `leave_out`."""
+def with_sbd(lists: Path, names: list[str], masks: dict[str, Path], leave_out: list[str]) -> list[str]:
+    """The training images with SBD's: those that are listed, else all that have a mask and are not in `leave_out`.
+
+    Args:
+        lists: the folder of lists.
+        names: VOC's training images.
+        masks: name → mask, of SBD's images.
+        leave_out: the images of val.
+
+    Raises:
+        ValueError: if the list holds images of val.
+    """
     listed = next((lists / name for name in AUG_LISTS if (lists / name).is_file()), None)
     if listed is None:
         more = sorted(set(masks) - set(leave_out))

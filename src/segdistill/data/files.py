@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from segdistill._printing import one_line
+from segdistill._types import Size
+from segdistill.data.dataset import Box
 from segdistill.data.walk import dangling_link
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
@@ -24,6 +26,7 @@ Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
 Range = tuple[float, float]
 
+ORIENTATION = ExifTags.Base.Orientation.value
 COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 """Pillow's modes of 8 bits and less that mean what RGB means."""
 
@@ -53,25 +56,63 @@ def read_image(path: Path, *, image_range: Range | None = None, max_pixels: int 
     Raises:
         ValueError: if the file cannot be read, is too large, or its values cannot be mapped safely.
     """
-    with _opened(path, max_pixels) as (image, tiles):
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            return np.repeat(_grey(image, image_range, path)[..., None], 3, axis=2)
+    return read_part(path, image_range=image_range, max_pixels=max_pixels)[0]
+
+
+def read_part(
+    path: Path,
+    box: Box | None = None,
+    reduce: int = 1,
+    *,
+    image_range: Range | None = None,
+    max_pixels: int | None = None,
+) -> tuple[Bytes, Size]:
+    """Read a part of an image, as `read_image`, and the size (H,W) of the whole.
+
+    A file is decoded as a whole, since no usual format lets one skip; but what lies outside the box costs nothing more.
+    A JPEG may be decoded at a half, a quarter or an eighth of its size, which takes less time.
+
+    Args:
+        path: as for `read_image`.
+        box: the part; None: all. What lies outside the image is black.
+        reduce: 2, 4 or 8: decode a JPEG at that fraction of its size. Other files, and JPEGs that are not upright, come
+            in full.
+        image_range: as for `read_image`.
+        max_pixels: as for `read_image`.
+
+    Raises:
+        ValueError: as `read_image`.
+    """
+    with _opened(path, max_pixels, reduce) as (image, tiles, size):
+        if box is None:
+            return _bytes_of(image, tiles, image_range, path), size
         if image.mode not in COLOURS:
-            raise ValueError(f"{path}: colours of mode {image.mode}, which is not RGB; save it as RGB")
-        image.info.pop("transparency", None)  # Pillow would warn of it at every conversion
-        pixels = np.array(image.convert("RGB"))
-        if image_range is None:
-            return pixels
-        low, high = image_range
-        shown = f"image_range [{low:g}, {high:g}]"
-        if ";16" in str(tiles):
-            what = f"16 bits per colour, of which Pillow reads 8, so that {shown} cannot be applied"
-            raise ValueError(f"{path}: {what}; save it with 8 bits, or one channel with 16")
-        if low < 0 or high > 255 or high - low <= 1:
-            what = f"an image of 8 bits, whose values are 0 to 255, which {shown} does not mean"
-            raise ValueError(f"{path}: {what}; keep such images apart, or give them their own range")
-        mapped: Bytes = _mapped(np.arange(256), image_range)[pixels]
-        return mapped
+            return _bytes_of(image, tiles, image_range, path)[box], size
+        by = 1 if (image.height, image.width) == size else reduce
+        left, top, right, bottom = (e // by for e in (box[1].start, box[0].start, box[1].stop, box[0].stop))
+        return _bytes_of(image.crop((left, top, right, bottom)), tiles, image_range, path), size
+
+
+def _bytes_of(image: Image.Image, tiles: list[Any], image_range: Range | None, path: Path) -> Bytes:
+    """The pixels of a decoded image, (H,W,3) RGB."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return np.repeat(_grey(image, image_range, path)[..., None], 3, axis=2)
+    if image.mode not in COLOURS:
+        raise ValueError(f"{path}: colours of mode {image.mode}, which is not RGB; save it as RGB")
+    image.info.pop("transparency", None)  # Pillow would warn of it at every conversion
+    pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    if image_range is None:
+        return pixels
+    low, high = image_range
+    shown = f"image_range [{low:g}, {high:g}]"
+    if ";16" in str(tiles):
+        what = f"16 bits per colour, of which Pillow reads 8, so that {shown} cannot be applied"
+        raise ValueError(f"{path}: {what}; save it with 8 bits, or one channel with 16")
+    if low < 0 or high > 255 or high - low <= 1:
+        what = f"an image of 8 bits, whose values are 0 to 255, which {shown} does not mean"
+        raise ValueError(f"{path}: {what}; keep such images apart, or give them their own range")
+    mapped: Bytes = _mapped(np.arange(256), image_range)[pixels]
+    return mapped
 
 
 def _grey(image: Image.Image, image_range: Range | None, path: Path) -> Bytes:
@@ -123,7 +164,7 @@ def read_mask(path: Path, *, by_colour: bool = False, max_pixels: int | None = N
     Raises:
         ValueError: if the file cannot be read, or does not hold whole numbers as they are.
     """
-    with _opened(path, max_pixels) as (mask, tiles):
+    with _opened(path, max_pixels) as (mask, tiles, _):
         scaled = [args[-1] for _, _, _, args in tiles if mask.format == "PPM" and isinstance(args, tuple)]
         if scaled and scaled[0] not in (255, 65535):
             raise ValueError(f"{path}: a PGM with values up to {scaled[0]}, which Pillow scales; save class ids as PNG")
@@ -138,8 +179,11 @@ def read_mask(path: Path, *, by_colour: bool = False, max_pixels: int | None = N
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int | None) -> Iterator[tuple[Image.Image, list[Any]]]:
-    """Open and decode a file; the image, and how Pillow found its data stored. One line says what is wrong."""
+def _opened(path: Path, max_pixels: int | None, reduce: int = 1) -> Iterator[tuple[Image.Image, list[Any], Size]]:
+    """Open and decode a file; the image, how Pillow found its data stored, and its size. One line says what is wrong.
+
+    The size is that of the file, upright; the image is smaller if it was decoded so.
+    """
     try:
         image = _open(path, max_pixels)
     except Exception as error:  # a damaged file makes Pillow raise anything
@@ -148,13 +192,42 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[tuple[Image.Image, l
         try:
             pages = _pages(image)
             tiles = list(getattr(image, "tile", []))
+            size = image.height, image.width
+            if reduce > 1 and _can_be_reduced(image, reduce):
+                image.draft(image.mode, (image.width // reduce, image.height // reduce))
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)
+            if image.getexif().get(ORIENTATION, 1) != 1:
+                ImageOps.exif_transpose(image, in_place=True)
+                size = image.height, image.width
         except Exception as error:
             raise ValueError(_line(path, error)) from error
         if pages > 1:
             raise ValueError(f"{path}: {pages} images in one file; save each as a file of its own")
-        yield image, tiles
+        yield image, tiles, size
+
+
+def _can_be_reduced(image: Image.Image, reduce: int) -> bool:
+    """Whether an image that is open but not decoded can be decoded at a fraction of its size."""
+    if image.format != "JPEG" or image.mode not in ("L", "RGB") or min(image.size) < 16 * reduce:
+        return False
+    return bool(image.getexif().get(ORIENTATION, 1) == 1)  # else a box is not where it seems
+
+
+def count_pixels(path: Path, *, max_pixels: int | None = None) -> int:
+    """How many pixels an image has, from the file's head.
+
+    Args:
+        path: of the image.
+        max_pixels: as for `read_image`.
+
+    Raises:
+        ValueError: if the file is no image, or is too large.
+    """
+    try:
+        with _open(path, max_pixels) as image:
+            return image.width * image.height
+    except Exception as error:
+        raise ValueError(_line(path, error)) from error
 
 
 _PILLOW = threading.Lock()

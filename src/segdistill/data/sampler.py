@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from segdistill.data.dataset import SegmentationDataset
-from segdistill.data.transforms import EvalTransform
-from segdistill.functional import IGNORE
+from segdistill.data.dataset import SegmentationDataset, Unlabelled
+from segdistill.data.transforms import EvalTransform, TrainTransform
 
 Batch = tuple[Tensor, Tensor]
 Transform = Callable[[Tensor, Tensor], Batch]
@@ -110,13 +109,16 @@ class _Stream:
 
     def sample(self, seed: int, step: int, position: int, transform: Transform) -> Batch:
         epoch, place = divmod(step * self.size + position, len(self.dataset))
-        image, mask = self.dataset[int(_permutation(len(self.dataset), seed, self.number, epoch)[place])]
+        source = self.dataset.source(int(_permutation(len(self.dataset), seed, self.number, epoch)[place]))
         if self.number == UNLABELLED:
-            mask = torch.full_like(mask, IGNORE)
+            source = Unlabelled(source)
         # torch.manual_seed would reset the generators of all devices as well; only the CPU's is put back afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(_sample_seed(seed, self.number, step, position))
-            return transform(image, mask)
+            if isinstance(transform, TrainTransform):
+                return transform.read(source)
+            whole = (slice(0, source.size[0]), slice(0, source.size[1]))
+            return transform(source.image(whole), source.mask(whole))
 
 
 @lru_cache(maxsize=8)

@@ -39,14 +39,14 @@ def colours_to_ids(colours: Bytes, ids: Mapping[Colour, int], path: Path, hint: 
     return mapped
 
 
-def check_ids(ids: Array, num_classes: int, path: Path, hint: str = "") -> Bytes:
+def check_ids(ids: Array, num_classes: int, path: Path, hint: str | Callable[[], str] = "") -> Bytes:
     """The ids as bytes, if all of them are 0 … C-1 or 255.
 
     Args:
         ids: (H,W), whole numbers.
         num_classes: C.
         path: of the mask, for the error line.
-        hint: what to do about values that mean something else.
+        hint: what to do about values that mean something else; or what finds it out, if that takes time.
 
     Raises:
         ValueError: naming the file and the values.
@@ -54,11 +54,12 @@ def check_ids(ids: Array, num_classes: int, path: Path, hint: str = "") -> Bytes
     bad = (ids != IGNORE) & ((ids < 0) | (ids >= num_classes))
     if bad.any():
         found = [str(value) for value in np.unique(ids[bad]).tolist()]
+        hint = hint if isinstance(hint, str) else hint()
         raise ValueError(
             f"{path}: label values {_some(found)} in {bad.sum()} pixels; expected 0 to {num_classes - 1}, or {IGNORE} "
             f"for void{'; ' + hint if hint else ''}"
         )
-    return ids.astype(np.uint8)
+    return ids.astype(np.uint8, copy=False)
 
 
 def _some(values: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-BRIGHTNESS, HUE = 32 / 255, 18
+BRIGHTNESS, HUE = 32, 18
 CONTRAST = SATURATION = (0.5, 1.5)
 
 
@@ -14,30 +14,35 @@ def distort(image: Tensor) -> Tensor:
 
     Brightness moves by up to ±32 of 255; contrast multiplies colours by 0.5 to 1.5, before saturation and hue or after
     them; saturation, that of HSV, is multiplied by 0.5 to 1.5; hue turns by −36° to 34° in steps of 2°. Each happens
-    with probability 0.5; after each, values are cut off at 0 and 1. Nine numbers are drawn whatever happens.
+    with probability 0.5; after each, values are cut off at 0 and 255. Nine numbers are drawn whatever happens.
 
-    Differs from the source: it rounds to bytes after each of the four, towards 0 after brightness and contrast.
+    Differs from the source: it rounds to bytes after each of the four, towards 0 after brightness and contrast; here
+    bytes are rounded to once, to the nearest.
 
     Args:
-        image: float32 (3,H,W) RGB in 0 … 1; it is left as it is.
+        image: uint8 (3,H,W) RGB; it is left as it is.
 
     Source:
         `PhotoMetricDistortion` of mmsegmentation 1.2.2, with its defaults.
     """
     brightness, delta, late, contrast, gain, saturation, depth, hue, turn = torch.rand(9).tolist()
+    colours = image.float()
 
-    def contrasted(image: Tensor) -> Tensor:
-        return (image * _between(CONTRAST, gain)).clamp_(0, 1) if contrast < 0.5 else image
+    def change_contrast() -> None:
+        if contrast < 0.5:
+            colours.mul_(_between(CONTRAST, gain)).clamp_(0, 255)
 
     if brightness < 0.5:
-        image = (image + _between((-BRIGHTNESS, BRIGHTNESS), delta)).clamp_(0, 1)
+        colours.add_(_between((-BRIGHTNESS, BRIGHTNESS), delta)).clamp_(0, 255)
     if late >= 0.5:
-        image = contrasted(image)
+        change_contrast()
     if saturation < 0.5:
-        image = saturate(image, _between(SATURATION, depth))
+        colours = saturate(colours, _between(SATURATION, depth))
     if hue < 0.5:
-        image = turn_hue(image, 2.0 * math.floor(_between((-HUE, HUE), turn)))
-    return contrasted(image) if late < 0.5 else image
+        colours = turn_hue(colours, 2.0 * math.floor(_between((-HUE, HUE), turn)))
+    if late < 0.5:
+        change_contrast()
+    return colours.round_().to(torch.uint8)
 
 
 def saturate(image: Tensor, factor: float) -> Tensor:
@@ -46,7 +51,7 @@ def saturate(image: Tensor, factor: float) -> Tensor:
     A colour's distance from its greatest component is proportional to the saturation, so that HSV need not be computed.
 
     Args:
-        image: (3,H,W) in 0 … 1.
+        image: (3,H,W), no component below 0.
         factor: of the saturation.
     """
     value, chroma = _value_and_chroma(image)
@@ -59,7 +64,7 @@ def turn_hue(image: Tensor, degrees: float) -> Tensor:
     """Add to the hue of HSV, and keep saturation and value.
 
     Args:
-        image: (3,H,W) in 0 … 1.
+        image: (3,H,W), no component below 0.
         degrees: of the circle of colours.
     """
     value, chroma = _value_and_chroma(image)

@@ -1,6 +1,8 @@
 """From an image and a mask to network input: scale, crop, flip, colours; for evaluation only an optional resize."""
 
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,10 +11,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from segdistill._types import Size
-from segdistill.data.dataset import Held, Source
+from segdistill.data.dataset import Box, Held, Source
 from segdistill.data.photometric import distort
 from segdistill.functional import IGNORE
 
+Colours = tuple[float, float, float]
 Photometric = Literal["fast", "mmseg"] | bool
 Padding = Literal["random", "end", "mirrored"]
 
@@ -56,7 +59,7 @@ class TrainTransform:
         flip: bool = True,
         photometric: Photometric = False,
         size: Size | None = None,
-        fill: tuple[float, float, float] = (0.485, 0.456, 0.406),
+        fill: Colours = (0.485, 0.456, 0.406),
         scale_step: float | None = None,
         fit: tuple[int, int] | None = None,
         cat_max_ratio: float | None = None,
@@ -91,10 +94,11 @@ class TrainTransform:
             image: uint8 (3,H,W).
             mask: uint8 (H,W).
         """
-        return self.read(Held(image, mask))
+        images, masks = stack([self.draw(Held(image, mask))]).numbers()
+        return images[0], masks[0]
 
-    def read(self, source: Source) -> tuple[Tensor, Tensor]:
-        """The same of an item that is read in pieces: what is drawn says how much of it is read.
+    def draw(self, source: Source) -> "Crop":
+        """All that is random, of an item that is read in pieces: what is drawn says how much of it is read.
 
         Args:
             source: image and mask.
@@ -118,10 +122,9 @@ class TrainTransform:
             image, mask = image.flip(-1), mask.flip(-1)
         if self.photometric == "fast":
             image = self.fast(tv_tensors.Image(image)).as_subclass(Tensor)
-        image = tv.to_dtype(image, torch.float32, scale=True)
         if self.photometric == "mmseg":
             image = distort(image)
-        return self._pad(image, mask.long(), crop, flipped)
+        return Crop(image, mask, (crop[0], crop[1]), self._place(output, crop, flipped), self.fill)
 
     def _factor(self, full: Size) -> float:
         """How many times the output's pixels are as many as those of an image of the size `full`."""
@@ -142,17 +145,82 @@ class TrainTransform:
         spare = min(have / (want * factor) for have, want in zip(source, full, strict=True)) / 2
         return max(reduce for reduce in (1, 2, 4, 8) if reduce == 1 or (spare >= reduce and min(source) >= 16 * reduce))
 
-    def _pad(self, image: Tensor, mask: Tensor, crop: Size, flipped: bool) -> tuple[Tensor, Tensor]:
-        height, width = mask.shape
-        if (height, width) == tuple(crop):
-            return image, mask
-        down, right = crop[0] - height, crop[1] - width
-        if self.padding == "random":
+    def _place(self, size: Size, crop: Size, flipped: bool) -> Box:
+        """Where an image lies in the output; it fills it, unless it is smaller."""
+        down, right = crop[0] - size[0], crop[1] - size[1]
+        top, left = 0, right if self.padding == "mirrored" and flipped else 0
+        if self.padding == "random" and (down or right):
             top, left = (int(_uniform(0, free + 1)) for free in (down, right))
-        else:
-            top, left = 0, right if self.padding == "mirrored" and flipped else 0
-        padding = [left, top, right - left, down - top]
-        return tv.pad(image, padding, fill=list(self.fill)), tv.pad(mask[None], padding, fill=IGNORE)[0]
+        return slice(top, top + size[0]), slice(left, left + size[1])
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A training image that is cut out, resized and coloured, in bytes and not yet padded.
+
+    Attributes:
+        image: uint8 (3,h,w).
+        mask: uint8 (h,w).
+        size: (H,W) of the output.
+        place: where the image lies in the output.
+        fill: RGB colour of the rest, in 0 … 1.
+    """
+
+    image: Tensor
+    mask: Tensor
+    size: Size
+    place: Box
+    fill: Colours
+
+
+class Crops(NamedTuple):
+    """A batch of training images in bytes, as it travels from one process to another: a fifth as long as its numbers.
+
+    Attributes:
+        images: uint8 (N,3,H,W); what their padding holds means nothing.
+        masks: uint8 (N,H,W).
+        places: where each image lies in the output.
+        fill: RGB colour of the padding, in 0 … 1.
+    """
+
+    images: Tensor
+    masks: Tensor
+    places: tuple[Box, ...]
+    fill: Colours
+
+    def numbers(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """What networks take: float32 images (N,3,H,W) in 0 … 1, not normalised, and int64 masks (N,H,W).
+
+        Args:
+            device: where to; None: where they are.
+        """
+        images = self.images.to(device, non_blocking=True).float().mul_(1 / 255)  # as torchvision computes it
+        masks = self.masks.to(device, non_blocking=True).long()
+        fill = torch.tensor(self.fill).view(3, 1, 1).to(images.device, non_blocking=True)
+        for image, (rows, columns) in zip(images, self.places, strict=True):
+            for rest in (image[:, : rows.start], image[:, rows.stop :]):
+                rest.copy_(fill.expand_as(rest))
+            for rest in (image[:, rows, : columns.start], image[:, rows, columns.stop :]):
+                rest.copy_(fill.expand_as(rest))
+        return images, masks
+
+
+def stack(crops: Sequence[Crop], empty: Callable[[tuple[int, ...]], Tensor] | None = None) -> Crops:
+    """Put crops of one size into a batch.
+
+    Args:
+        crops: of one transform.
+        empty: makes the batch's tensors of bytes, by their shape.
+    """
+    count, size = len(crops), crops[0].size
+    empty = empty or (lambda shape: torch.empty(shape, dtype=torch.uint8))
+    images, masks = empty((count, 3, *size)), empty((count, *size))
+    for crop, image, mask in zip(crops, images, masks, strict=True):
+        if crop.mask.shape != mask.shape:
+            mask.fill_(IGNORE)
+        image[:, *crop.place] = crop.image
+        mask[crop.place] = crop.mask
+    return Crops(images, masks, tuple(crop.place for crop in crops), crops[0].fill)
 
 
 class EvalTransform:

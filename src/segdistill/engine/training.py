@@ -143,6 +143,7 @@ class Training:
             world=run.world,
             unlabelled=unlabelled,
             unlabelled_batch=data.unlabelled.batch_size if data.unlabelled is not None else 0,
+            device=run.device,
         )
         self._batches = Waited(loader)
         return self._batches

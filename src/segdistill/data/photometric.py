@@ -7,6 +7,7 @@ from torch import Tensor
 
 BRIGHTNESS, HUE = 32, 18
 CONTRAST = SATURATION = (0.5, 1.5)
+ROWS = 32
 
 
 def distort(image: Tensor) -> Tensor:
@@ -25,9 +26,26 @@ def distort(image: Tensor) -> Tensor:
     Source:
         `PhotoMetricDistortion` of mmsegmentation 1.2.2, with its defaults.
     """
-    brightness, delta, late, contrast, gain, saturation, depth, hue, turn = torch.rand(9).tolist()
-    colours = image.float()
+    drawn = torch.rand(9).tolist()
+    result = torch.empty(image.shape, dtype=torch.uint8)
+    # Some rows at a time, so that what one operation writes is still in the processor's cache for the next.
+    for source, target in zip(image.split(ROWS, 1), result.split(ROWS, 1), strict=True):
+        target.copy_(_distorted(torch.empty(source.shape).copy_(source), *drawn).round_())
+    return result
 
+
+def _distorted(
+    colours: Tensor,
+    brightness: float,
+    delta: float,
+    late: float,
+    contrast: float,
+    gain: float,
+    saturation: float,
+    depth: float,
+    hue: float,
+    turn: float,
+) -> Tensor:
     def change_contrast() -> None:
         if contrast < 0.5:
             colours.mul_(_between(CONTRAST, gain)).clamp_(0, 255)
@@ -42,7 +60,7 @@ def distort(image: Tensor) -> Tensor:
         colours = turn_hue(colours, 2.0 * math.floor(_between((-HUE, HUE), turn)))
     if late < 0.5:
         change_contrast()
-    return colours.round_().to(torch.uint8)
+    return colours
 
 
 def saturate(image: Tensor, factor: float) -> Tensor:

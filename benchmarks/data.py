@@ -27,6 +27,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from _measure import Row, compare, image_step, report
 from segdistill.data import build_dataset
+from segdistill.data.dataset import Held
 from segdistill.data.packed import PackedDataset
 from segdistill.data.pairs import FileDataset
 from segdistill.data.sampler import train_loader
@@ -259,19 +260,19 @@ def mean_kilobytes(dataset: FileDataset) -> float:
 
 
 def draft_difference(dataset: FileDataset, options: dict[str, object]) -> tuple[float, float]:
-    """How much pixels differ between JPEGs that are decoded at a fraction of their size and in full: mean and largest.
+    """How much pixels of the same windows differ if JPEGs are decoded at a fraction of their size: mean and largest.
 
     Args:
         dataset: of JPEGs.
-        options: of the transform, which is otherwise the same.
+        options: of the transform.
     """
-    means, largest = [], 0.0
+    transform, means, largest = TrainTransform(draft=True, **options), [], 0.0
     for index in range(min(8, len(dataset))):
         pair = []
-        for draft in (False, True):
+        for source in (dataset.source(index), Held(*dataset[index])):
             torch.manual_seed(index)
-            pair.append(TrainTransform(draft=draft, **options).draw(dataset.source(index)).image / 255)
-        difference = 255 * (pair[0] - pair[1]).abs()
+            pair.append(transform.draw(source).image.float())
+        difference = (pair[0] - pair[1]).abs()
         means.append(float(difference.mean()))
         largest = max(largest, float(difference.max()))
     return statistics.mean(means), largest

@@ -274,7 +274,7 @@ def _window(full: int, source: int, crop: int, factor: float, share: float, redu
     stop = first + pixels
     if reduce > 1:
         first, stop = first // reduce * reduce, stop // reduce * reduce
-    return first, stop, max(1, min(crop, round(length * factor)))
+    return first, stop, max(1, min(crop, int(length * factor + 0.5)))
 
 
 def _varied(mask: Tensor, most: float) -> bool:

@@ -1,9 +1,9 @@
-"""What training images cost: drawn, read, augmented, packed; against a student's step, a plain loop, and decoding alone.
+"""What training images cost: drawn, read, augmented, packed; against a student's step, a plain loop, decoding alone.
 
 `python benchmarks/data.py` writes `results/data.json`. The first rows are of one process: a loader's process keeps up
 with one that trains while the ratio stays below 1; the student is the demo's, the smallest of all. Real images are
-timed where `SEGDISTILL_CAMVID` is set. The other rows are of loaders with two processes, per image, at the papers' sizes;
-the photographs are drawn: smooth colours with as much noise as makes files of usual length.
+timed where `SEGDISTILL_CAMVID` is set. The other rows are of loaders with two processes, per image, at the papers'
+sizes; the photographs are drawn: smooth colours with as much noise as makes files of usual length.
 """
 
 import argparse
@@ -193,7 +193,10 @@ class Plain(Dataset[tuple[Tensor, Tensor]]):
         mask = tv.resize(mask, size, v2.InterpolationMode.NEAREST)
         down, right = max(0, self.crop[0] - size[0]), max(0, self.crop[1] - size[1])
         if down or right:
-            image, mask = tv.pad(image, [0, 0, right, down], fill=[124, 116, 104]), tv.pad(mask, [0, 0, right, down], fill=255)
+            image, mask = (
+                tv.pad(image, [0, 0, right, down], fill=[124, 116, 104]),
+                tv.pad(mask, [0, 0, right, down], fill=255),
+            )
         top = int(torch.randint(0, image.height - self.crop[0] + 1, ()))
         left = int(torch.randint(0, image.width - self.crop[1] + 1, ()))
         image, mask = (tv.crop(picture, top, left, *self.crop) for picture in (image, mask))
@@ -219,7 +222,9 @@ class Decoded(Dataset[int]):
         return index
 
 
-def write_photos(root: Path, size: tuple[int, int], count: int, *, noise: float, suffix: str, **how: int) -> FileDataset:
+def write_photos(
+    root: Path, size: tuple[int, int], count: int, *, noise: float, suffix: str, **how: int
+) -> FileDataset:
     """Draw images and masks into a folder.
 
     Args:

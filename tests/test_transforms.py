@@ -369,7 +369,7 @@ def test_padding_at_the_end_and_mirrored():
 
 def write_pair(folder, image, mask, **how):
     """A set of one JPEG or PNG, and its mask."""
-    for kind, values in (("images", image), ("masks", mask)):
+    for kind in ("images", "masks"):
         (folder / kind / "train").mkdir(parents=True)
     Image.fromarray(image).save(folder / "images/train" / how.pop("name", "a.jpg"), **how)
     Image.fromarray(mask).save(folder / "masks/train/a.png")

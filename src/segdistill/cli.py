@@ -342,7 +342,9 @@ def data_pack(
     out: Annotated[
         Path, typer.Option(help="Folder of the pack; what is there of these data is kept.", show_default=False)
     ],
-    split: Annotated[list[str] | None, typer.Option(help="train, val or test; repeatable (default: the first two).")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="train, val or test; repeatable (default: the first two).")
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compare a pack with its checksums; write nothing.")] = False,
 ) -> None:
     """Decode a data set once and for all, so that training reads crops instead of decoding whole images."""

@@ -1,8 +1,8 @@
 """Data sets that were decoded once and for all: images and masks as they are in memory, in a few large files.
 
 A pack is a folder. `pack.json` says what was packed: the data set, its options, classes and splits. A split is a row of
-shards, `train-00000.bin` and so on: item after item, each its image (H·W·3 bytes, RGB) followed by its mask (H·W bytes of
-class ids). `train-00000.json` beside it says names, sizes and offsets of its items, its length and its SHA-256.
+shards, `train-00000.bin` and so on: item after item, each its image (H·W·3 bytes, RGB) followed by its mask (H·W bytes
+of class ids). `train-00000.json` beside it says names, sizes and offsets of its items, its length and its SHA-256.
 """
 
 import hashlib
@@ -67,10 +67,14 @@ def read_pack(folder: Path) -> dict[str, Any]:
     """
     check_folder(folder, "set data.packed to a folder that `segdistill data pack` has written")
     if not (folder / INDEX).is_file():
-        raise ValueError(f"{folder} is no pack: it has no {INDEX}; `segdistill data pack CONFIG --out {folder}` makes one")
+        raise ValueError(
+            f"{folder} is no pack: it has no {INDEX}; `segdistill data pack CONFIG --out {folder}` makes one"
+        )
     pack = read_index(folder / INDEX, "format", "name", "options", "classes", "palette", "image_range", "splits")
     if pack["format"] != FORMAT:
-        raise ValueError(f"{folder}: a pack of format {pack['format']}, this version reads {FORMAT}; pack the data again")
+        raise ValueError(
+            f"{folder}: a pack of format {pack['format']}, this version reads {FORMAT}; pack the data again"
+        )
     return pack
 
 
@@ -113,7 +117,9 @@ class PackedDataset(SegmentationDataset):
         pack = read_pack(self.folder)
         if name is not None:
             check_origin(pack, self.folder, name, options or {})
-        again = f"`segdistill data pack CONFIG --out {self.folder} --split {split}` adds it, or goes on if it was stopped"
+        again = (
+            f"`segdistill data pack CONFIG --out {self.folder} --split {split}` adds it, or goes on if it was stopped"
+        )
         check_split(split, list(pack["splits"]), again)
         self.classes = list(pack["classes"])
         self.palette = [(red, green, blue) for red, green, blue in pack["palette"]]

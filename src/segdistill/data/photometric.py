@@ -1,4 +1,4 @@
-"""OpenMMLab's photometric distortion of an image: brightness, contrast, saturation and hue, each in half of the cases."""
+"""OpenMMLab's photometric distortion of an image: brightness, contrast, saturation and hue, each every second time."""
 
 import math
 
@@ -29,7 +29,7 @@ def distort(image: Tensor) -> Tensor:
     drawn = torch.rand(9).tolist()
     result = torch.empty(image.shape, dtype=torch.uint8)
     # Some rows at a time, so that what one operation writes is still in the processor's cache for the next.
-    for source, target in zip(image.split(ROWS, 1), result.split(ROWS, 1), strict=True):
+    for source, target in zip(torch.split(image, ROWS, 1), torch.split(result, ROWS, 1), strict=True):
         target.copy_(_distorted(torch.empty(source.shape).copy_(source), *drawn).round_())
     return result
 
@@ -90,7 +90,9 @@ def turn_hue(image: Tensor, degrees: float) -> Tensor:
     scale = chroma.clamp(min=1e-12).reciprocal_()
     # In sextants of the circle: red is 0, green 2, blue 4.
     hue = torch.where(
-        value == red, (green - blue) * scale, torch.where(value == green, (blue - red) * scale + 2, (red - green) * scale + 4)
+        value == red,
+        (green - blue) * scale,
+        torch.where(value == green, (blue - red) * scale + 2, (red - green) * scale + 4),
     )
     places = torch.tensor([5.0, 3.0, 1.0]).view(3, 1, 1) + degrees / 60
     place = (hue + places).remainder_(6)

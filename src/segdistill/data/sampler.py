@@ -144,14 +144,14 @@ class _MicroBatches(Dataset[Batch | Crops | ValueError]):
 
     def __getitem__(self, index: int) -> Batch | Crops | ValueError:
         step, chunk = divmod(index, self.accumulate)
-        samples = []
+        samples: list[Batch | Crop] = []
         try:
             for stream in self.streams:
                 share = stream.size // (self.world * self.accumulate)
                 first = (self.rank * self.accumulate + chunk) * share
                 for position in range(first, first + share):
                     samples.append(stream.sample(self.seed, step, position, self.transform))
-            return _stack(samples)
+            return _collate(samples)
         except ValueError as error:
             return _plain(error)
 
@@ -175,24 +175,33 @@ class _Groups(Dataset[list[Batch] | ValueError]):
             return _plain(error)
 
 
-def _stack(samples: Sequence[Batch | Crop]) -> Batch | Crops:
-    sizes = sorted({sample.size if isinstance(sample, Crop) else tuple(sample[1].shape) for sample in samples})
-    if len(sizes) > 1:
-        shown = " and ".join(f"{width}×{height}" for height, width in sizes[:2])
-        raise ValueError(f"images of {shown} do not fit into one batch; set data.crop (or data.size)")
+def _collate(samples: Sequence[Batch | Crop]) -> Batch | Crops:
     crops = [sample for sample in samples if isinstance(sample, Crop)]
     if not crops:
-        images, targets = default_collate(samples)  # at once in memory that is shared, as `_empty` makes it
-        return images, targets
+        return _stack([sample for sample in samples if not isinstance(sample, Crop)])
+    _check_sizes(crop.size for crop in crops)
     return stack(crops, _empty)
+
+
+def _stack(samples: list[Batch]) -> Batch:
+    _check_sizes((image.shape[1], image.shape[2]) for image, _ in samples)
+    images, targets = default_collate(samples)  # at once in memory that is shared, as `_empty` makes it
+    return images, targets
+
+
+def _check_sizes(sizes: Iterable[tuple[int, int]]) -> None:
+    different = sorted(set(sizes))
+    if len(different) > 1:
+        shown = " and ".join(f"{width}×{height}" for height, width in different[:2])
+        raise ValueError(f"images of {shown} do not fit into one batch; set data.crop (or data.size)")
 
 
 def _empty(shape: tuple[int, ...]) -> Tensor:
     """Bytes to be written; in a loader's process such as the other process sees, so that they need not be copied."""
     if get_worker_info() is None:
         return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)
+    storage: Any = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _plain(error: ValueError) -> ValueError:

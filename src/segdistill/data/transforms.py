@@ -39,8 +39,8 @@ class TrainTransform:
         scale_step: distance of the factors that are drawn, from the least to the largest of `scale`; None: any factor.
         fit: (long, short), the sides of a rectangle, lying or standing, that the image would just fit into at factor 1,
             its proportions kept; None: factors are of the image itself.
-        cat_max_ratio: a crop is drawn anew, up to ten times, while it has fewer than two classes, or one that covers this
-            share of its labelled pixels; None: the first one is taken.
+        cat_max_ratio: a crop is drawn anew, up to ten times, while it has fewer than two classes, or one that covers
+            this share of its labelled pixels; None: the first one is taken.
         padding: where a small image lies. `random`: anywhere; `end`: above and left, so that the padding is below and
             right; `mirrored`: the same before the flip, which takes the padding along.
         draft: let JPEGs be decoded at a half, a quarter or an eighth of their size where twice the rows and columns of
@@ -257,7 +257,9 @@ def _steps(scale: tuple[float, float], step: float) -> list[float]:
     """The factors from the least to the largest, both included."""
     count = round((scale[1] - scale[0]) / step) if step > 0 else 0
     if count < 1 or abs(scale[0] + count * step - scale[1]) > 1e-6:
-        raise ValueError(f"scale_step: {step} does not lead from {scale[0]} to {scale[1]}; give a step that does, or null")
+        raise ValueError(
+            f"scale_step: {step} does not lead from {scale[0]} to {scale[1]}; give a step that does, or null"
+        )
     return [scale[0] + (scale[1] - scale[0]) * index / count for index in range(count + 1)]
 
 
@@ -284,12 +286,14 @@ def _varied(mask: Tensor, most: float) -> bool:
 
 
 def _resize_image(image: Tensor, size: Size) -> Tensor:
-    return tv.resize(image, list(size), v2.InterpolationMode.BILINEAR, antialias=True)
+    resized: Tensor = tv.resize(image, list(size), v2.InterpolationMode.BILINEAR, antialias=True)
+    return resized
 
 
 def _resize_mask(mask: Tensor, size: Size) -> Tensor:
     # nearest-exact takes the pixel under the centre, as the bilinear filter does; plain nearest shifts the mask.
-    return tv.resize(mask[None], list(size), v2.InterpolationMode.NEAREST_EXACT, antialias=False)[0]
+    resized: Tensor = tv.resize(mask[None], list(size), v2.InterpolationMode.NEAREST_EXACT, antialias=False)[0]
+    return resized
 
 
 def _check_size(name: str, size: Size | None) -> None:

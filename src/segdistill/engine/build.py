@@ -46,9 +46,7 @@ def build_transform(data: DataConfig, mean: Sequence[float] | None = None) -> Tr
     fill = mean if data.fill is None else data.fill
     if fill is not None:
         own["fill"] = tuple(fill)
-    return TrainTransform(
-        **own, photometric=data.photometric, padding=data.padding, size=data.resize, draft=data.draft
-    )
+    return TrainTransform(**own, photometric=data.photometric, padding=data.padding, size=data.resize, draft=data.draft)
 
 
 def build_unlabelled(data: DataConfig) -> SegmentationDataset | None:

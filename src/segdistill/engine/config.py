@@ -82,7 +82,7 @@ class DataConfig(Open):
     """A crop is drawn anew, up to ten times, while it has fewer than two classes, or one that covers this share of its
     labelled pixels, such as 0.75. Left out, the first crop is taken."""
     photometric: Literal["fast", "mmseg"] | bool = False
-    """Whether, and how, colours of training images vary at random: `fast` (or true) brightness, contrast and saturation;
+    """Whether, and how, colours of training images vary at random: `fast` (or true) brightness, contrast, saturation;
     `mmseg` these and hue, as OpenMMLab's `PhotoMetricDistortion`."""
     padding: Literal["random", "end", "mirrored"] = "random"
     """Where an image lies that is smaller than the crop: `random` anywhere in it; `end` above and left, the padding
@@ -91,7 +91,7 @@ class DataConfig(Open):
     """RGB colour of the padding, in 0 … 1; labels there are 255. Left out, the mean that the student subtracts."""
     draft: bool = False
     """Whether training may decode JPEGs at 1/2, 1/4 or 1/8 of their size where twice the rows and columns that it needs
-    remain: faster for photographs much larger than what is trained on, with slightly different pixels (docs/data.md)."""
+    remain: faster for photographs much larger than what is trained on; pixels differ slightly (docs/data.md)."""
     packed: str | None = None
     """Folder that `segdistill data pack` has written of these data: images are read from there, already decoded, and
     the data set's files are not needed. What is trained is the same to the last bit."""

@@ -148,9 +148,10 @@ def _look(folder: Path, pack: dict[str, Any], part: _Split) -> None:
 def _check_space(folder: Path, found: Sequence[_Split], say: Callable[[str], None]) -> None:
     need, free = sum(part.bytes() for part in found), shutil.disk_usage(folder).free
     for part in found:
-        there = f", {part.done} of them packed already" if part.done else ""
+        there = f", {part.done if part.missing else 'all'} packed already" if part.done else ""
         say(f"{part.split}: {len(part.dataset)} images{there}")
-    say(f"about {need / 1e9:.2f} GB to write; {free / 1e9:.2f} GB are free in {folder}")
+    left = f"about {need / 1e9:.2f} GB to write; {free / 1e9:.2f} GB are free in {folder}"
+    say(left if need else "nothing is left to write")
     if need > free:
         raise ValueError(
             f"{folder} has room for {free / 1e9:.2f} GB, the decoded images take about {need / 1e9:.2f} GB; make room, "
@@ -158,9 +159,7 @@ def _check_space(folder: Path, found: Sequence[_Split], say: Callable[[str], Non
         )
 
 
-def _write_shard(
-    folder: Path, part: _Split, threads: int, limit: int, tell: Callable[[int], None]
-) -> int:
+def _write_shard(folder: Path, part: _Split, threads: int, limit: int, tell: Callable[[int], None]) -> int:
     """Write the next shard of a split, then its index, which says that the shard is whole; returns how many items."""
     path = shard_path(folder, part.split, part.shards)
     digest, length = hashlib.sha256(), 0
@@ -174,8 +173,8 @@ def _write_shard(
                 sizes.append(list(mask.shape))
                 offsets.append(length)
                 for pixels in (image, mask):
-                    file.write(pixels)
-                    digest.update(pixels)
+                    file.write(pixels.data)
+                    digest.update(pixels.data)
                     length += pixels.nbytes
                 tell(len(sizes))
                 if length >= limit:

@@ -366,3 +366,11 @@ def test_the_command(segdistill, images, tmp_path):
     code, _, err = segdistill(*arguments, "--split", "test")
     assert code == 2
     assert err.count("\n") == 1
+
+
+def test_classes_of_a_file_that_changed(images, tmp_path):
+    (images / "classes.txt").write_text("wall\nfloor\ndoor\n")
+    pack_data(config(images, classes="classes.txt").data, tmp_path / "pack", ["val"], say=lambda line: None)
+    (images / "classes.txt").write_text("wall\nfloor\nwindow\n")
+    with pytest.raises(ValueError, match="was packed with other classes; pack into another folder"):
+        pack_data(config(images, classes="classes.txt").data, tmp_path / "pack", say=lambda line: None)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from segdistill.data import build_dataset
 from segdistill.data.dataset import Held, Unlabelled
+from segdistill.data.files import count_pixels, read_image, read_part
 from segdistill.data.photometric import distort, saturate, turn_hue
 from segdistill.data.transforms import EvalTransform, TrainTransform, stack
 
@@ -485,3 +486,21 @@ def test_crops_of_a_batch_are_those_of_its_images():
 def test_more_errors(options, line):
     with pytest.raises(ValueError, match=line):
         TrainTransform(crop=None, **options)
+
+
+def test_a_part_of_an_image_of_16_bits_or_turned_is_that_of_the_whole(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (60, 80), np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    turned = Image.Exif()
+    turned[274] = 6
+    Image.fromarray(photograph(64, 96)[0]).save(tmp_path / "b.png", exif=turned)
+    box = (slice(10, 40), slice(5, 33))
+    for name in ("a.png", "b.png"):
+        whole = read_image(tmp_path / name)
+        pixels, size = read_part(tmp_path / name, box, 2)
+        assert np.array_equal(pixels, whole[box])
+        assert size == whole.shape[:2]
+        assert count_pixels(tmp_path / name) == size[0] * size[1]
+    (tmp_path / "c.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"c.png: not a readable image"):
+        count_pixels(tmp_path / "c.png")

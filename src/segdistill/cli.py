@@ -382,6 +382,24 @@ def data_check(config: ConfigPath, overrides: Overrides = None) -> None:
         sys.exit(2)
 
 
+@data_app.command("pack", epilog="Example: `segdistill data pack cityscapes.yaml --out ~/packs/cityscapes`")
+def data_pack(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    *,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the pack; what is there of these data is kept.", show_default=False)
+    ],
+    split: Annotated[
+        list[str] | None, typer.Option(help="train, val or test; repeatable (default: the first two).")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare a pack with its checksums; write nothing.")] = False,
+) -> None:
+    """Decode a data set once and for all, so that training reads crops instead of decoding whole images."""
+    if show.data_pack(console, config, overrides or [], out, split or ["train", "val"], verify=verify):
+        sys.exit(2)
+
+
 @app.command(epilog="Example: `segdistill benchmark pspnet_resnet18 --teacher pspnet_resnet101 --method sstkd`")
 def benchmark(
     student: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a network, or a run.")] = "pspnet_resnet18",

@@ -254,6 +254,31 @@ def data_check(console: Console, config: Path, overrides: Sequence[str]) -> bool
     return bad
 
 
+def data_pack(
+    console: Console, config: Path, overrides: Sequence[str], out: Path, splits: Sequence[str], *, verify: bool
+) -> bool:
+    """Pack a configuration's data, or compare a pack with its checksums; returns whether there are problems."""
+    from segdistill.engine.config import load_config
+
+    data = load_config(config, overrides).data
+    from segdistill.data.packed import check_origin, damaged_shards, read_pack
+    from segdistill.engine.pack import pack_data
+
+    say = plain(console)
+    if not verify:
+        with progress("images") as told:
+            pack_data(data, out, splits, say=say, progress=told)
+        return False
+    pack = read_pack(out)
+    check_origin(pack, out, data.name, data.options)
+    problems = damaged_shards(out)
+    for line in problems:
+        say(f"problem: {line}")
+    counts = ", ".join(f"{found['images']} images of {split}" for split, found in pack["splits"].items())
+    say(f"{out}: {counts or 'no split is complete'}; {f'{len(problems)} problems' if problems else 'as it was packed'}")
+    return bool(problems)
+
+
 def doctor(console: Console) -> None:
     """Print versions, devices, threads, and the optional packages that are missing."""
     from segdistill.engine.runtime import environment, pick_device, pick_precision

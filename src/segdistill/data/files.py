@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from segdistill._printing import one_line
+from segdistill._types import Box, Size
 from segdistill.data.walk import dangling_link
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
@@ -27,6 +28,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000
 """What is read, as Pillow names it: what it decodes by itself. A file of PostScript it would hand on to Ghostscript,
 whatever the file is called."""
 
+ORIENTATION = ExifTags.Base.Orientation.value
 COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 """Pillow's modes of 8 bits and less that mean what RGB means."""
 
@@ -56,8 +58,42 @@ def read_image(path: Path | bytes, *, image_range: Range | None = None, max_pixe
     Raises:
         ValueError: if the file cannot be read, is too large, or its values cannot be mapped safely.
     """
-    with _opened(path, max_pixels) as (image, tiles):
-        return _pixels(image, image_range, str(_name(path)), tiles)
+    return read_part(path, image_range=image_range, max_pixels=max_pixels)[0]
+
+
+def read_part(
+    path: Path | bytes,
+    box: Box | None = None,
+    reduce: int = 1,
+    *,
+    image_range: Range | None = None,
+    max_pixels: int | None = None,
+) -> tuple[Bytes, Size]:
+    """Read a part of an image, as `read_image`, and the size (H,W) of the whole.
+
+    A file is decoded as a whole, since no usual format lets one skip; but what lies outside the box costs nothing more.
+    A JPEG may be decoded at a half, a quarter or an eighth of its size, which takes less time.
+
+    Args:
+        path: as for `read_image`.
+        box: the part; None: all. What lies outside the image is black.
+        reduce: 2, 4 or 8: decode a JPEG at that fraction of its size. Other files, and JPEGs that are not upright, come
+            in full.
+        image_range: as for `read_image`.
+        max_pixels: as for `read_image`.
+
+    Raises:
+        ValueError: as `read_image`.
+    """
+    name = str(_name(path))
+    with _opened(path, max_pixels, reduce) as (image, tiles, size):
+        if box is None:
+            return _pixels(image, image_range, name, tiles), size
+        if image.mode not in COLOURS:
+            return _pixels(image, image_range, name, tiles)[box], size
+        by = 1 if (image.height, image.width) == size else reduce
+        left, top, right, bottom = (e // by for e in (box[1].start, box[0].start, box[1].stop, box[0].stop))
+        return _pixels(image.crop((left, top, right, bottom)), image_range, name, tiles), size
 
 
 def image_pixels(image: Image.Image, *, image_range: Range | None = None) -> Bytes:
@@ -88,7 +124,7 @@ def _pixels(image: Image.Image, image_range: Range | None, name: str, tiles: lis
     if image.mode not in COLOURS:
         raise ValueError(f"{name}: colours of mode {image.mode}, which is not RGB; save it as RGB")
     image.info.pop("transparency", None)  # Pillow would warn of it at every conversion
-    pixels = np.array(image.convert("RGB"))
+    pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     if image_range is None:
         return pixels
     low, high = image_range
@@ -143,7 +179,7 @@ def read_mask(path: Path | bytes, *, by_colour: bool = False, max_pixels: int | 
     Raises:
         ValueError: if the file cannot be read, or does not hold whole numbers as they are.
     """
-    with _opened(path, max_pixels) as (mask, tiles):
+    with _opened(path, max_pixels) as (mask, tiles, _):
         path = _name(path)
         scaled = [args[-1] for _, _, _, args in tiles if mask.format == "PPM" and isinstance(args, tuple)]
         if scaled and scaled[0] not in (255, 65535):
@@ -159,8 +195,13 @@ def read_mask(path: Path | bytes, *, by_colour: bool = False, max_pixels: int | 
 
 
 @contextmanager
-def _opened(path: Path | bytes, max_pixels: int | None) -> Iterator[tuple[Image.Image, list[Any]]]:
-    """Open and decode a file; the image, and how Pillow found its data stored. One line says what is wrong."""
+def _opened(
+    path: Path | bytes, max_pixels: int | None, reduce: int = 1
+) -> Iterator[tuple[Image.Image, list[Any], Size]]:
+    """Open and decode a file; the image, how Pillow found its data stored, and its size. One line says what is wrong.
+
+    The size is that of the file, upright; the image is smaller if it was decoded so.
+    """
     try:
         image = _open(path, max_pixels)
     except Exception as error:  # a damaged file makes Pillow raise anything
@@ -169,13 +210,42 @@ def _opened(path: Path | bytes, max_pixels: int | None) -> Iterator[tuple[Image.
         try:
             pages = _pages(image)
             tiles = list(getattr(image, "tile", []))
+            size = image.height, image.width
+            if reduce > 1 and _can_be_reduced(image, reduce):
+                image.draft(image.mode, (image.width // reduce, image.height // reduce))
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)
+            if image.getexif().get(ORIENTATION, 1) != 1:
+                ImageOps.exif_transpose(image, in_place=True)
+                size = image.height, image.width
         except Exception as error:
             raise ValueError(_line(path, error)) from error
         if pages > 1:
             raise ValueError(f"{_name(path)}: {pages} images in one file; save each as a file of its own")
-        yield image, tiles
+        yield image, tiles, size
+
+
+def _can_be_reduced(image: Image.Image, reduce: int) -> bool:
+    """Whether an image that is open but not decoded can be decoded at a fraction of its size."""
+    if image.format != "JPEG" or image.mode not in ("L", "RGB") or min(image.size) < 16 * reduce:
+        return False
+    return bool(image.getexif().get(ORIENTATION, 1) == 1)  # else a box is not where it seems
+
+
+def count_pixels(path: Path, *, max_pixels: int | None = None) -> int:
+    """How many pixels an image has, from the file's head.
+
+    Args:
+        path: of the image.
+        max_pixels: as for `read_image`.
+
+    Raises:
+        ValueError: if the file is no image, or is too large.
+    """
+    try:
+        with _open(path, max_pixels) as image:
+            return image.width * image.height
+    except Exception as error:
+        raise ValueError(_line(path, error)) from error
 
 
 _PILLOW = threading.Lock()

@@ -73,13 +73,23 @@ class LabelRule:
         """
         if values.ndim == 3:
             return self._ids_of_colours(values, path)
-        mapped = values.astype(np.int64)
+        if values.dtype == np.uint8:
+            table = self._map(np.arange(256))
+            mapped = table.astype(np.uint8 if 0 <= table.min() <= table.max() <= 255 else np.int64)[values]
+        else:
+            mapped = self._map(values.astype(np.int64))
+        return check_ids(mapped, len(self.classes), path, lambda: self._hint(set(np.unique(mapped).tolist())))
+
+    def _map(self, values: Array) -> Array:
+        """What values of a mask mean, as numbers of 64 bits."""
         if self.reduce_zero_label:
-            kept = (mapped == IGNORE) | (mapped == IGNORE + 1)  # the latter is no class, and must not become void
-            mapped = np.where(mapped == 0, IGNORE, np.where(kept, mapped, mapped - 1))
+            kept = (values == IGNORE) | (values == IGNORE + 1)  # the latter is no class, and must not become void
+            mapped = np.where(values == 0, IGNORE, np.where(kept, values, values - 1))
+        else:
+            mapped = values.copy()
         for value, index in self._values.items():
             mapped[values == value] = index
-        return check_ids(mapped, len(self.classes), path, self._hint(set(np.unique(mapped).tolist())))
+        return mapped
 
     def _ids_of_colours(self, values: Array, path: Path) -> Bytes:
         if self.reduce_zero_label:

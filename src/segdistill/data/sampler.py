@@ -1,8 +1,9 @@
 """Batches that are addressed by step: the same ones for any number of workers, processes and accumulation chunks."""
 
+import math
 import os
 import signal
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -10,11 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from segdistill.data.dataset import SegmentationDataset
-from segdistill.data.transforms import EvalTransform
-from segdistill.functional import IGNORE
+from segdistill.data.dataset import SegmentationDataset, Unlabelled
+from segdistill.data.transforms import Crop, Crops, EvalTransform, TrainTransform, stack
 
 Batch = tuple[Tensor, Tensor]
 Transform = Callable[[Tensor, Tensor], Batch]
@@ -36,6 +36,7 @@ def train_loader(
     world: int = 1,
     unlabelled: SegmentationDataset | None = None,
     unlabelled_batch: int = 0,
+    device: torch.device | str | None = None,
 ) -> Iterable[Batch]:
     """Batches of the steps `start` … `steps - 1`, each cut into `accumulate` micro-batches that come one after another.
 
@@ -56,6 +57,7 @@ def train_loader(
         world: number of processes.
         unlabelled: images for the losses that need no labels; masks they may have are replaced by 255.
         unlabelled_batch: how many of them come with each step, over all processes and micro-batches.
+        device: where the batches of a `TrainTransform` are made: they travel there as bytes. None: they stay.
 
     Raises:
         ValueError: if a batch cannot be divided evenly; when iterating, what data set and transform raise.
@@ -74,7 +76,7 @@ def train_loader(
         if not len(stream.dataset):
             raise ValueError(f"{name}: the data set has no images")
     micro_batches = _MicroBatches(streams, transform, seed, accumulate, rank, world)
-    return _Loader(micro_batches, range(start * accumulate, steps * accumulate), workers)
+    return _Loader(micro_batches, range(start * accumulate, steps * accumulate), workers, device)
 
 
 def eval_loader(
@@ -108,15 +110,18 @@ class _Stream:
         self.size = size
         self.number = number
 
-    def sample(self, seed: int, step: int, position: int, transform: Transform) -> Batch:
+    def sample(self, seed: int, step: int, position: int, transform: Transform) -> Batch | Crop:
         epoch, place = divmod(step * self.size + position, len(self.dataset))
-        image, mask = self.dataset[int(_permutation(len(self.dataset), seed, self.number, epoch)[place])]
+        source = self.dataset.source(int(_permutation(len(self.dataset), seed, self.number, epoch)[place]))
         if self.number == UNLABELLED:
-            mask = torch.full_like(mask, IGNORE)
+            source = Unlabelled(source)
         # torch.manual_seed would reset the generators of all devices as well; only the CPU's is put back afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(_sample_seed(seed, self.number, step, position))
-            return transform(image, mask)
+            if isinstance(transform, TrainTransform):
+                return transform.draw(source)
+            whole = (slice(0, source.size[0]), slice(0, source.size[1]))
+            return transform(source.image(whole), source.mask(whole))
 
 
 @lru_cache(maxsize=8)
@@ -128,7 +133,7 @@ def _sample_seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
-class _MicroBatches(Dataset[Batch | ValueError]):
+class _MicroBatches(Dataset[Batch | Crops | ValueError]):
     def __init__(self, streams: list[_Stream], transform: Transform, seed: int, accumulate: int, rank: int, world: int):
         self.streams = streams
         self.transform = transform
@@ -137,16 +142,16 @@ class _MicroBatches(Dataset[Batch | ValueError]):
         self.rank = rank
         self.world = world
 
-    def __getitem__(self, index: int) -> Batch | ValueError:
+    def __getitem__(self, index: int) -> Batch | Crops | ValueError:
         step, chunk = divmod(index, self.accumulate)
-        samples = []
+        samples: list[Batch | Crop] = []
         try:
             for stream in self.streams:
                 share = stream.size // (self.world * self.accumulate)
                 first = (self.rank * self.accumulate + chunk) * share
                 for position in range(first, first + share):
                     samples.append(stream.sample(self.seed, step, position, self.transform))
-            return _stack(samples)
+            return _collate(samples)
         except ValueError as error:
             return _plain(error)
 
@@ -170,13 +175,33 @@ class _Groups(Dataset[list[Batch] | ValueError]):
             return _plain(error)
 
 
+def _collate(samples: Sequence[Batch | Crop]) -> Batch | Crops:
+    crops = [sample for sample in samples if isinstance(sample, Crop)]
+    if not crops:
+        return _stack([sample for sample in samples if not isinstance(sample, Crop)])
+    _check_sizes(crop.size for crop in crops)
+    return stack(crops, _empty)
+
+
 def _stack(samples: list[Batch]) -> Batch:
-    sizes = sorted({(image.shape[1], image.shape[2]) for image, _ in samples})
-    if len(sizes) > 1:
-        shown = " and ".join(f"{width}×{height}" for height, width in sizes[:2])
+    _check_sizes((image.shape[1], image.shape[2]) for image, _ in samples)
+    images, targets = default_collate(samples)  # at once in memory that is shared, as `_empty` makes it
+    return images, targets
+
+
+def _check_sizes(sizes: Iterable[tuple[int, int]]) -> None:
+    different = sorted(set(sizes))
+    if len(different) > 1:
+        shown = " and ".join(f"{width}×{height}" for height, width in different[:2])
         raise ValueError(f"images of {shown} do not fit into one batch; set data.crop (or data.size)")
-    images, targets = zip(*samples, strict=True)
-    return torch.stack(images), torch.stack(targets)
+
+
+def _empty(shape: tuple[int, ...]) -> Tensor:
+    """Bytes to be written; in a loader's process such as the other process sees, so that they need not be copied."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage: Any = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _plain(error: ValueError) -> ValueError:
@@ -201,8 +226,9 @@ def _leave_group(_worker: int) -> None:
 class _Loader:
     """A DataLoader over ready-made batches, which raises the errors that its workers hand over."""
 
-    def __init__(self, batches: Dataset[Any], indices: range, workers: int):
+    def __init__(self, batches: Dataset[Any], indices: range, workers: int, device: torch.device | str | None = None):
         self.indices = indices
+        self.device = device
         self.loader = DataLoader(
             batches,
             batch_size=None,
@@ -219,6 +245,9 @@ class _Loader:
             for item in self.loader:
                 if isinstance(item, ValueError):
                     raise item
-                yield from item if isinstance(item, list) else [item]
+                if isinstance(item, Crops):
+                    yield item.numbers(self.device)
+                else:
+                    yield from item if isinstance(item, list) else [item]
         except (ConnectionError, EOFError):  # what is heard first of a worker that was killed, now and then
             raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from None

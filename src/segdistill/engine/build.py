@@ -1,10 +1,13 @@
 """From a configuration to the things it names: data sets, networks, the student."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from segdistill.data import FileDataset, SegmentationDataset, build_dataset, dataset_options
+from segdistill.data.packed import PackedDataset
+from segdistill.data.transforms import TrainTransform
 from segdistill.engine.config import Config, DataConfig, NetworkConfig
 from segdistill.engine.student import load_student, read_card
 from segdistill.models import build_model
@@ -26,8 +29,30 @@ def build_split(data: DataConfig, split: str) -> SegmentationDataset:
     Args:
         data: section of the configuration.
         split: `train`, `val` or `test`.
+
+    Raises:
+        ValueError: as `build_dataset`; or if the data are read from a pack, and it is of other data.
     """
+    if data.packed is not None:
+        return PackedDataset(data.packed, split, name=data.name, options=data.options)
     return build_dataset(data.name, split, **data.options)
+
+
+def build_transform(data: DataConfig, mean: Sequence[float] | None = None) -> TrainTransform:
+    """The augmentation of training images.
+
+    Args:
+        data: section of the configuration.
+        mean: RGB in 0 … 1 that the student subtracts, the colour of padding if the configuration names none.
+
+    Raises:
+        ValueError: if its keys do not go together.
+    """
+    own = {key: getattr(data, key) for key in ("crop", "scale", "scale_step", "fit", "flip", "cat_max_ratio")}
+    fill = mean if data.fill is None else data.fill
+    if fill is not None:
+        own["fill"] = tuple(fill)
+    return TrainTransform(**own, photometric=data.photometric, padding=data.padding, size=data.resize, draft=data.draft)
 
 
 def build_unlabelled(data: DataConfig) -> SegmentationDataset | None:

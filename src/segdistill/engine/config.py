@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from segdistill._options import closest, first_mistake, refuse_unknown
 from segdistill._printing import one_line
 from segdistill._types import Size
+from segdistill.data.augmentations import AUGMENTATIONS, augmentation
 from segdistill.data.sets import SETS
 from segdistill.engine.shipped import find_config, is_shipped
 from segdistill.methods._catalogue import METHODS, method_entries, resolve_methods
@@ -85,12 +86,37 @@ class DataConfig(Open):
     crop: Size | None = None
     """[height, width] of the random crop that is trained on; images that are smaller are padded. Left out, whole images
     are used, which then must all have one size."""
+    augmentation: str | None = None
+    """Name of an augmentation as a paper's code does it, which sets the keys from `scale` to `padding` below: `skd`,
+    `cwd`, `cirkd`, `mmseg` (ADE20K, VOC, COCO-Stuff), `mmseg_cityscapes`, `mmseg_context` (docs/data.md). Keys that are
+    given beside it win."""
     scale: tuple[float, float] = (0.5, 2.0)
     """[least, largest] factor by which a training image is resized at random before it is cropped."""
+    scale_step: float | None = Field(None, gt=0)
+    """Distance of the factors that are drawn, such as 0.1: 0.5, 0.6, …, 2.0. Left out, any factor in the range is."""
+    fit: tuple[int, int] | None = None
+    """[long, short] sides of a rectangle, lying or standing, that a training image would just fit into at factor 1, its
+    proportions kept: with [2048, 512] and factors from 0.5 to 2, short sides are 256 … 1024. Left out, factors are of
+    the image itself."""
     flip: bool = True
     """Whether a training image is mirrored left to right, every second time on average."""
-    photometric: bool = False
-    """Whether brightness, contrast, saturation and hue of training images vary at random."""
+    cat_max_ratio: float | None = Field(None, gt=0, lt=1)
+    """A crop is drawn anew, up to ten times, while it has fewer than two classes, or one that covers this share of its
+    labelled pixels, such as 0.75. Left out, the first crop is taken."""
+    photometric: Literal["fast", "mmseg"] | bool = False
+    """Whether, and how, colours of training images vary at random: `fast` (or true) brightness, contrast, saturation;
+    `mmseg` these and hue, as OpenMMLab's `PhotoMetricDistortion`."""
+    padding: Literal["random", "end", "mirrored"] = "random"
+    """Where an image lies that is smaller than the crop: `random` anywhere in it; `end` above and left, the padding
+    below and right; `mirrored` the same, but that a flip takes the padding along."""
+    fill: tuple[float, float, float] | None = None
+    """RGB colour of the padding, in 0 … 1; labels there are 255. Left out, the mean that the student subtracts."""
+    draft: bool = False
+    """Whether training may decode JPEGs at 1/2, 1/4 or 1/8 of their size where twice the rows and columns that it needs
+    remain: faster for photographs much larger than what is trained on; pixels differ slightly (docs/data.md)."""
+    packed: str | None = None
+    """Folder that `segdistill data pack` has written of these data: images are read from there, already decoded, and
+    the data set's files are not needed. What is trained is the same to the last bit."""
     batch_size: int = Field(8, gt=0)
     """Labelled images in the batch of one step, of all processes together; `train.accumulate` splits it further."""
     workers: int = Field(2, ge=0)
@@ -99,6 +125,18 @@ class DataConfig(Open):
     """Images that are evaluated at a time; more than 1 needs images of one size."""
     unlabelled: UnlabelledConfig | None = None
     """Images without labels that join each batch."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _name_augmentation(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("augmentation") is not None:
+            return {**augmentation(given["augmentation"]), **given}
+        return given
+
+    @pydantic.field_validator("photometric")
+    @classmethod
+    def _name_fast(cls, value: Any) -> Any:
+        return "fast" if value is True else value
 
     @pydantic.field_validator("size", "crop")
     @classmethod
@@ -506,6 +544,9 @@ def _set(raw: dict[str, Any], override: str) -> None:
         section.clear()
     if parents and parents[-1] in ("student", "teacher") and last == "name":
         section.pop("checkpoint", None)
+    if parents and parents[-1] == "data" and last == "augmentation":  # of another one, or of none, all keys are there
+        for key in {key for keys in AUGMENTATIONS.values() for key in keys}:
+            section.pop(key, None)
     section[last] = value
 
 

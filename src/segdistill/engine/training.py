@@ -16,7 +16,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from segdistill.data import SegmentationDataset
 from segdistill.data.check import quick_check
 from segdistill.data.sampler import train_loader
-from segdistill.data.transforms import TrainTransform
 from segdistill.engine import build
 from segdistill.engine.checkpoint import not_finite_tensors, save_checkpoint
 from segdistill.engine.clock import Clock, Waited
@@ -129,14 +128,7 @@ class Training:
     def batches(self) -> Waited:
         """Micro-batches from the step where the run stands."""
         data, cfg, run = self.config.data, self.cfg, self.run
-        transform = TrainTransform(
-            crop=data.crop,
-            scale=data.scale,
-            flip=data.flip,
-            photometric=data.photometric,
-            size=data.resize,
-            fill=getattr(self.network, "mean", (0.485, 0.456, 0.406)),
-        )
+        transform = build.build_transform(data, getattr(self.network, "mean", None))
         unlabelled = build.build_unlabelled(data)
         loader = train_loader(
             self.train_set,
@@ -151,6 +143,7 @@ class Training:
             world=run.world,
             unlabelled=unlabelled,
             unlabelled_batch=data.unlabelled.batch_size if data.unlabelled is not None else 0,
+            device=run.device,
         )
         self._batches = Waited(loader)
         return self._batches

@@ -13,6 +13,7 @@ from torch import nn
 
 from segdistill import Protocol, build_dataset, build_model, evaluate, infer
 from segdistill.engine import protocol as module
+from segdistill.engine import rows
 from segdistill.engine.config import EvalConfig, dump_config, load_config
 from segdistill.engine.presets import MMSEG_SIDES, PRESETS, in_words, preset
 from segdistill.engine.protocol import infer_ids, named_protocol, read_protocol
@@ -281,6 +282,7 @@ def test_bands_change_nothing(name, size, monkeypatch):
     whole = infer(network, seen, protocol, size=size)
     assert whole.shape == (2, 4, *(size or (11, 14)))
     assert torch.equal(infer_ids(network, seen, protocol, size=size).long(), whole.argmax(1))
+    monkeypatch.setattr(module, "WHOLE", 1)
     for pixels in (1, 14 * 3, 14 * 8):
         monkeypatch.setattr(module, "BAND", pixels)
         found = infer(network, seen, protocol, size=size)
@@ -288,7 +290,8 @@ def test_bands_change_nothing(name, size, monkeypatch):
         assert torch.equal(infer_ids(network, seen, protocol, size=size).long(), found.argmax(1))
 
 
-def test_windows_keep_the_rows_that_they_are_at():
+def test_windows_keep_the_rows_that_they_are_at(monkeypatch):
+    monkeypatch.setattr(rows, "BLOCK", 2)
     seen = torch.rand(1, 3, 200, 30)
     windows = Windows(Network(), Given(seen), (16, 16), (5, 16), False, torch.device("cpu"))
     whole = infer(windows.network, seen, Protocol(window=(16, 16), stride=(5, 16)))
@@ -296,7 +299,7 @@ def test_windows_keep_the_rows_that_they_are_at():
     for top in range(0, 200, 7):
         with torch.no_grad():
             found.append(windows.rows(top, min(200, top + 7)))
-        assert sum(rows.shape[-2] for rows in windows.sums.values()) <= 7 + 16 + 5
+        assert sum(block.shape[-2] for block in windows.sums.values()) <= 7 + 16 + 2
     assert torch.equal(torch.cat(found, -2), whole)
 
 

@@ -144,8 +144,11 @@ class Protocol:
 PLAIN = Protocol()
 """Whole images at their own size, and the mean over the classes that are there."""
 
-BAND = 2**21
-"""Pixels of a band of rows that is finished at once: a whole image of Cityscapes."""
+WHOLE = 2**21
+"""Pixels of the largest result that is finished at once: an image of Cityscapes."""
+
+BAND = 2**19
+"""Pixels of a band of rows that is finished at once, of a larger one."""
 
 
 def named_protocol(name: str, data: str | None = None) -> Protocol:
@@ -235,7 +238,7 @@ def _bands(network: nn.Module, images: Tensor, protocol: Protocol, size: Size | 
     """The result from the top down, in bands (N,C,h,W)."""
     height, width = size or (images.shape[-2], images.shape[-1])
     count = len(protocol.scales) * (1 + protocol.flip)
-    step = max(1, BAND // width)
+    step = height if height * width <= WHOLE else max(1, BAND // width)
     views = _views(network, images, protocol, (height, width))
     if step < height:
         views = list(views)  # they go down side by side; else each one is gone before the next

@@ -137,6 +137,10 @@ class Whole(Rows):
         return self.logits.rows(top, bottom)
 
 
+BLOCK = 64
+"""Most rows of sums that come and go together."""
+
+
 class Windows(Rows):
     """A network's logits of images that it sees through windows, averaged where windows overlap.
 
@@ -165,8 +169,8 @@ class Windows(Rows):
         self.height, self.width = (min(side, full) for side, full in zip(window, self.size, strict=True))
         self.tops = starts(self.size[0], window[0], stride[0])
         self.lefts = starts(self.size[1], window[1], stride[1])
-        edges = sorted({*self.tops, *(top + self.height for top in self.tops)})
-        self.blocks = list(pairwise(edges))
+        edges = {*self.tops, *(top + self.height for top in self.tops), *range(0, self.size[0], BLOCK)}
+        self.blocks = list(pairwise(sorted(edges)))
         """Rows that the same windows see, [top, bottom)."""
         self.sums: dict[int, Tensor] = {}
         """Sums of logits of a block, by its top."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
@@ -214,29 +213,6 @@ def layers(console: Console, model: str, size: tuple[int, int], depth: int) -> N
     console.print(table)
     for line in found.lines():
         plain(console)(line)
-
-
-def data_check(console: Console, config: Path, overrides: Sequence[str]) -> bool:
-    """Print what `check_dataset` finds in each split; returns whether there are problems."""
-    from segdistill.engine.config import load_config
-
-    data = load_config(config, overrides).data
-    from segdistill.data.check import check_data
-
-    bad = False
-    for split in ("train", "val", "test"):
-        try:
-            with progress(f"items of {split}") as told:
-                report = check_data(data.name, split, progress=told, **data.options)
-        except ValueError as error:
-            console.print(f"{split}: {error}", style="yellow" if split == "test" else "red")
-            bad |= split != "test"
-            continue
-        console.print(split, style="bold")
-        for line in report.lines():
-            console.print(line)
-        bad |= bool(report.problems)
-    return bad
 
 
 def doctor(console: Console) -> None:

@@ -332,10 +332,24 @@ def layers(
     show.layers(console, model, size, depth)
 
 
-@data_app.command("check", epilog="Example: `segdistill data check configs/camvid/student_cpu.yaml`")
-def data_check(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Look at every image and mask of a configuration's data, and list all problems."""
-    if show_data.check(console, config, overrides or []):
+@data_app.command("check", epilog="Example: `segdistill data check configs/camvid/student_cpu.yaml --sheet check.png`")
+def data_check(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    json: Annotated[Path | None, typer.Option(help="Where the figures go.", show_default=False)] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="PNG of samples with their masks over them.", show_default=False)
+    ] = None,
+    records: Annotated[
+        Path | None,
+        typer.Option(help="Keep what was found image by image, so that only changes are read.", show_default=False),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that read (default: one a core).", min=0, show_default=False)
+    ] = None,
+) -> None:
+    """Look at every image and mask of a configuration's data: counts, copies, all problems."""
+    if show_data.check(console, config, overrides or [], workers=workers, json=json, sheet=sheet, records=records):
         sys.exit(2)
 
 

@@ -1,9 +1,11 @@
 """What the commands on data sets print."""
 
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -52,24 +54,71 @@ def prepare(
     )
 
 
-def check(console: Console, config: Path, overrides: Sequence[str]) -> bool:
-    """Print what `check_dataset` finds in each split; returns whether there are problems."""
+def check(
+    console: Console,
+    config: Path,
+    overrides: Sequence[str],
+    *,
+    workers: int | None,
+    json: Path | None,
+    sheet: Path | None,
+    records: Path | None,
+) -> bool:
+    """Print what `check_splits` finds, and write it; returns whether there are problems."""
     from segdistill.engine.config import load_config
 
     data = load_config(config, overrides).data
-    from segdistill.data.check import check_data
+    from segdistill.data.check import check_splits
+    from segdistill.engine.run_folder import explaining, write_atomically, write_json
 
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with explaining(records or Path()):
+        found = check_splits(
+            data.name,
+            data.options,
+            workers=cores if workers is None else workers,
+            records=records,
+            progress=lambda split: show.progress(f"items of {split}"),
+        )
     bad = False
-    for split in ("train", "val", "test"):
-        try:
-            with show.progress(f"items of {split}") as told:
-                report = check_data(data.name, split, progress=told, **data.options)
-        except ValueError as error:
-            console.print(f"{split}: {error}", style="yellow" if split == "test" else "red")
+    for split, report in found.items():
+        if isinstance(report, str):
+            console.print(f"{split}: {report}", style="yellow" if split == "test" else "red")
             bad |= split != "test"
             continue
         console.print(split, style="bold")
         for line in report.lines():
             console.print(line)
         bad |= bool(report.problems)
+    if json is not None:
+        splits = {s: {"missing": r} if isinstance(r, str) else r.figures() for s, r in found.items()}
+        write_json(json, {"data": data.name, "options": data.options, "splits": splits})
+        show.plain(console)(f"written to {json}")
+    if sheet is not None:
+        picture = _sheet(data.name, data.options, found)
+        write_atomically(sheet, lambda path: picture.save(path, format="PNG"))
+        show.plain(console)(f"drawn in {sheet}")
     return bad
+
+
+def _sheet(name: str, options: dict[str, Any], found: Mapping[str, Any], count: int = 6) -> Any:
+    """A picture of samples of each split that could be read."""
+    from segdistill.data.dataset import MissingMasks
+    from segdistill.data.sets import build_dataset
+    from segdistill.data.sheet import choose_samples, draw_sheet
+
+    samples = {}
+    for split, report in found.items():
+        if isinstance(report, str):
+            continue
+        try:
+            dataset = build_dataset(name, split, **options)
+        except MissingMasks as error:
+            dataset = error.dataset
+        readable = report.readable
+        chosen = choose_samples(report.seen[readable], count)
+        if chosen:
+            samples[split] = dataset, [int(readable[index]) for index in chosen]
+    if not samples:
+        raise ValueError("--sheet: there is no image that can be read, so nothing to draw")
+    return draw_sheet(samples)

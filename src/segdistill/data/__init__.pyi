@@ -1,6 +1,7 @@
 from .check import DatasetReport as DatasetReport
 from .check import check_data as check_data
 from .check import check_dataset as check_dataset
+from .check import check_splits as check_splits
 from .check import quick_check as quick_check
 from .dataset import SPLITS as SPLITS
 from .dataset import SegmentationDataset as SegmentationDataset

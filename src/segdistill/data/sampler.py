@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -98,6 +98,17 @@ def eval_loader(
     """
     groups = _Groups(dataset, EvalTransform(size=size), range(rank, len(dataset), world), batch_size)
     return _Loader(groups, range(len(groups)), workers)
+
+
+def load_in_order(items: Dataset[Any], indices: Sequence[int], workers: int) -> Iterable[Any]:
+    """Items of anything, in the order of their indices; a signal to the process group leaves the workers alone.
+
+    Args:
+        items: that are loaded.
+        indices: which of them.
+        workers: processes that load ahead; 0: load in this one.
+    """
+    return _Loader(items, indices, workers)
 
 
 class _Stream:
@@ -201,7 +212,7 @@ def _leave_group(_worker: int) -> None:
 class _Loader:
     """A DataLoader over ready-made batches, which raises the errors that its workers hand over."""
 
-    def __init__(self, batches: Dataset[Any], indices: range, workers: int):
+    def __init__(self, batches: Dataset[Any], indices: Sequence[int], workers: int):
         self.indices = indices
         self.loader = DataLoader(
             batches,

@@ -255,9 +255,10 @@ def test_the_command_writes_figures_sheet_and_records(tmp_path, segdistill):
 def test_the_command_without_anything_to_draw(tmp_path, segdistill):
     options = {"root": str(tmp_path / "gone"), "classes": ["a", "b"]}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"data": {"name": "folder", **options}, **NETWORKS}))
-    status, _, err = segdistill("data", "check", tmp_path / "c.yaml", "--sheet", tmp_path / "x.png")
+    status, printed, _ = segdistill("data", "check", tmp_path / "c.yaml", "--sheet", tmp_path / "x.png")
     assert status == 2
-    assert "--sheet: there is no image that can be read, so nothing to draw" in err
+    assert "no such folder" in printed
+    assert printed.endswith("x.png: not drawn, as no image can be read\n")
     assert not (tmp_path / "x.png").exists()
     status, _, err = segdistill("data", "check", tmp_path / "c.yaml", "--records", tmp_path / "gone" / "r")
     assert status == 2

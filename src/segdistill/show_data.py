@@ -80,6 +80,17 @@ def check(
             records=records,
             progress=lambda split: show.progress(f"items of {split}"),
         )
+    # What is wanted in files is there before anything is printed: a terminal that is gone costs nothing.
+    written = []
+    if json is not None:
+        splits = {s: {"missing": r} if isinstance(r, str) else r.figures() for s, r in found.items()}
+        write_json(json, {"data": data.name, "options": data.options, "splits": splits})
+        written.append(f"written to {json}")
+    picture = None if sheet is None else _sheet(data.name, data.options, found)
+    if sheet is not None and picture is not None:
+        write_atomically(sheet, lambda path: picture.save(path, format="PNG"))
+    if sheet is not None:
+        written.append(f"drawn in {sheet}" if picture else f"{sheet}: not drawn, as no image can be read")
     bad = False
     for split, report in found.items():
         if isinstance(report, str):
@@ -90,19 +101,13 @@ def check(
         for line in report.lines():
             console.print(line)
         bad |= bool(report.problems)
-    if json is not None:
-        splits = {s: {"missing": r} if isinstance(r, str) else r.figures() for s, r in found.items()}
-        write_json(json, {"data": data.name, "options": data.options, "splits": splits})
-        show.plain(console)(f"written to {json}")
-    if sheet is not None:
-        picture = _sheet(data.name, data.options, found)
-        write_atomically(sheet, lambda path: picture.save(path, format="PNG"))
-        show.plain(console)(f"drawn in {sheet}")
+    for line in written:
+        show.plain(console)(line)
     return bad
 
 
 def _sheet(name: str, options: dict[str, Any], found: Mapping[str, Any], count: int = 6) -> Any:
-    """A picture of samples of each split that could be read."""
+    """A picture of samples of each split that could be read; None if none could."""
     from segdistill.data.dataset import MissingMasks
     from segdistill.data.sets import build_dataset
     from segdistill.data.sheet import choose_samples, draw_sheet
@@ -119,6 +124,4 @@ def _sheet(name: str, options: dict[str, Any], found: Mapping[str, Any], count: 
         chosen = choose_samples(report.seen[readable], count)
         if chosen:
             samples[split] = dataset, [int(readable[index]) for index in chosen]
-    if not samples:
-        raise ValueError("--sheet: there is no image that can be read, so nothing to draw")
-    return draw_sheet(samples)
+    return draw_sheet(samples) if samples else None

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,8 +97,8 @@ class RecordStore:
 
     def __init__(self, path: Path, settings: dict[str, Any]):
         self.settings = json.dumps([FORMAT, settings], sort_keys=True, default=str)
-        path.touch()
-        self.file = path.open("r+b")
+        self.file = path.open("a+b")  # what two processes append stays whole
+        self.file.seek(0)
         self.places: dict[str, int] = {}
         place, line = 0, b"\n"
         for line in self.file:
@@ -150,9 +149,10 @@ class RecordStore:
             key: of the item.
             record: of the item.
         """
-        self.places[key] = self.file.seek(0, os.SEEK_END)
-        self.file.write(f"{key} {json.dumps(record)}\n".encode())
+        line = f"{key} {json.dumps(record)}\n".encode()
+        self.file.write(line)
         self.file.flush()
+        self.places[key] = self.file.tell() - len(line)
 
 
 def _state(file: Path) -> tuple[int, int]:

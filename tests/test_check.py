@@ -257,7 +257,7 @@ def test_the_command_without_anything_to_draw(tmp_path, segdistill):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"data": {"name": "folder", **options}, **NETWORKS}))
     status, printed, _ = segdistill("data", "check", tmp_path / "c.yaml", "--sheet", tmp_path / "x.png")
     assert status == 2
-    assert "no such folder" in printed
+    assert "no such folder" in " ".join(printed.split())
     assert printed.endswith("x.png: not drawn, as no image can be read\n")
     assert not (tmp_path / "x.png").exists()
     status, _, err = segdistill("data", "check", tmp_path / "c.yaml", "--records", tmp_path / "gone" / "r")

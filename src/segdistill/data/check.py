@@ -232,18 +232,30 @@ def quick_check(dataset: SegmentationDataset, sample: int = 8) -> list[str]:
     return lines
 
 
-def check_data(name: str, split: str, **options: Any) -> DatasetReport:
+def check_data(
+    name: str,
+    split: str,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 0,
+    **options: Any,
+) -> DatasetReport:
     """Check one split of a data set; images without a mask are listed with the other problems.
 
     Args:
         name: as in `list_datasets()`.
         split: train, val or test.
-        **options: of the data set, as a config gives them, and those of `check_dataset`.
+        progress: called with (items done, items in all) after each item.
+        workers: processes that read; 0: this one.
+        **options: of the data set, as a config gives them.
 
     Raises:
         ValueError: if there is nothing to check: no such folder, split or option.
     """
-    how = {key: options.pop(key) for key in ("progress", "workers", "store", "copies") if key in options}
+    return _check_split(name, split, options, progress=progress, workers=workers)
+
+
+def _check_split(name: str, split: str, options: dict[str, Any], **how: Any) -> DatasetReport:
     try:
         return check_dataset(build_dataset(name, split, **options), split=split, **how)
     except MissingMasks as error:
@@ -258,9 +270,7 @@ def check_splits(
     *,
     workers: int = 0,
     records: Path | None = None,
-    progress: Callable[[str], AbstractContextManager[Callable[[int, int], None]]] = lambda split: nullcontext(
-        lambda done, total: None
-    ),
+    progress: Callable[[str], AbstractContextManager[Callable[[int, int], None]]] | None = None,
 ) -> dict[str, DatasetReport | str]:
     """Check all splits of a data set, each by itself and against the others; why a split is not there, in its place.
 
@@ -279,9 +289,9 @@ def check_splits(
     with RecordStore(records, settings) if records is not None else nullcontext() as store:
         for split in SPLITS:
             try:
-                with progress(split) as told:
-                    report = check_data(name, split, progress=told, workers=workers, store=store, copies=copies,
-                                        **options)  # fmt: skip
+                with progress(split) if progress is not None else nullcontext() as told:
+                    how = {"progress": told, "workers": workers, "store": store, "copies": copies}
+                    report = _check_split(name, split, options, **how)
             except ValueError as error:
                 found[split] = str(error)
                 continue

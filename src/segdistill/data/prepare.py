@@ -29,8 +29,8 @@ def prepare_dataset(
     mirror: str | None = None,
     keep_archives: bool = False,
     timeout: float = 30.0,
-    say: Callable[[str], None] = lambda line: None,
-    bar: Bar = lambda what: nullcontext(lambda done, total: None),
+    say: Callable[[str], None] | None = None,
+    bar: Bar | None = None,
 ) -> Path:
     """Get a data set, or whatever of it is missing; the folder that the data set's variable is to be set to.
 
@@ -53,6 +53,8 @@ def prepare_dataset(
             what it should be, or a package has to be fetched by hand.
     """
     refuse_unknown([name], SOURCES, "{}: nothing is known on how to get it")
+    say = say or (lambda line: None)
+    bar = bar or (lambda what: nullcontext(lambda done, total: None))
     source, folder = SOURCES[name], Path(root).expanduser().absolute()
     mirror = mirror or os.environ.get("SEGDISTILL_MIRROR")
     with writing(folder):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from segdistill import show
+from segdistill import show, show_data
 from segdistill._printing import one_line, tolerate_any_encoding
 from segdistill.engine.faults import known_fault
 
@@ -20,7 +20,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Get data sets, and look at them.",
+    no_args_is_help=True,
+    epilog="Examples: `segdistill data prepare voc2012 --root ~/data`, then "
+    "`segdistill data check configs/camvid/student_cpu.yaml --json check.json --sheet check.png`",
+)
 app.add_typer(data_app, name="data")
 console = show.PlainConsole(quiet=os.environ.get("RANK", "0") != "0")
 
@@ -375,11 +380,54 @@ def layers(
     show.layers(console, model, size, depth)
 
 
-@data_app.command("check", epilog="Example: `segdistill data check camvid/student_cpu`")
-def data_check(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Look at every image and mask of a configuration's data, and list all problems."""
-    if show.data_check(console, config, overrides or []):
+@data_app.command("check", epilog="Example: `segdistill data check camvid/student_cpu --sheet check.png`")
+def data_check(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    json: Annotated[Path | None, typer.Option(help="Where the figures go.", show_default=False)] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="PNG of samples with their masks over them.", show_default=False)
+    ] = None,
+    records: Annotated[
+        Path | None,
+        typer.Option(help="Keep what was found image by image, so that only changes are read.", show_default=False),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that read (default: one a core).", min=0, show_default=False)
+    ] = None,
+) -> None:
+    """Look at every image and mask of a configuration's data: counts, copies, all problems."""
+    if show_data.check(console, config, overrides or [], workers=workers, json=json, sheet=sheet, records=records):
         sys.exit(2)
+
+
+@data_app.command("prepare", epilog="Example: `segdistill data prepare voc2012 --root ~/data`")
+def data_prepare(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="ade20k, camvid, cityscapes, coco_stuff, pascal_context, sbd or voc2012.",
+            show_default=False,
+        ),
+    ],
+    root: Annotated[Path, typer.Option(help="Folder that everything goes into.", show_default=False)],
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a folder to fetch the archives from instead (default: $SEGDISTILL_MIRROR).",
+            show_default=False,
+        ),
+    ] = None,
+    keep_archives: Annotated[
+        bool, typer.Option("--keep-archives", help="Keep what was downloaded after it is unpacked.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds without a byte after which a download is tried again.", min=1)
+    ] = 30,
+) -> None:
+    """Download a standard data set, or what of it is missing, unpack and verify it; explain what needs a login."""
+    show_data.prepare(console, name, root, mirror=mirror, keep_archives=keep_archives, timeout=timeout)
 
 
 @data_app.command("pack", epilog="Example: `segdistill data pack cityscapes.yaml --out ~/packs/cityscapes`")
@@ -396,7 +444,7 @@ def data_pack(
     verify: Annotated[bool, typer.Option("--verify", help="Compare a pack with its checksums; write nothing.")] = False,
 ) -> None:
     """Decode a data set once and for all, so that training reads crops instead of decoding whole images."""
-    if show.data_pack(console, config, overrides or [], out, split or ["train", "val"], verify=verify):
+    if show_data.pack(console, config, overrides or [], out, split or ["train", "val"], verify=verify):
         sys.exit(2)
 
 

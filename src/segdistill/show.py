@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
@@ -229,54 +228,6 @@ def layers(console: Console, model: str, size: tuple[int, int], depth: int) -> N
     console.print(table)
     for line in found.lines():
         plain(console)(line)
-
-
-def data_check(console: Console, config: Path, overrides: Sequence[str]) -> bool:
-    """Print what `check_dataset` finds in each split; returns whether there are problems."""
-    from segdistill.engine.config import load_config
-
-    data = load_config(config, overrides).data
-    from segdistill.data.check import check_data
-
-    bad = False
-    for split in ("train", "val", "test"):
-        try:
-            with progress(f"items of {split}") as told:
-                report = check_data(data.name, split, progress=told, **data.options)
-        except ValueError as error:
-            console.print(f"{split}: {error}", style="yellow" if split == "test" else "red")
-            bad |= split != "test"
-            continue
-        console.print(split, style="bold")
-        for line in report.lines():
-            console.print(line)
-        bad |= bool(report.problems)
-    return bad
-
-
-def data_pack(
-    console: Console, config: Path, overrides: Sequence[str], out: Path, splits: Sequence[str], *, verify: bool
-) -> bool:
-    """Pack a configuration's data, or compare a pack with its checksums; returns whether there are problems."""
-    from segdistill.engine.config import load_config
-
-    data = load_config(config, overrides).data
-    from segdistill.data.packed import check_origin, damaged_shards, read_pack
-    from segdistill.engine.pack import pack_data
-
-    say = plain(console)
-    if not verify:
-        with progress("images") as told:
-            pack_data(data, out, splits, say=say, progress=told)
-        return False
-    pack = read_pack(out)
-    check_origin(pack, out, data.name, data.options)
-    problems = damaged_shards(out)
-    for line in problems:
-        say(f"problem: {line}")
-    counts = ", ".join(f"{found['images']} images of {split}" for split, found in pack["splits"].items())
-    say(f"{out}: {counts or 'no split is complete'}; {f'{len(problems)} problems' if problems else 'as it was packed'}")
-    return bool(problems)
 
 
 def doctor(console: Console) -> None:

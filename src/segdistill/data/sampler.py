@@ -102,6 +102,17 @@ def eval_loader(
     return _Loader(groups, range(len(groups)), workers)
 
 
+def load_in_order(items: Dataset[Any], indices: Sequence[int], workers: int) -> Iterable[Any]:
+    """Items of anything, in the order of their indices; a signal to the process group leaves the workers alone.
+
+    Args:
+        items: that are loaded.
+        indices: which of them.
+        workers: processes that load ahead; 0: load in this one.
+    """
+    return _Loader(items, indices, workers)
+
+
 class _Stream:
     """An endless sequence of permutations of a data set, of which each step takes the next `size` images."""
 
@@ -226,7 +237,9 @@ def _leave_group(_worker: int) -> None:
 class _Loader:
     """A DataLoader over ready-made batches, which raises the errors that its workers hand over."""
 
-    def __init__(self, batches: Dataset[Any], indices: range, workers: int, device: torch.device | str | None = None):
+    def __init__(
+        self, batches: Dataset[Any], indices: Sequence[int], workers: int, device: torch.device | str | None = None
+    ):
         self.indices = indices
         self.device = device
         self.loader = DataLoader(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated, Any, Literal
 
 import typer
@@ -254,8 +255,8 @@ def evaluate(
 
 @app.command(epilog="Example: `segdistill predict runs/student street.jpg more_images/ --out predictions`")
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder or student.safetensors.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files or folders.")],
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, student.safetensors or .onnx file.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, videos, folders of them, or patterns.")],
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("predictions"),
     size: Annotated[
         tuple[int, int] | None,
@@ -278,6 +279,9 @@ def predict(
         Literal["pictures", "cityscapes"],
         typer.Option(help="cityscapes: label ids under the names that its server wants, in OUT/label_ids."),
     ] = "pictures",
+    frames: Annotated[
+        bool, typer.Option("--frames", help="Of videos, write the frames as PNG files instead of videos.")
+    ] = False,
     image_range: Annotated[
         tuple[float, float] | None,
         typer.Option(help="Values that are black and white (default: as in training).", show_default=False),
@@ -287,21 +291,25 @@ def predict(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Segment images: class numbers, colours, and colours over the image, as PNG files; or a benchmark's files."""
+    """Segment images and videos: class numbers, colours, and colours over the image; or a benchmark's files."""
     from segdistill.deploy.formats import KINDS
     from segdistill.deploy.predict import card_protocol, iterate_predictions
     from segdistill.engine.runtime import runtime
 
     with runtime(device) as run, show.progress("images") as progress:
         how: dict[str, Any] = {"image_range": image_range, "max_pixels": max_pixels, "size": size, "format": format}
-        how["protocol"] = card_protocol(model, protocol, window)
-        count = sum(1 for _ in iterate_predictions(model, images, out, run=run, progress=progress, **how))
-    console.print(f"{count} images → {' '.join(f'{out}/{kind}' for kind in KINDS[format])}", markup=False)
+        how |= {"protocol": card_protocol(model, protocol, window), "frames": frames}
+        predictions = iterate_predictions(model, images, out, run=run, progress=progress, **how)
+        start = perf_counter()
+        count = sum(1 for _ in predictions)
+        rate = count / max(perf_counter() - start, 1e-9)
+    folders = " ".join(f"{out}/{kind}" for kind in KINDS[format])
+    console.print(f"{count} images → {folders} ({rate:.3g} a second)", markup=False)
 
 
 @app.command(epilog="Example: `segdistill serve runs/student --baseline runs/none --teacher runs/teacher`")
 def serve(
-    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="Run folder or student.safetensors.")],
+    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="Run folder, student.safetensors or .onnx file.")],
     baseline: Annotated[
         Path | None, typer.Option(metavar="RUN", help="The same student without distillation.", show_default=False)
     ] = None,
@@ -476,7 +484,9 @@ def benchmark(
 @app.command(epilog="Example: `segdistill textures street.jpg --model runs/sstkd --teacher runs/teacher`")
 def textures(
     image: Annotated[Path, typer.Argument(help="Image file.", show_default=False)],
-    model: Annotated[Path, typer.Option(metavar="RUN", help="Run folder or student.safetensors.", show_default=False)],
+    model: Annotated[
+        Path, typer.Option(metavar="RUN", help="Run folder, student.safetensors or .onnx file.", show_default=False)
+    ],
     teacher: Annotated[Path | None, typer.Option(metavar="RUN", help="Its teacher.", show_default=False)] = None,
     baseline: Annotated[
         Path | None, typer.Option(metavar="RUN", help="The same student without SSTKD.", show_default=False)

@@ -14,7 +14,7 @@ from PIL import Image
 from conftest import write_image
 from patches import write_onnx
 from segdistill import build_model
-from segdistill.deploy.formats import CITYSCAPES_LABEL_IDS
+from segdistill.deploy.outputs import CITYSCAPES_LABEL_IDS
 from segdistill.deploy.predict import find_images, iterate_predictions, predict
 from segdistill.deploy.video import VideoReader, VideoWriter
 from segdistill.engine.student import load_student, make_card, save_student

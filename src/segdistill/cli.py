@@ -292,7 +292,7 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Segment images and videos: class numbers, colours, and colours over the image; or a benchmark's files."""
-    from segdistill.deploy.formats import KINDS
+    from segdistill.deploy.outputs import KINDS
     from segdistill.deploy.predict import card_protocol, iterate_predictions
     from segdistill.engine.runtime import runtime
 

@@ -18,7 +18,7 @@ from segdistill._types import Size
 from segdistill.data.files import IMAGE_SUFFIXES, Array, Bytes, Range, check_range, read_image
 from segdistill.data.transforms import EvalTransform
 from segdistill.data.walk import dangling_link, is_foreign, names_below
-from segdistill.deploy.formats import KINDS, CityscapesLabels, Pictures
+from segdistill.deploy.outputs import KINDS, CityscapesLabels, Pictures
 from segdistill.deploy.video import VIDEO_SUFFIXES, VideoReader, VideoWriter, is_video
 from segdistill.engine.protocol import Protocol, infer_ids, named_protocol, read_protocol
 from segdistill.engine.run_folder import make_folder, write_atomically

@@ -14,7 +14,7 @@ from torch import nn
 from conftest import REPOSITORY, needs_package
 from segdistill import Protocol, make_card, predict
 from segdistill.data.files import read_image
-from segdistill.deploy.formats import BAND, CITYSCAPES_LABEL_IDS, CityscapesLabels, Pictures
+from segdistill.deploy.outputs import BAND, CITYSCAPES_LABEL_IDS, CityscapesLabels, Pictures
 from segdistill.engine.protocol import infer_ids
 from segdistill.metrics import confusion_matrix, scores
 

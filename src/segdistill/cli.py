@@ -270,6 +270,38 @@ def predict(
     console.print(f"{count} images → {out}/ids {out}/colour {out}/blend", markup=False)
 
 
+@app.command(epilog="Example: `segdistill export runs/student --out student.onnx`")
+def export(
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder or student.safetensors.")],
+    out: Annotated[Path, typer.Option(help="The file to write.", show_default=False)],
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Height and width of the images (default: as in its evaluation).", show_default=False),
+    ] = None,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Images of any size, batches of any number.")] = False,
+    output: Annotated[Literal["ids", "logits", "both"], typer.Option(help="What the file gives.")] = "both",
+    input: Annotated[Literal["float", "uint8"], typer.Option(help="RGB in 0…1, or in 0…255.")] = "float",
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Largest difference of a logit, relative to the largest logit.", show_default=False),
+    ] = None,
+    images: Annotated[int, typer.Option(help="Validation images that the file is checked on.", min=1)] = 32,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration whose data is used (default: the run's own).", show_default=False)
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that the exporter gets.", min=1)] = 600,
+) -> None:
+    """Write a student as one file for ONNX Runtime, checked against the student before it is there."""
+    from segdistill.deploy.export import export_student
+
+    if size is not None and dynamic:
+        raise ValueError("--size and --dynamic: a file is for one size or for any; give one of them")
+    form: dict[str, Any] = {"size": size, "dynamic": dynamic, "output": output, "input": input}
+    checks: dict[str, Any] = {"tolerance": tolerance, "images": images, "config": config, "timeout": timeout}
+    metadata = export_student(model, out, **form, **checks, say=show.plain(console))
+    show.exported(console, metadata, out)
+
+
 @app.command(
     epilog="Example: `segdistill report runs/camvid_lite0_cwd --baseline runs/camvid_lite0_none --out runs/report`"
 )

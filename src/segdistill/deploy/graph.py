@@ -7,9 +7,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -85,6 +86,22 @@ def as_float(image: Tensor) -> Tensor:
     return image.float() / 255 if image.dtype == torch.uint8 else image
 
 
+def as_input(images: Tensor, interface: Interface) -> NDArray[Any]:
+    """Images (N,3,H,W) uint8 as a file of the interface takes them."""
+    array: NDArray[Any] = (images if interface.input == "uint8" else as_float(images)).contiguous().numpy()
+    return array
+
+
+def deployed(network: nn.Module, interface: Interface) -> "Deployed":
+    """A copy of a network as it is deployed, which may be changed.
+
+    Args:
+        network: images (N,3,H,W) in 0…1 → logits.
+        interface: what goes in and comes out.
+    """
+    return Deployed(copy.deepcopy(network).cpu().float().eval(), interface)
+
+
 def to_onnx(network: nn.Module, interface: Interface) -> "ModelProto":
     """Write a network as an ONNX graph, `image` → `ids`, `logits`, with its weights inside.
 
@@ -95,8 +112,7 @@ def to_onnx(network: nn.Module, interface: Interface) -> "ModelProto":
     Raises:
         ValueError: if the exporter cannot write it.
     """
-    single = Deployed(copy.deepcopy(network).cpu().float().eval(), interface)
-    return write_graph(single, interface, interface.outputs)
+    return write_graph(deployed(network, interface), interface, interface.outputs)
 
 
 def write_graph(module: nn.Module, interface: Interface, outputs: Sequence[str]) -> "ModelProto":
@@ -113,10 +129,10 @@ def write_graph(module: nn.Module, interface: Interface, outputs: Sequence[str])
     make_portable(module)
     any_size = {INPUT: dict.fromkeys(AXES, Dim.DYNAMIC)} if interface.dynamic else None
     try:
-        with torch.no_grad(), whole_number_padding(), _silence():
+        with torch.no_grad(), whole_number_padding(), quietly():
             program = torch.onnx.export(
                 module,
-                (_example(interface),),
+                (example(interface),),
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,
@@ -134,8 +150,12 @@ def write_graph(module: nn.Module, interface: Interface, outputs: Sequence[str])
     return model
 
 
-def _example(interface: Interface) -> Tensor:
-    """An image; for a dynamic graph two, since a batch of one would be taken for a constant."""
+def example(interface: Interface) -> Tensor:
+    """An image to trace a network with; for a dynamic graph two, since a batch of one would be taken for a constant.
+
+    Args:
+        interface: of the graph.
+    """
     image = torch.rand(2 if interface.dynamic else 1, 3, *interface.size)
     return image if interface.input == "float" else (255 * image).to(torch.uint8)
 
@@ -151,17 +171,16 @@ def _name_axes(model: "ModelProto") -> None:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Keep the exporter from telling of its steps, its guesses and its own future."""
-    logger, sink = logging.getLogger("torch.onnx"), io.StringIO()
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+def quietly() -> Iterator[None]:
+    """Keep exporters from telling of their steps, their guesses and their own future."""
+    sink, before = io.StringIO(), logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), redirect_stdout(sink), redirect_stderr(sink):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(before)
 
 
 def _reason(error: BaseException) -> str:

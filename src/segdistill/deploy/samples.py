@@ -28,13 +28,23 @@ class Samples:
     Args:
         dataset: None for random images.
         label: where the images are from.
+        resize: (H,W) that they are resized to in the run's evaluation; None: as they are.
     """
 
     dataset: SegmentationDataset | None
     label: str
+    resize: Size | None = None
 
     def __len__(self) -> int:
         return 0 if self.dataset is None else len(self.dataset)
+
+    @property
+    def size(self) -> Size | None:
+        """(H,W) of the images in the run's evaluation, of the first one if they are as they are; None: unknown."""
+        if self.dataset is None or not len(self.dataset):
+            return None
+        image, _ = self.dataset[0]
+        return self.resize or (image.shape[1], image.shape[2])
 
     def batches(self, count: int, size: Size, batch: int = 1) -> Iterator[Batch]:
         """Images with their masks, at a size.
@@ -83,12 +93,4 @@ def find_samples(model: Path, card: dict[str, Any], split: str, config: Path | N
         return Samples(None, f"random images: {error}")
     check_order(card["classes"], dataset.classes, str(model))
     tell_range(card, dataset, str(model))
-    return Samples(dataset, f"{split} of {data.name}")
-
-
-def native_size(samples: Samples) -> Size | None:
-    """(H,W) of a split's first image; None for random ones."""
-    if samples.dataset is None or not len(samples.dataset):
-        return None
-    image, _ = samples.dataset[0]
-    return (image.shape[1], image.shape[2])
+    return Samples(dataset, f"{split} of {data.name}", data.resize)

@@ -1,47 +1,25 @@
 """Whether an exported file computes what the student computes: run in its own runtime, on real images."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segdistill._printing import one_line
 from segdistill._types import Size
-from segdistill.deploy.graph import INPUT, Interface, as_float
+from segdistill.deploy.formats import Array, Runner
+from segdistill.deploy.graph import Interface, as_float, as_input
 from segdistill.deploy.samples import Samples
 from segdistill.functional import IGNORE
 from segdistill.metrics import scores
 from segdistill.taps import aligned, as_logits, resize_logits
 
-if TYPE_CHECKING:
-    from onnx import ModelProto
-
-Array = NDArray[Any]
-Runner = Callable[[Array], Mapping[str, Array]]
-"""An exported file in its runtime: an image of the interface's kind → its outputs by name."""
 RANDOM = 4
 """Images of a check without real ones: they say nothing of mIoU, and one is much like the other."""
-
-
-def open_onnx(model: "ModelProto", threads: int | None = None) -> Runner:
-    """An ONNX graph in ONNX Runtime on the CPU.
-
-    Args:
-        model: the graph.
-        threads: of the CPU; None: torch's own number.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return lambda image: dict(zip(names, session.run(None, {INPUT: image}), strict=True))
 
 
 @dataclass
@@ -195,7 +173,7 @@ def verify(
             raise ValueError(f"the student gives {logits.shape[1]} classes, its card names {len(classes)}")
         size = (images.shape[-2], images.shape[-1])
         full = resize_logits(logits, size, aligned(network))
-        found = run(as_input(images, interface))
+        found = _run(run, images, interface)
         chosen = found_ids(found, size, network)
         check.add(images, logits, full, found, chosen)
         if masks is not None:
@@ -204,10 +182,15 @@ def verify(
     return check
 
 
-def as_input(images: Tensor, interface: Interface) -> Array:
-    """Images (N,3,H,W) uint8 as a file of the interface takes them."""
-    array: Array = (images if interface.input == "uint8" else as_float(images)).contiguous().numpy()
-    return array
+def _run(run: Runner, images: Tensor, interface: Interface) -> Mapping[str, Array]:
+    try:
+        return run(as_input(images, interface))
+    except Exception as error:
+        shape = "×".join(map(str, (len(images), *images.shape[-2:])))
+        raise ValueError(
+            f"the exported file cannot run on images of {shape} ({one_line(str(error))[:200]}); the exporter took "
+            "something of the example's size for a constant, or its runtime lacks an operator: nothing was written"
+        ) from error
 
 
 def found_ids(found: Mapping[str, Array], size: Size, network: nn.Module) -> Tensor:

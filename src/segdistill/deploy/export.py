@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from segdistill._types import Size
@@ -55,7 +54,7 @@ def export_student(
 
     Args:
         model: run folder or `student.safetensors`.
-        out: the file to write; `.onnx`, `.xml` with a `.bin` beside it, or `.pte` with a `.json`.
+        out: the file to write; `.onnx`, `.xml` with a `.bin` beside it, or `.pte` with a `.pte.json`.
         format: `onnx`, `openvino` or `executorch`.
         size: (H,W) of the images (default: that of the run's evaluation, else that of its data's images).
         dynamic: whether images may have any size, and a batch any number of them.
@@ -289,7 +288,8 @@ class _Work:
     def _facts(self, check: Check, slower: Path | None, faster: Path | None = None) -> dict[str, Any]:
         found = {"runtime": self.job.format.label, "images": self.job.validation.label, **check.figures()}
         if slower is not None and faster is not None:
-            image = as_input(torch.zeros(1, 3, *self.interface.size, dtype=torch.uint8), self.interface)
+            images, _ = next(self.job.validation.batches(1, self.interface.size))
+            image = as_input(images, self.interface)
             before, after = (self.open(source, threads=1) for source in (slower, faster))
             found["cpu"] = cpu_times(lambda: before(image), lambda: after(image))
         return {"verification": found}

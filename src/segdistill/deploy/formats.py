@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -66,7 +67,7 @@ class Format:
         for package in self.packages:
             try:
                 with quietly():
-                    __import__(package)
+                    import_module(package)
             except (ImportError, OSError) as error:
                 if isinstance(error, ModuleNotFoundError):
                     found = f"{error.name} is missing"
@@ -155,7 +156,7 @@ def _trace_executorch(module: nn.Module, interface: Interface, outputs: Sequence
 def _write_executorch(source: Path, metadata: Mapping[str, Any] | None, path: Path) -> None:
     shutil.copyfile(source, path)
     if metadata is not None:
-        write_json(path.with_suffix(".json"), metadata)
+        write_json(path.with_suffix(".pte.json"), metadata)
 
 
 def _open_executorch(path: Path, outputs: Sequence[str], threads: int | None) -> Runner:
@@ -199,6 +200,6 @@ FORMATS: dict[str, Format] = {
     ),
     "executorch": Format(
         ".pte", "executorch", "executorch", ("executorch.exir", "executorch.runtime"), _trace_executorch,
-        _write_executorch, _open_executorch, ".json",
+        _write_executorch, _open_executorch, ".pte.json",
     ),
 }  # fmt: skip

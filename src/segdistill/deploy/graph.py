@@ -145,6 +145,7 @@ def write_graph(module: nn.Module, interface: Interface, outputs: Sequence[str])
         raise ValueError(_reason(error)) from error
     assert program is not None
     model: ModelProto = program.model_proto
+    _forget_origin(model)
     if interface.dynamic:
         _name_axes(model)
     return model
@@ -158,6 +159,14 @@ def example(interface: Interface) -> Tensor:
     """
     image = torch.rand(2 if interface.dynamic else 1, 3, *interface.size)
     return image if interface.input == "float" else (255 * image).to(torch.uint8)
+
+
+def _forget_origin(model: "ModelProto") -> None:
+    """Take out what the exporter notes at each value: lines of code, with the paths of this machine."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
 
 
 def _name_axes(model: "ModelProto") -> None:

@@ -162,7 +162,7 @@ def search(
         say(f"{count} of {len(layers)} layers in float: {found.check.drop:.2f} points")
         if best is None and count >= len(layers):
             raise ValueError(
-                f"int8 loses {found.check.drop:.2f} points of mIoU even with all convolutions in float, --max-drop "
+                f"int8 loses {found.check.drop:.2f} points of mIoU even with all layers in float, --max-drop "
                 f"{max_drop:g}"
             )
         if best is None:

@@ -91,6 +91,11 @@ def find_samples(model: Path, card: dict[str, Any], split: str, config: Path | N
         if config is not None:
             raise
         return Samples(None, f"random images: {error}")
+    if len(dataset.classes) != len(card["classes"]):
+        raise ValueError(
+            f"{model} has {len(card['classes'])} classes ({', '.join(card['classes'])}), the data "
+            f"{len(dataset.classes)} ({', '.join(dataset.classes)})"
+        )
     check_order(card["classes"], dataset.classes, str(model))
     tell_range(card, dataset, str(model))
     return Samples(dataset, f"{split} of {data.name}", data.resize)

@@ -21,7 +21,7 @@ from segdistill.deploy import export as module
 from segdistill.deploy.graph import Interface, as_float, deployed, to_onnx
 from segdistill.deploy.locate import first_difference
 from segdistill.deploy.metadata import make_metadata
-from segdistill.deploy.portable import CellAverages, make_portable, same_padding, whole_number_padding
+from segdistill.deploy.portable import cell_averages, portable, same_padding
 from segdistill.deploy.quantize import Quantizer, search
 from segdistill.deploy.verify import Check, other_sizes, verify
 from segdistill.engine.student import make_card, save_student
@@ -203,38 +203,48 @@ def test_a_run_is_checked_on_its_validation_images(trained, segdistill, tmp_path
 # Its parts.
 
 
-@pytest.mark.parametrize("cells", [(1, 2), (2, 2), (3, 3), (6, 6), (4, 7)])
+@pytest.mark.parametrize("cells", [1, 6, (1, 2), (2, 2), (3, 3), (4, 7), (None, 2)])
 def test_averages_over_cells_are_adaptive_pooling(cells):
     for height, width in ((13, 17), (6, 6), (5, 24), (1, 2)):
         x = torch.randn(2, 3, height, width)
-        torch.testing.assert_close(CellAverages(cells)(x), F.adaptive_avg_pool2d(x, cells), atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(cell_averages(x, cells), F.adaptive_avg_pool2d(x, cells), atol=1e-6, rtol=1e-6)
 
 
-def test_only_what_is_fixed_to_a_size_is_replaced():
-    network = nn.Sequential(
-        nn.AdaptiveAvgPool2d(1), nn.Sequential(nn.AdaptiveAvgPool2d((2, 3))), nn.AdaptiveAvgPool2d((None, 2))
-    )
-    make_portable(network)
-    assert [type(m) for m in (network[0], network[1][0], network[2])] == [
-        nn.AdaptiveAvgPool2d, CellAverages, nn.AdaptiveAvgPool2d,
-    ]  # fmt: skip
+def test_whatever_averages_over_cells_is_exported_for_any_size():
+    class Pools(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool = nn.AdaptiveAvgPool2d(3)
+            self.hidden = [nn.AdaptiveAvgPool2d(3)]  # no submodule, as in transformers
+
+        def forward(self, x):
+            area = F.interpolate(x, size=(3, 3), mode="area")  # as in smp
+            return torch.cat([self.pool(x), self.hidden[0](x), F.adaptive_avg_pool2d(x, 3), area], 1)
+
+    network = Pools()
+    run = formats.open_onnx(to_onnx(network, Interface((40, 56), dynamic=True, output="logits")), 1)
+    for shape in ((1, 3, 40, 56), (3, 3, 33, 47)):
+        images = torch.rand(shape)
+        torch.testing.assert_close(torch.from_numpy(run(images.numpy())["logits"]), network(images))
 
 
 def test_padding_in_whole_numbers_is_timms():
     original = timm.layers.padding.get_same_padding
     cases = [(x, k, s, d) for x in range(1, 40) for k in (1, 2, 3, 5, 7) for s in (1, 2, 3, 4) for d in (1, 2)]
     assert [same_padding(*case) for case in cases] == [original(*case) for case in cases]
-    with whole_number_padding():
-        assert timm.layers.padding.get_same_padding is same_padding
-    assert timm.layers.padding.get_same_padding is original
 
 
 def test_a_network_is_not_changed_by_its_export(student):
-    network = load_student(student)
-    before = {name: type(m) for name, m in network.named_modules()}
-    interface = Interface((32, 64), dynamic=True)
-    make_portable(deployed(network, interface))
-    assert {name: type(m) for name, m in network.named_modules()} == before
+    network, pooling = load_student(student), F.adaptive_avg_pool2d
+    copied = deployed(network, Interface((32, 64)))
+    assert all(a is not b for a, b in zip(network.parameters(), copied.parameters(), strict=True))
+    with portable():
+        assert F.adaptive_avg_pool2d is cell_averages
+        assert timm.layers.padding.get_same_padding is same_padding
+    assert F.adaptive_avg_pool2d is pooling
+
+
+def test_a_size_is_compared_with_numbers():
     assert has_size(torch.zeros(1, 1, 2, 3), (2, 3))
     assert not has_size(torch.zeros(1, 1, 2, 3), (3, 2))
 
@@ -252,12 +262,8 @@ def test_sizes_that_are_checked_are_odd_whole_and_neither():
 
 
 def test_a_file_that_computes_something_else_is_not_written(student, segdistill, tmp_path, monkeypatch):
-    class Off(CellAverages):
-        def forward(self, x):
-            return 1.5 * super().forward(x)
-
-    monkeypatch.setattr("segdistill.deploy.portable.CellAverages", Off)
-    with pytest.raises(ValueError, match=r"decoder\.branches\.1\.0 \(AdaptiveAvgPool2d\)") as caught:
+    monkeypatch.setattr("segdistill.deploy.portable.cell_averages", lambda x, cells: 1.5 * cell_averages(x, cells))
+    with pytest.raises(ValueError, match=r"decoder\.branches\.0\.0 \(AdaptiveAvgPool2d\)") as caught:
         export_student(student, tmp_path / "a.onnx", timeout=None)
     assert "--tolerance 0.0001" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -534,6 +540,11 @@ def test_a_loss_that_no_layer_explains_is_refused():
     quantizer = Scripted({"elsewhere": 2.0})
     with pytest.raises(ValueError, match=r"2\.00 points of mIoU even with all layers in float, --max-drop 0\.5"):
         search(quantizer, quantizer.measure, [], 0.5, lambda line: None)
+
+
+def test_int8_needs_labels():
+    with pytest.raises(ValueError, match="needs validation images with labels"):
+        search(Scripted({}), lambda graph: Lossy(None), [], 0.5, lambda line: None)
 
 
 def test_layers_are_ranked_by_the_error_that_they_cause():

@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from torch import nn
 
 from segdistill._types import Size
 from segdistill.deploy.child import trace_in_child
-from segdistill.deploy.formats import FORMATS, Format, FormatName, Runner
+from segdistill.deploy.formats import FORMATS, Array, Format, FormatName, Runner
 from segdistill.deploy.graph import Input, Interface, Output, as_input, deployed
 from segdistill.deploy.latency import cpu_times
 from segdistill.deploy.locate import first_difference
@@ -45,7 +45,7 @@ def export_student(
     config: str | Path | None = None,
     timeout: float | None = 600,
     allow_code: bool | None = None,
-    say: Say = lambda line: None,
+    say: Say | None = None,
 ) -> dict[str, Any]:
     """Write a trained student as a file for a runtime, if the file computes what the student computes.
 
@@ -87,7 +87,7 @@ def export_student(
     FORMATS[format].check()
     _check_place(place, FORMATS[format])
     source = None if config is None else Path(config)
-    job = _Job.of(path, FORMATS[format], source, images, allow_code, say)
+    job = _Job.of(path, FORMATS[format], source, images, allow_code, say or _nothing)
     interface = Interface(job.size(size), dynamic, input, output)
     limits = _Limits(TOLERANCES[precision] if tolerance is None else tolerance, max_drop)
     with tempfile.TemporaryDirectory(prefix="segdistill-export-") as folder:
@@ -101,6 +101,10 @@ def export_student(
         metadata = make_metadata(job.network, job.card, interface, digest=job.digest, precision=precision, **facts)
         _deliver(job.format, final, metadata, Path(folder), place)
     return metadata
+
+
+def _nothing(_line: str) -> None:
+    """Tell nobody."""
 
 
 def _check_options(format: str, dynamic: bool, precision: Precision, images: int, calibrate: int) -> None:
@@ -203,16 +207,16 @@ class _Work:
     ) -> tuple[Path, dict[str, Any]]:
         """The source in the precision that is wanted, if it is what the student is, and what there is to say of it."""
         check = self.measure(traced)
-        self.accept(check, traced, self.limits.tolerance if precision == "fp32" else TOLERANCES["fp32"])
+        self.accept(check, self.limits.tolerance if precision == "fp32" else TOLERANCES["fp32"], lambda source: source)
         if precision == "fp32":
             return traced, self._facts(check, None)
         if precision == "int8":
             return self._int8(traced, config, calibrate)
         from segdistill.deploy.quantize import half_file
 
-        final = half_file(traced, self.folder / "half")
+        final = half_file(traced)
         check = self.measure(final)
-        self.accept(check, final, self.limits.tolerance, half_file)
+        self.accept(check, self.limits.tolerance, half_file)
         self._accept_drop(check)
         return final, self._facts(check, None)
 
@@ -227,20 +231,23 @@ class _Work:
             if samples.dataset is None:
                 raise ValueError(f"int8 needs images of the kind that it is for; give --config ({samples.label})")
         count = min(calibrate, len(training))
-        inputs = [as_input(batch, self.interface) for batch, _ in training.batches(count, self.interface.size)]
         job.say(f"calibrating on {count} images ({training.label})")
-        quantizer = Quantizer(onnx.load(traced), inputs)
+        quantizer = Quantizer(onnx.load(traced), self._inputs(training, count))
         target = self.folder / "int8"
 
         def measure(graph: onnx.ModelProto) -> Check:
             target.write_bytes(graph.SerializeToString())
             return self.measure(target)
 
-        found = search(quantizer, measure, inputs[:RANKING_IMAGES], self.limits.max_drop, job.say)
+        by = list(self._inputs(training, RANKING_IMAGES))
+        found = search(quantizer, measure, by, self.limits.max_drop, job.say)
         target.write_bytes(found.graph.SerializeToString())
-        self.accept(found.check, target, self.limits.tolerance)
+        self.accept(found.check, self.limits.tolerance, None)
         quantisation = {"calibration": count, "layers": len(quantizer.layers), "float_layers": found.kept}
         return target, self._facts(found.check, traced, target) | {"quantisation": quantisation}
+
+    def _inputs(self, samples: Samples, count: int) -> Iterator[Array]:
+        return (as_input(images, self.interface) for images, _ in samples.batches(count, self.interface.size))
 
     def open(self, source: Path, outputs: list[str] | None = None, threads: int | None = None) -> Runner:
         """The file that a source becomes, in its runtime."""
@@ -256,14 +263,18 @@ class _Work:
         batches = example_batches(job.validation, self.interface, job.images)
         return verify(job.network, self.open(source), self.interface, batches, job.card["classes"])
 
-    def accept(
-        self, check: Check, source: Path, tolerance: float, convert: Callable[[Path, Path], Path] | None = None
-    ) -> None:
-        """Refuse a file that computes something else, and say where it begins to."""
+    def accept(self, check: Check, tolerance: float, convert: Callable[[Path], Path] | None) -> None:
+        """Refuse a file that computes something else, and say where it begins to.
+
+        Args:
+            check: of the file.
+            tolerance: how much it may differ.
+            convert: from a traced source to the file's; None where the layers all differ a little.
+        """
         if check.difference <= tolerance:
             return
         place = None
-        if check.worst is not None and source.name != "int8":
+        if check.worst is not None and convert is not None:
             place = first_difference(
                 self.job.network, self.interface, check.worst, tolerance, lambda m, names: self._open(m, names, convert)
             )
@@ -273,10 +284,10 @@ class _Work:
             f"of the largest logit, more than --tolerance {tolerance:g}{where}; nothing was written"
         )
 
-    def _open(self, module: nn.Module, names: list[str], convert: Callable[[Path, Path], Path] | None) -> Runner:
+    def _open(self, module: nn.Module, names: list[str], convert: Callable[[Path], Path]) -> Runner:
         source = self.folder / "outspoken"
         self.job.format.trace(module, self.interface, names, source)
-        return self.open(source if convert is None else convert(source, self.folder / "converted"), names)
+        return self.open(convert(source), names)
 
     def _accept_drop(self, check: Check) -> None:
         if check.drop is not None and not check.drop <= self.limits.max_drop:

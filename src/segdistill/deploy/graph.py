@@ -16,7 +16,7 @@ from torch.export import Dim
 
 from segdistill._printing import one_line
 from segdistill._types import Size
-from segdistill.deploy.portable import make_portable, whole_number_padding
+from segdistill.deploy.portable import portable
 from segdistill.taps import aligned, as_logits, resize_logits
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def as_input(images: Tensor, interface: Interface) -> NDArray[Any]:
 
 
 def deployed(network: nn.Module, interface: Interface) -> "Deployed":
-    """A copy of a network as it is deployed, which may be changed.
+    """A copy of a network as it is deployed.
 
     Args:
         network: images (N,3,H,W) in 0…1 → logits.
@@ -119,17 +119,16 @@ def write_graph(module: nn.Module, interface: Interface, outputs: Sequence[str])
     """Write any module that takes the interface's image as an ONNX graph.
 
     Args:
-        module: of which its adaptive pooling is replaced.
+        module: any.
         interface: what goes in.
         outputs: names of what comes out.
 
     Raises:
         ValueError: if the exporter cannot write it.
     """
-    make_portable(module)
     any_size = {INPUT: dict.fromkeys(AXES, Dim.DYNAMIC)} if interface.dynamic else None
     try:
-        with torch.no_grad(), whole_number_padding(), quietly():
+        with torch.no_grad(), portable(), quietly():
             program = torch.onnx.export(
                 module,
                 (example(interface),),

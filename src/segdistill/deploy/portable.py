@@ -1,31 +1,34 @@
-"""Layers that exporters understand for images of any size, in the place of those that they fix to one."""
+"""Operations that exporters understand for images of any size, in the place of those that they fix to one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
-import timm.layers.padding
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
+
+Cells = int | tuple[int | None, int | None]
 
 
-class CellAverages(nn.Module):
-    """`AdaptiveAvgPool2d` as two matrix products: averages over the rows of each cell, then over its columns.
+def cell_averages(x: Tensor, cells: Cells) -> Tensor:
+    """Adaptive average pooling as two matrix products: over the rows of each cell, then over its columns.
 
     The matrices are made from the map's size in the graph, where an exporter would otherwise write down the cells of
-    the example's size. (N,C,H,W) → (N,C,*cells).
+    the example's size.
 
     Args:
-        cells: rows and columns of the result.
+        x: (N,C,H,W).
+        cells: rows and columns of the result; None: as many as the map has.
     """
-
-    def __init__(self, cells: tuple[int, int]):
-        super().__init__()
-        self.cells = cells
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Average."""
-        rows, columns = (_averaging(x, side, count) for side, count in zip((2, 3), self.cells, strict=True))
-        return rows @ x @ columns.T
+    wanted = cells if isinstance(cells, tuple) else (cells, cells)
+    for side, count in zip((2, 3), wanted, strict=True):
+        if count == 1:
+            x = x.mean(side, keepdim=True)
+        elif count is not None:
+            averaging = _averaging(x, side, count)
+            x = averaging @ x if side == 2 else x @ averaging.T
+    return x
 
 
 def _averaging(x: Tensor, side: int, cells: int) -> Tensor:
@@ -36,25 +39,6 @@ def _averaging(x: Tensor, side: int, cells: int) -> Tensor:
     end = torch.div((number + 1) * length + cells - 1, cells, rounding_mode="floor")
     at = torch.arange(length, device=x.device)
     return ((at >= start) & (at < end)).to(x.dtype) / (end - start)
-
-
-def make_portable(network: nn.Module) -> None:
-    """Put portable layers into a network, in the places of those that exporters fix to one size.
-
-    Args:
-        network: a copy that is to be exported; it is changed.
-    """
-    for name, child in network.named_children():
-        if isinstance(child, nn.AdaptiveAvgPool2d) and (cells := _cells(child.output_size)) is not None:
-            setattr(network, name, CellAverages(cells))
-        else:
-            make_portable(child)
-
-
-def _cells(size: int | tuple[int | None, int | None] | None) -> tuple[int, int] | None:
-    """Rows and columns; None where exporters do well by themselves: one cell, or as many as the map has pixels."""
-    rows, columns = size if isinstance(size, tuple) else (size, size)
-    return None if rows is None or columns is None or (rows, columns) == (1, 1) else (rows, columns)
 
 
 def same_padding(length: int, kernel: int, stride: int, dilation: int) -> int | torch.SymInt:
@@ -72,11 +56,13 @@ def same_padding(length: int, kernel: int, stride: int, dilation: int) -> int | 
 
 
 @contextmanager
-def whole_number_padding() -> Iterator[None]:
-    """Let timm compute "SAME" padding in whole numbers for a while: exporters do not get done with its division."""
-    timms = timm.layers.padding.get_same_padding
-    timm.layers.padding.get_same_padding = same_padding  # type: ignore[assignment]
-    try:
+def portable() -> Iterator[None]:
+    """Let networks use these operations for a while, whatever calls them: modules, functions, other libraries.
+
+    timm's own padding divides in floats, with which exporters do not get done.
+    """
+    with (
+        patch.object(F, "adaptive_avg_pool2d", cell_averages),
+        patch("timm.layers.padding.get_same_padding", same_padding),
+    ):
         yield
-    finally:
-        timm.layers.padding.get_same_padding = timms

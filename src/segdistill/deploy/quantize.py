@@ -147,58 +147,53 @@ def search(
         say: is told what happens.
 
     Raises:
-        ValueError: if the loss is too large even with all layers in float.
+        ValueError: if the loss is too large even with all layers in float, or cannot be measured.
     """
     graph = quantizer.build()
     check = measure(graph)
+    if check.drop is None:
+        raise ValueError("int8 needs validation images with labels, by which its loss is measured; give --config")
     if _within(check, max_drop):
         return Quantised(graph, check)
-    layers = quantizer.layers
     say(f"int8 loses {check.drop:.2f} points of mIoU: looking for the layers that have to stay in float")
     ranking = quantizer.ranked(images)
-    best, count, low = None, 1, 0
-    while best is None:
-        best, found = _attempt(quantizer, measure, ranking[:count], max_drop)
-        say(f"{count} of {len(layers)} layers in float: {found.check.drop:.2f} points")
-        if best is None and count >= len(layers):
-            raise ValueError(
-                f"int8 loses {found.check.drop:.2f} points of mIoU even with all layers in float, --max-drop "
-                f"{max_drop:g}"
-            )
-        if best is None:
-            low, count = count, min(2 * count, len(layers))
-    while count - low > 1:
-        middle = (low + count) // 2
-        better, found = _attempt(quantizer, measure, ranking[:middle], max_drop)
-        say(f"{middle} of {len(layers)} layers in float: {found.check.drop:.2f} points")
-        if better is None:
-            low = middle
+
+    def attempt(count: int) -> Quantised:
+        keep = ranking[:count]
+        graph = quantizer.build(keep=keep)
+        found = Quantised(graph, measure(graph), [quantizer.label(layer) for layer in keep])
+        say(f"{count} of {len(ranking)} layers in float: {found.check.drop:.2f} points")
+        return found
+
+    low, high = 0, 1
+    while not _within((best := attempt(high)).check, max_drop):
+        if high == len(ranking):
+            lost = f"int8 loses {best.check.drop:.2f} points of mIoU even with all layers in float"
+            raise ValueError(f"{lost}, --max-drop {max_drop:g}; nothing was written")
+        low, high = high, min(2 * high, len(ranking))
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = attempt(middle)
+        if _within(found.check, max_drop):
+            best, high = found, middle
         else:
-            best, count = better, middle
+            low = middle
     return best
-
-
-def _attempt(
-    quantizer: Quantizer, measure: Callable[["ModelProto"], Check], keep: list[str], max_drop: float
-) -> tuple[Quantised | None, Quantised]:
-    graph = quantizer.build(keep=keep)
-    found = Quantised(graph, measure(graph), [quantizer.label(layer) for layer in keep])
-    return (found if _within(found.check, max_drop) else None), found
 
 
 def _within(check: Check, max_drop: float) -> bool:
     return check.drop is not None and check.drop <= max_drop
 
 
-def half_file(source: Path, target: Path) -> Path:
-    """A graph's file in float16 inside.
+def half_file(source: Path) -> Path:
+    """Write a graph's file in float16 beside it.
 
     Args:
         source: the file of the graph.
-        target: the file to write, which is returned.
     """
     import onnx
 
+    target = source.with_suffix(".half")
     target.write_bytes(to_half(onnx.load(source)).SerializeToString())
     return target
 

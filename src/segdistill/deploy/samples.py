@@ -41,7 +41,7 @@ class Samples:
     @property
     def size(self) -> Size | None:
         """(H,W) of the images in the run's evaluation, of the first one if they are as they are; None: unknown."""
-        if self.dataset is None or not len(self.dataset):
+        if self.dataset is None:
             return None
         image, _ = self.dataset[0]
         return self.resize or (image.shape[1], image.shape[2])
@@ -96,6 +96,8 @@ def find_samples(model: Path, card: dict[str, Any], split: str, config: Path | N
             f"{model} has {len(card['classes'])} classes ({', '.join(card['classes'])}), the data "
             f"{len(dataset.classes)} ({', '.join(dataset.classes)})"
         )
+    if not len(dataset):
+        return Samples(None, f"random images: {split} of {data.name} is empty")
     check_order(card["classes"], dataset.classes, str(model))
     tell_range(card, dataset, str(model))
     return Samples(dataset, f"{split} of {data.name}", data.resize)

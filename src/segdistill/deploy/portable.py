@@ -22,10 +22,10 @@ def cell_averages(x: Tensor, cells: Cells) -> Tensor:
         cells: rows and columns of the result; None: as many as the map has.
     """
     wanted = cells if isinstance(cells, tuple) else (cells, cells)
+    if wanted == (1, 1):
+        return x.mean((2, 3), keepdim=True)
     for side, count in zip((2, 3), wanted, strict=True):
-        if count == 1:
-            x = x.mean(side, keepdim=True)
-        elif count is not None:
+        if count is not None:
             averaging = _averaging(x, side, count)
             x = averaging @ x if side == 2 else x @ averaging.T
     return x

@@ -28,6 +28,11 @@ STAGES = ["stage1", "stage2", "stage3", "stage4"]
 CONVNEXT = {"model_type": "convnext", "depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32], "out_features": STAGES}
 SWIN = {"model_type": "swin", "depths": [1, 1, 1, 1], "embed_dim": 8, "num_heads": [1, 1, 1, 1], "window_size": 4,
         "out_features": STAGES}  # fmt: skip
+MASK2FORMER = {"backbone_config": SWIN, "num_queries": 8, "feature_size": 32, "mask_feature_size": 32,
+               "hidden_dim": 32, "encoder_layers": 1, "decoder_layers": 2, "num_attention_heads": 2,
+               "encoder_feedforward_dim": 16, "dim_feedforward": 16}  # fmt: skip
+DPT = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 64,
+       "backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8, 8, 16, 16], "fusion_hidden_size": 16}  # fmt: skip
 NETWORKS: dict[str, dict[str, object]] = {
     "pspnet_resnet18_quarter": {},
     "deeplabv3_resnet18_quarter": {},
@@ -49,9 +54,12 @@ NETWORKS: dict[str, dict[str, object]] = {
     "smp:DPT:tu-vit_tiny_patch16_224": {"arguments": {"decoder_fusion_channels": 16}},
     "smp:Unet:efficientnet-b0": {},
     "smp:Unet:mit_b0": {},
+    "smp:Unet:timm-mobilenetv3_small_100": {},
     "hf:segformer-b0": {"config": SEGFORMER},
     "hf:upernet-convnext-tiny": {"config": {"backbone_config": CONVNEXT, "hidden_size": 16}},
     "hf:upernet-swin-tiny": {"config": {"backbone_config": SWIN, "hidden_size": 16}},
+    "hf:mask2former-swin-tiny": {"config": MASK2FORMER},
+    "hf:dpt-large": {"config": DPT},
     "torchvision:deeplabv3_mobilenet_v3_large": {},
     "torchvision:lraspp_mobilenet_v3_large": {},
     "torchvision:fcn_resnet50": {},

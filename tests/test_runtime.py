@@ -7,12 +7,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import helper
 from PIL import Image
 
-from patches import CLASSES, COLOURS, expected_logits, write_onnx
+from patches import CLASSES, COLOURS, Patches, expected_logits, write_onnx
 from segdistill.data.files import image_pixels, read_image
-from segdistill.runtime import METADATA, Predictor
+from segdistill.data.transforms import EvalTransform
+from segdistill.engine.protocol import Protocol, infer
+from segdistill.runtime import METADATA, Predictor, _resize
 
 
 @pytest.fixture
@@ -33,12 +36,42 @@ def test_classes_are_the_network_s(tmp_path, pixels, kind, outputs):
         np.testing.assert_allclose(predictor(pixels, logits=True).logits, expected.numpy(), atol=2e-6)
 
 
+def as_in_training(pixels, size):
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    resized, _ = EvalTransform(size=size)(image, torch.zeros(pixels.shape[:2], dtype=torch.uint8))
+    return (resized * 255).round().permute(1, 2, 0).byte().numpy()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_resizing_is_that_of_training_to_the_last_bit(seed):
+    generator = np.random.default_rng(seed)
+    height, width, tall, wide = generator.integers(1, 150, 4)
+    pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
+    found, expected = _resize(pixels, (tall, wide)), as_in_training(pixels, (int(tall), int(wide)))
+    # Processors without these instructions resize in floats.
+    exact = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    assert np.abs(found.astype(int) - expected).max() <= (0 if exact else 1)
+
+
+def test_sizes_of_the_images_own(tmp_path):
+    pixels = np.random.default_rng(6).integers(0, 256, (50, 41, 3), np.uint8)
+    protocol = Protocol(short_side=24, long_side=28)
+    expected = infer(Patches(), torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255, protocol)[0]
+    facts = {"short_side": 24, "long_side": 28}
+    prediction = Predictor(write_onnx(tmp_path / "a.onnx", None, kind="float32", protocol=facts))(pixels, logits=True)
+    np.testing.assert_allclose(prediction.logits, expected.numpy(), atol=1e-5)
+    rounded = Predictor(write_onnx(tmp_path / "b.onnx", None, protocol=facts))(pixels)
+    assert (rounded.ids == prediction.ids).mean() > 0.98  # a file of bytes sees rounded values
+    with pytest.raises(ValueError, match="takes images of 24×32 alone, but the student was validated at sizes"):
+        Predictor(write_onnx(tmp_path / "c.onnx", protocol=facts))
+
+
 @pytest.mark.parametrize("size", [None, (24, 32)])
 def test_images_are_resized_as_in_the_run_and_results_back(tmp_path, size):
     pixels = np.random.default_rng(1).integers(0, 256, (50, 41, 3), np.uint8)
     predictor = Predictor(write_onnx(tmp_path / "a.onnx", size, eval_size=[24, 32]))
-    seen = np.asarray(Image.fromarray(pixels).resize((32, 24), Image.Resampling.BILINEAR))
-    expected = expected_logits(seen, (50, 41))
+    seen = as_in_training(pixels, (24, 32))
+    expected = F.interpolate(expected_logits(seen)[None], (50, 41), mode="bilinear")[0]  # as `predict` does
     prediction = predictor(pixels, logits=True)
     np.testing.assert_array_equal(prediction.ids, expected.argmax(0).numpy())
     np.testing.assert_allclose(prediction.logits, expected.numpy(), atol=2e-6)

@@ -1,6 +1,7 @@
 from ._version import __version__ as __version__
 from .comparison.grid import compare as compare
 from .data.sets import build_dataset as build_dataset
+from .deploy.export import export_student as export_student
 from .deploy.predict import predict as predict
 from .engine.config import load_config as load_config
 from .engine.distiller import Distiller as Distiller

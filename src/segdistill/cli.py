@@ -329,6 +329,48 @@ def serve(
     serve_models(student, baseline=baseline, teacher=teacher, host=host, port=port, **limits, device=device, say=say)
 
 
+@app.command(epilog="Example: `segdistill export runs/student --out student.onnx`")
+def export(
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder or student.safetensors.")],
+    out: Annotated[Path, typer.Option(help="The file to write: .onnx, .xml or .pte.", show_default=False)],
+    format: Annotated[Literal["onnx", "openvino", "executorch"], typer.Option(help="What runs it.")] = "onnx",
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Height and width of the images (default: as in its evaluation).", show_default=False),
+    ] = None,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Images of any size, batches of any number.")] = False,
+    output: Annotated[Literal["ids", "logits", "both"], typer.Option(help="What the file gives.")] = "both",
+    input: Annotated[Literal["float", "uint8"], typer.Option(help="RGB in 0…1, or in 0…255.")] = "float",
+    int8: Annotated[bool, typer.Option("--int8", help="Compute in 8 bits, but for layers that lose too much.")] = False,
+    calibrate: Annotated[int, typer.Option(metavar="N", help="Training images for int8's ranges.", min=1)] = 64,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Compute in half precision, for GPUs.")] = False,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest difference of a logit, relative to the largest one (default: 1e-4; fp16 0.02; int8 any).",
+            show_default=False,
+        ),
+    ] = None,
+    max_drop: Annotated[float, typer.Option(help="Points of mIoU that int8 and fp16 may lose.")] = 0.5,
+    images: Annotated[int, typer.Option(help="Validation images that the file is checked on.", min=1)] = 32,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration whose data is used (default: the run's own).", show_default=False)
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that the exporter gets.", min=1)] = 600,
+) -> None:
+    """Write a student as a file for ONNX Runtime, OpenVINO or ExecuTorch, checked against it before it is there."""
+    from segdistill.deploy.export import export_student
+
+    if size is not None and dynamic:
+        raise ValueError("--size and --dynamic: a file is for one size or for any; give one of them")
+    form: dict[str, Any] = {"size": size, "dynamic": dynamic, "output": output, "input": input}
+    numbers: dict[str, Any] = {"int8": int8, "calibrate": calibrate, "fp16": fp16, "max_drop": max_drop}
+    checks: dict[str, Any] = {"tolerance": tolerance, "images": images, "config": config, "timeout": timeout}
+    say = show.plain(console)
+    metadata = export_student(model, out, format=format, **form, **numbers, **checks, say=say)
+    show.exported(console, metadata, out)
+
+
 @app.command(
     epilog="Example: `segdistill report runs/camvid_lite0_cwd --baseline runs/camvid_lite0_none --out runs/report`"
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
@@ -21,6 +22,8 @@ EXTRAS = {
     "smp": ["segmentation_models_pytorch"],
     "hf": ["transformers"],
     "export": ["onnx", "onnxscript", "onnxruntime"],
+    "openvino": ["openvino"],
+    "executorch": ["executorch"],
     "report": ["jinja2", "matplotlib"],
     "track": ["tensorboard"],
     "video": ["av"],
@@ -292,6 +295,28 @@ def forecast(console: Console, result: Mapping[str, Any]) -> None:
         f"{result['steps']} steps and {result['validations']} validations: about {total}; "
         f"peak memory {result['peak_memory'] / 2**20:.0f} MB; disk {result['disk'] / 2**20:.0f} MB"
     )
+
+
+def exported(console: Console, metadata: Mapping[str, Any], path: Path) -> None:
+    """Print what `export_student` wrote and found."""
+    entry, found, tell = metadata["input"], metadata["verification"], plain(console)
+    size = "any size" if entry["size"] is None else "×".join(map(str, entry["size"]))
+    outputs = ", ".join(metadata["outputs"])
+    tell(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {metadata['precision']}, {entry['dtype']} {size} → {outputs}")
+    shapes = ", ".join("×".join(map(str, batch)) for batch in found["batches"])
+    tell(f"checked in {found['runtime']} on {found['count']} images ({found['images']}) at {shapes}")
+    same = f"{100 * found['argmax_agreement']:.3f} % of the pixels get the same class"
+    tell(f"logits differ by at most {found['max_difference']:.1e} of the largest; {same}")
+    if found["miou"] is not None:
+        tell(f"mIoU {percent(found['miou']['student'])} → {percent(found['miou']['file'])}")
+    if "quantisation" in metadata:
+        kept = metadata["quantisation"]["float_layers"]
+        layers = f"{len(kept)} of {metadata['quantisation']['layers']} layers"
+        tell(f"kept in float: {layers}" + "".join(f", {name}" for name in kept[:4]) + ", …" * (len(kept) > 4))
+        cpu = found["cpu"]
+        verdict = "" if cpu["ratio"] < 0.9 else ": int8 does not pay on this machine"
+        times = f"{cpu['ms']:.1f} ms, in float {cpu['fp32_ms']:.1f} ms"
+        tell(f"CPU time of an image, one thread: {times} (ratio {cpu['ratio']:.2f}){verdict}")
 
 
 def benchmark(console: Console, result: Mapping[str, Any]) -> None:

@@ -201,6 +201,47 @@ def compare(
         raise ValueError(f"{failed} of {len(result['runs'])} runs failed; the same command tries them again")
 
 
+@app.command(epilog="Example: `segdistill curve camvid/compare_cpu methods=[none,cwd] widths=[0.5,1] --out runs/curve`")
+def curve(
+    config: ConfigPath,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="widths=[0.25,0.5,0.75,1] methods=[none,cwd] seeds=3, and changes to the configuration.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the runs; finished ones in it are kept.", show_default=False)
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 1,
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Height and width of the image that is timed (default: the data's).", show_default=False),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Of the CPU while timing (default: torch's).", min=1, show_default=False)
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Passes that are timed.", min=1)] = 30,
+    figures: Annotated[
+        Literal["png", "pdf", "svg"] | None, typer.Option(help="Write the picture in this format as well.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="On which is timed: cpu, cuda, …")] = "cpu",
+) -> None:
+    """Train a student at several widths, alone and distilled, and draw mIoU against latency, size and FLOPs."""
+    from segdistill.comparison.widths import load_curve
+
+    plan = load_curve(config, overrides or [], out)
+    from segdistill.report.efficiency import draw_curve
+
+    how: dict[str, Any] = {"size": size, "threads": threads, "repeats": repeats, "figures": figures, "device": device}
+    result = draw_curve(plan, jobs=jobs, say=show.plain(console), **how)
+    show.curve(console, result)
+    console.print(f"written to {plan.out / 'curve.png'}", soft_wrap=True)
+    if result["errors"]:
+        raise ValueError(f"{len(result['errors'])} runs failed; the same command tries them again")
+
+
 @app.command("eval", epilog="Example: `segdistill eval runs/student --split test --json test.json`")
 def evaluate(
     model: Annotated[

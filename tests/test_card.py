@@ -6,12 +6,12 @@ import re
 import pytest
 import yaml
 
+from conftest import needs_package
 from segdistill import cli
 from segdistill.deploy.model_card import code, escape, model_card, write_model_card
 from segdistill.engine.student import make_card, save_student
 from segdistill.models import build_model
 
-huggingface_hub = pytest.importorskip("huggingface_hub")
 NASTY = ["road", "a|b", "<img src=x onerror=alert(1)>", "[x](javascript:y)", "`tick`", "line\nbreak", "---", "'q\": {"]
 
 
@@ -43,10 +43,13 @@ def make_run(folder, classes=NASTY, **facts):
 
 @pytest.fixture
 def run(tmp_path):
+    needs_package("huggingface_hub", "hub")
     return make_run(tmp_path / "my_run")
 
 
 def test_the_hub_reads_its_metadata(run):
+    import huggingface_hub
+
     card = huggingface_hub.ModelCard(model_card(run, license="cc-by-4.0"))
     assert card.data.license == "cc-by-4.0"
     assert (card.data.library_name, card.data.pipeline_tag) == ("segdistill", "image-segmentation")
@@ -96,6 +99,7 @@ def test_it_says_what_was_done_and_nothing_of_the_machine_it_was_done_on(run):
 
 
 def test_a_baseline_and_what_is_missing(tmp_path):
+    needs_package("huggingface_hub", "hub")
     run = make_run(tmp_path / "r", classes=["a", "b"], method=["none"])
     for name in ("config.yaml", "env.json", "eval_test.json"):
         (run / name).unlink()

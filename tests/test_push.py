@@ -8,11 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from conftest import needs_package
 from segdistill import cli
 from segdistill.deploy.push import collect_uploads, push
 from test_card import make_run
-
-huggingface_hub = pytest.importorskip("huggingface_hub")
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -69,6 +68,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch):
+    needs_package("huggingface_hub", "hub")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.seen, server.refuse = {}, None
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -83,6 +83,7 @@ def hub(monkeypatch):
 
 @pytest.fixture
 def run(tmp_path):
+    needs_package("huggingface_hub", "hub")
     folder = make_run(tmp_path / "my_run", classes=["a", "b"])
     (folder / "net_int8.onnx").write_bytes(b"onnx" * 100)
     (folder / "checkpoint.pt").write_bytes(b"not for others")
@@ -145,7 +146,7 @@ def test_no_connection_and_no_token_are_one_line(run, hub, monkeypatch, capsys):
     hub.shutdown()
     with pytest.raises(ValueError, match=r"cannot reach http://127\.0\.0\.1:"):
         push(run, "me/net", say=lambda _: None)
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     monkeypatch.setattr("sys.argv", ["segdistill", "push", str(run), "me/net"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

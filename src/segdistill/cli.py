@@ -201,7 +201,7 @@ def compare(
         raise ValueError(f"{failed} of {len(result['runs'])} runs failed; the same command tries them again")
 
 
-@app.command(epilog="Example: `segdistill curve camvid/compare_cpu methods=[none,cwd] widths=[0.5,1] --out runs/curve`")
+@app.command(epilog="Example: `segdistill curve my.yaml methods=[none,cwd] widths=[0.5,1] --out runs/curve`")
 def curve(
     config: ConfigPath,
     overrides: Annotated[
@@ -430,19 +430,56 @@ def benchmark(
         str | None,
         typer.Option(help="Also count what this method adds (teacher: pspnet_resnet101).", show_default=False),
     ] = None,
-    size: Annotated[tuple[int, int], typer.Option(help="Height and width of the image.")] = (512, 1024),
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Height and width of the image (default: 512 1024; with --formats the data's)."),
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Passes that are timed; 0: only count.")] = 10,
     threads: Annotated[int | None, typer.Option(help="Of the CPU (default: torch's).", show_default=False)] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Measure compiled networks too.")] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help="Measure ONNX Runtime too.")] = False,
     device: Device = "auto",
     json: Annotated[Path | None, typer.Option(help="Where the figures go.", show_default=False)] = None,
+    formats: Annotated[
+        bool, typer.Option("--formats", help="Of trained runs: PyTorch and every ONNX file beside them, on the CPU.")
+    ] = False,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="With --formats: the student alone.", show_default=False)
+    ] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option(help="With --formats: further ONNX files of the student.", show_default=False)
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(help="With --formats: how many of val are scored (default: all).", min=0)
+    ] = None,
 ) -> None:
-    """Parameters, FLOPs, peak memory and latency of a student and its teacher, and what a method adds in training."""
+    """Parameters, FLOPs, peak memory and latency of a student and its teacher, and what a method adds in training.
+
+    With --formats: size, mIoU, agreement, latency and memory of each file that could be deployed.
+    """
+    if formats:
+        from segdistill.measure.deployed import BENCHMARK, benchmark_formats
+
+        if method is not None or compiled or onnx or device not in ("auto", "cpu"):
+            raise ValueError("--formats is of files on the CPU: leave out --method, --compile, --onnx and --device")
+        given: dict[str, Any] = {"baseline": baseline, "teacher": teacher, "files": file or [], "images": images}
+        given |= {"size": size, "threads": threads, "repeats": max(1, repeats)}
+        result = benchmark_formats(student, **given, say=show.plain(console))
+        path = json or (Path(student) / BENCHMARK if Path(student).is_dir() else None)
+        _deliver(result, path, show.formats)
+        if path is not None and any(row["miou"] is not None for row in result["rows"]):
+            from segdistill.report.figures import Album
+            from segdistill.report.formats import draw_formats
+
+            draw_formats(Album(path.parent, "png"), result, path.stem)
+            console.print(f"written to {path.with_suffix('.png')}", soft_wrap=True)
+        return
+    if baseline is not None or file or images is not None:
+        raise ValueError("--baseline, --file and --images are of --formats")
     from segdistill.measure.benchmark import benchmark_models
 
     teacher = teacher or ("pspnet_resnet101" if method else None)
-    how = {"sizes": [size], "repeats": repeats, "threads": threads, "device": device}
+    how = {"sizes": [size or (512, 1024)], "repeats": repeats, "threads": threads, "device": device}
     result = benchmark_models(student, teacher, method=method, compiled=compiled, onnx=onnx, **how)
     _deliver(result, json, show.benchmark)
 

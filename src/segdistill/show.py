@@ -358,6 +358,33 @@ def benchmark(console: Console, result: Mapping[str, Any]) -> None:
         _costs(console, result)
 
 
+def formats(console: Console, result: Mapping[str, Any]) -> None:
+    """Print what `benchmark_formats` returned."""
+    names = ("MB", f"{result['split']} mIoU %", "agreement %", "ms", "ms p95", "RSS MB")
+    heads = [Column(name, justify="right", no_wrap=True) for name in names]
+    table = Table(
+        "network",
+        Column("format", overflow="fold", min_width=12),
+        *heads,
+        title="formats",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+    )
+    for row in result["rows"]:
+        rss = "–" if row["peak_rss"] is None else f"{row['peak_rss'] / 1e6:.0f}"
+        timed = (f"{row['ms']:.2f}", f"{row['ms_p95']:.2f}", rss)
+        scored = (percent(row["miou"]), percent(row["agreement"]))
+        table.add_row(row["role"], row["format"], f"{row['bytes'] / 1e6:.2f}", *scored, *timed)
+    console.print(table)
+    size, facts = "×".join(map(str, result["size"])), result["environment"]
+    console.print(
+        f"{result['images']} images of {result['split']} scored; one image of {size} timed, {result['repeats']} passes "
+        f"on {facts['cpu']}, {result['threads']} threads; RSS: peak of a process that runs this file alone; agreement: "
+        "pixels of the class that the student in PyTorch gives",
+        highlight=False,
+    )
+
+
 def _costs(console: Console, result: Mapping[str, Any]) -> None:
     heads = [Column(name, justify="right") for name in ("trained", "fixed values", "GFLOPs", "% of the student")]
     size, student = "×".join(map(str, result["costs_size"])), result["costs_student_flops"]

@@ -364,7 +364,7 @@ def formats(console: Console, result: Mapping[str, Any]) -> None:
     heads = [Column(name, justify="right", no_wrap=True) for name in names]
     table = Table(
         "network",
-        Column("format", overflow="fold", min_width=12),
+        Column("format", overflow="fold", min_width=17),
         *heads,
         title="formats",
         box=SIMPLE_HEAD,

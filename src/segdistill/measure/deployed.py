@@ -44,7 +44,7 @@ class Candidate:
         self.role, self.file = role, file
         self.work: nn.Module | OnnxSession
         if file.suffix == ".onnx":
-            self.format = f"ONNX {file.name}"
+            self.format = file.name
             self.work = OnnxSession(file, threads)
             self.classes = self.work.classes
         else:

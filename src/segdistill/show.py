@@ -360,7 +360,7 @@ def benchmark(console: Console, result: Mapping[str, Any]) -> None:
 
 def formats(console: Console, result: Mapping[str, Any]) -> None:
     """Print what `benchmark_formats` returned."""
-    names = ("MB", f"{result['split']} mIoU %", "agreement %", "ms", "ms p95", "RSS MB")
+    names = ("MB", f"{result['split']} mIoU %", "agree %", "ms", "ms p95", "RSS MB")
     heads = [Column(name, justify="right", no_wrap=True) for name in names]
     table = Table(
         "network",

@@ -52,7 +52,7 @@ not exist is refused, with the nearest one that does. `segdistill list config tr
 ABOUT = {
     "data": "Further keys are options of the data set; `segdistill list data` prints them.",
     "student and teacher": "The same keys under `student` and under `teacher`. Further keys are options of the "
-    "network's family, such as `pretrained`, `aux` and `width`.",
+    "network's family, such as `pretrained`, `aux`, `width` and `depth`.",
     "compare": "What `segdistill compare` takes besides, at the top level of the file or as `key=value`.",
 }
 

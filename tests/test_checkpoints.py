@@ -321,10 +321,10 @@ def test_aligned_corners_come_with_the_source_and_with_the_students_file(given, 
 
 
 def test_the_width_is_told_by_the_file_and_the_classes_too(tmp_path):
-    network = build_model("deeplabv3_resnet18_quarter", num_classes=3, width=24)
+    network = build_model("deeplabv3_resnet18_quarter", num_classes=3, head_width=24)
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     loaded = load_weights("deeplabv3_resnet18_quarter", tmp_path / "w.safetensors")
-    assert loaded.spec["width"] == 24
+    assert loaded.spec["head_width"] == 24
     assert loaded.num_classes == 3
 
 

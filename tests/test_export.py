@@ -32,8 +32,8 @@ PALETTE = [(128, 64, 128), (70, 130, 180), (0, 0, 142), (107, 142, 35), (220, 22
 SEGFORMER = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32], "decoder_hidden_size": 16,
              "num_attention_heads": [1, 1, 1, 1]}  # fmt: skip
 STUDENTS = {
-    "pspnet_resnet18": {"width": 32},
-    "deeplabv3plus_tf_efficientnet_lite0": {"width": 32},
+    "pspnet_resnet18": {"head_width": 32},
+    "deeplabv3plus_tf_efficientnet_lite0": {"head_width": 32},
     "espnet": {"q": 2},
     "smp:Unet:resnet18": {"arguments": {"decoder_channels": [16, 16, 8, 8, 8]}},
     "hf:nvidia/mit-b0": {"config": SEGFORMER},
@@ -173,7 +173,7 @@ def test_the_file_says_what_it_is(student, tmp_path):
     assert set(written) == {"segdistill", "names", "description"}
     assert set(metadata) == {
         "schema", "classes", "palette", "ignore_index", "input", "outputs", "dynamic", "multiple", "align_corners",
-        "normalisation", "image_range", "eval_size", "opset", "precision", "source", "verification",
+        "normalisation", "image_range", "eval_size", "protocol", "opset", "precision", "source", "verification",
     }  # fmt: skip
     assert metadata["schema"] == 1
     assert metadata["classes"] == CLASSES

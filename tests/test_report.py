@@ -204,15 +204,15 @@ def test_a_baseline_is_that_of_the_same_student(tmp_path):
         for method, level in (("none", 0.1 + 0.001 * width), ("kd", 0.2)):
             folder = write_run(tmp_path / f"{method}{width}", method, level=level)
             config = yaml.safe_load((folder / "config.yaml").read_text())
-            config["student"]["width"] = width
+            config["student"]["head_width"] = width
             (folder / "config.yaml").write_text(yaml.safe_dump(config))
     study = read_study([tmp_path])
     assert {g.label: study.baseline(g).label for g in study.groups if g.role == "student"} == {
-        "kd (width=16)": "baseline (width=16)",
-        "kd (width=64)": "baseline (width=64)",
+        "kd (head_width=16)": "baseline (head_width=16)",
+        "kd (head_width=64)": "baseline (head_width=64)",
     }
     alone = read_study([tmp_path / "kd16", tmp_path / "none64"])
-    assert alone.unequal(alone.focus) == ["student.width"]
+    assert alone.unequal(alone.focus) == ["student.head_width"]
 
 
 def test_no_two_groups_have_one_label(tmp_path):

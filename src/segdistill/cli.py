@@ -207,6 +207,47 @@ def compare(
         raise ValueError(f"{failed} of {len(result['runs'])} runs failed; the same command tries them again")
 
 
+@app.command(epilog="Example: `segdistill curve my.yaml methods=[none,cwd] widths=[0.5,1] --out runs/curve`")
+def curve(
+    config: ConfigPath,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="widths=[0.25,0.5,0.75,1] methods=[none,cwd] seeds=3, and changes to the configuration.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the runs; finished ones in it are kept.", show_default=False)
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 1,
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Height and width of the image that is timed (default: the data's).", show_default=False),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Of the CPU while timing (default: torch's).", min=1, show_default=False)
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Passes that are timed.", min=1)] = 30,
+    figures: Annotated[
+        Literal["png", "pdf", "svg"] | None, typer.Option(help="Write the picture in this format as well.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="On which is timed: cpu, cuda, …")] = "cpu",
+) -> None:
+    """Train a student at several widths, alone and distilled, and draw mIoU against latency, size and FLOPs."""
+    from segdistill.comparison.widths import load_curve
+
+    plan = load_curve(config, overrides or [], out)
+    from segdistill.report.efficiency import draw_curve
+
+    how: dict[str, Any] = {"size": size, "threads": threads, "repeats": repeats, "figures": figures, "device": device}
+    result = draw_curve(plan, jobs=jobs, say=show.plain(console), **how)
+    show.curve(console, result)
+    console.print(f"written to {plan.out / 'curve.png'}", soft_wrap=True)
+    if result["errors"]:
+        raise ValueError(f"{len(result['errors'])} runs failed; the same command tries them again")
+
+
 @app.command("eval", epilog="Example: `segdistill eval runs/student --split test --json test.json`")
 def evaluate(
     model: Annotated[
@@ -371,6 +412,52 @@ def export(
     show.exported(console, metadata, out)
 
 
+@app.command(epilog="Example: `segdistill card runs/student --license cc-by-4.0`")
+def card(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)],
+    license: Annotated[
+        str | None, typer.Option(help="As the hub names it, such as apache-2.0.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The file (default: RUN/README.md).", show_default=False)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a README.md that is there.")] = False,
+) -> None:
+    """Write a student's model card, in the format of Hugging Face's hub: what it is, reaches, needs."""
+    from segdistill.deploy.model_card import README, write_model_card
+
+    path = run / README if out is None else out
+    if path.exists() and not force:
+        raise ValueError(f"{path} is there already, perhaps with changes of yours; --force replaces it")
+    console.print(f"written to {write_model_card(run, license=license, out=out)}", soft_wrap=True)
+    if license is None:
+        console.print("it names no licence; --license NAME does")
+
+
+@app.command(epilog="Example: `segdistill push runs/student me/street-student --private --dry-run`")
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="USER/NAME on the hub.", show_default=False)],
+    files: Annotated[
+        list[str] | None, typer.Option(help="Further files of the folder, by name or pattern.", show_default=False)
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option(help="Of the card, if the folder has no README.md.", show_default=False)
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch (default: main).", show_default=False)] = None,
+    token: Annotated[
+        str | None, typer.Option(help="With the right to write (default: HF_TOKEN's).", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be uploaded, and upload nothing.")] = False,
+) -> None:
+    """Put a student, its model card and its ONNX files on Hugging Face's hub (HF_ENDPOINT: another one)."""
+    from segdistill.deploy.push import push as upload
+
+    how: dict[str, Any] = {"license": license, "private": private, "revision": revision, "token": token}
+    address = upload(run, repo, files=files or [], dry_run=dry_run, say=show.plain(console), **how)
+    if address is not None:
+        console.print(address, soft_wrap=True, highlight=False)
+
+
 @app.command(
     epilog="Example: `segdistill report runs/camvid_lite0_cwd --baseline runs/camvid_lite0_none --out runs/report`"
 )
@@ -506,19 +593,56 @@ def benchmark(
         str | None,
         typer.Option(help="Also count what this method adds (teacher: pspnet_resnet101).", show_default=False),
     ] = None,
-    size: Annotated[tuple[int, int], typer.Option(help="Height and width of the image.")] = (512, 1024),
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Height and width of the image (default: 512 1024; with --formats the data's)."),
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Passes that are timed; 0: only count.")] = 10,
     threads: Annotated[int | None, typer.Option(help="Of the CPU (default: torch's).", show_default=False)] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Measure compiled networks too.")] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help="Measure ONNX Runtime too.")] = False,
     device: Device = "auto",
     json: Annotated[Path | None, typer.Option(help="Where the figures go.", show_default=False)] = None,
+    formats: Annotated[
+        bool, typer.Option("--formats", help="Of trained runs: PyTorch and every ONNX file beside them, on the CPU.")
+    ] = False,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="With --formats: the student alone.", show_default=False)
+    ] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option(help="With --formats: further ONNX files of the student.", show_default=False)
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(help="With --formats: how many of val are scored (default: all).", min=0)
+    ] = None,
 ) -> None:
-    """Parameters, FLOPs, peak memory and latency of a student and its teacher, and what a method adds in training."""
+    """Parameters, FLOPs, peak memory and latency of a student and its teacher, and what a method adds in training.
+
+    With --formats: size, mIoU, agreement, latency and memory of each file that could be deployed.
+    """
+    if formats:
+        from segdistill.measure.deployed import BENCHMARK, benchmark_formats
+
+        if method is not None or compiled or onnx or device not in ("auto", "cpu"):
+            raise ValueError("--formats is of files on the CPU: leave out --method, --compile, --onnx and --device")
+        given: dict[str, Any] = {"baseline": baseline, "teacher": teacher, "files": file or [], "images": images}
+        given |= {"size": size, "threads": threads, "repeats": max(1, repeats)}
+        result = benchmark_formats(student, **given, say=show.plain(console))
+        path = json or (Path(student) / BENCHMARK if Path(student).is_dir() else None)
+        _deliver(result, path, show.formats)
+        if path is not None and any(row["miou"] is not None for row in result["rows"]):
+            from segdistill.report.figures import Album
+            from segdistill.report.formats import draw_formats
+
+            draw_formats(Album(path.parent, "png"), result, path.stem)
+            console.print(f"written to {path.with_suffix('.png')}", soft_wrap=True)
+        return
+    if baseline is not None or file or images is not None:
+        raise ValueError("--baseline, --file and --images are of --formats")
     from segdistill.measure.benchmark import benchmark_models
 
     teacher = teacher or ("pspnet_resnet101" if method else None)
-    how = {"sizes": [size], "repeats": repeats, "threads": threads, "device": device}
+    how = {"sizes": [size or (512, 1024)], "repeats": repeats, "threads": threads, "device": device}
     result = benchmark_models(student, teacher, method=method, compiled=compiled, onnx=onnx, **how)
     _deliver(result, json, show.benchmark)
 

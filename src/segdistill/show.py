@@ -24,6 +24,7 @@ EXTRAS = {
     "export": ["onnx", "onnxscript", "onnxruntime"],
     "openvino": ["openvino"],
     "executorch": ["executorch"],
+    "hub": ["huggingface_hub"],
     "report": ["jinja2", "matplotlib"],
     "track": ["tensorboard"],
     "video": ["av"],
@@ -273,6 +274,30 @@ def comparison(console: Console, result: Mapping[str, Any]) -> None:
         console.print(note, style="red" if note.startswith("failed") else None, highlight=False)
 
 
+def curve(console: Console, result: Mapping[str, Any]) -> None:
+    """Print the points of a curve, the teacher last."""
+    names = (f"{result['split']} mIoU %", "ms", "ms p95", "MB", "params M", "GFLOPs")
+    heads = [Column(name, justify="right", no_wrap=True) for name in ("width", *names)]
+    table = Table(Column("method", overflow="fold"), *heads, title=f"{result['network']} by width", box=SIMPLE_HEAD)
+    teacher = [{**result["teacher"], "method": "teacher", "width": None}] if result["teacher"] else []
+    for point in [*result["points"], *teacher]:
+        spread = point.get("miou_deviation")
+        score = percent(point["miou"]) + (f" ± {percent(spread)}" if spread is not None else "")
+        costs = (("ms", 1, 2), ("ms_p95", 1, 2), ("bytes", 1e6, 2), ("params", 1e6, 3), ("flops", 1e9, 2))
+        cells = (f"{point[key] / unit:.{digits}f}" for key, unit, digits in costs)
+        table.add_row(point["method"], "–" if point["width"] is None else f"{point['width']:g}", score, *cells)
+    console.print(table)
+    size, facts = "×".join(map(str, result["size"])), result["environment"]
+    place = ", ".join(facts["gpus"]) if result["device"].startswith("cuda") else facts["cpu"]
+    console.print(
+        f"one image of {size}, float32, eager, {result['repeats']} passes on {place}, {result['threads']} threads; "
+        "MB of weights; a multiply-add is two FLOPs; mIoU: mean ± standard deviation over seeds",
+        highlight=False,
+    )
+    for error in result["errors"]:
+        console.print(f"failed: {error}", style="red", highlight=False)
+
+
 def forecast(console: Console, result: Mapping[str, Any]) -> None:
     """Print what `forecast` returned."""
     names = [Column(name, overflow="fold") for name in ("tap", "student", "shape", "teacher", "shape")]
@@ -337,6 +362,33 @@ def benchmark(console: Console, result: Mapping[str, Any]) -> None:
     )
     if "costs" in result:
         _costs(console, result)
+
+
+def formats(console: Console, result: Mapping[str, Any]) -> None:
+    """Print what `benchmark_formats` returned."""
+    names = ("MB", f"{result['split']} mIoU %", "agree %", "ms", "ms p95", "RSS MB")
+    heads = [Column(name, justify="right", no_wrap=True) for name in names]
+    table = Table(
+        "network",
+        Column("format", overflow="fold", min_width=17),
+        *heads,
+        title="formats",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+    )
+    for row in result["rows"]:
+        rss = "–" if row["peak_rss"] is None else f"{row['peak_rss'] / 1e6:.0f}"
+        timed = (f"{row['ms']:.2f}", f"{row['ms_p95']:.2f}", rss)
+        scored = (percent(row["miou"]), percent(row["agreement"]))
+        table.add_row(row["role"], row["format"], f"{row['bytes'] / 1e6:.2f}", *scored, *timed)
+    console.print(table)
+    size, facts = "×".join(map(str, result["size"])), result["environment"]
+    console.print(
+        f"{result['images']} images of {result['split']} scored; one image of {size} timed, {result['repeats']} passes "
+        f"on {facts['cpu']}, {result['threads']} threads; RSS: peak of a process that runs this file alone; agreement: "
+        "pixels of the class that the student in PyTorch gives",
+        highlight=False,
+    )
 
 
 def _costs(console: Console, result: Mapping[str, Any]) -> None:

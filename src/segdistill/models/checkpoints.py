@@ -113,7 +113,9 @@ def _seen_options(
     tensors: Tensors, family: str, source: str, options: Mapping[str, Any], known: set[str]
 ) -> dict[str, Any]:
     """Options of a family that the shapes tell, where they are not given."""
-    places = {"width": ("classifier.weight", 1), "aux_width": ("aux.2.weight", 1), "fuse_kernel": (_ASPP_FUSE, -1)}
+    places = {"fuse_kernel": (_ASPP_FUSE, -1)}
+    if options.get("width") in (None, 1):  # otherwise they are multiplied
+        places |= {"head_width": ("classifier.weight", 1), "aux_width": ("aux.2.weight", 1)}
     found: dict[str, Any] = {
         option: tensors[name].shape[place] for option, (name, place) in places.items() if name in tensors
     }

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -152,7 +151,7 @@ def installed_weights(distribution: str) -> Path:
     return Path(str(found[0].locate()))
 
 
-def load_backbone_weights(body: nn.Module, timm_name: str, arguments: dict[str, Any], source: bool | str) -> None:
+def load_backbone_weights(body: nn.Module, timm_name: str, make: Callable[..., nn.Module], source: bool | str) -> None:
     """Load ImageNet weights into a timm network that was built with `features_only`.
 
     A file's tensors are taken by their names or, where it uses other names, by their order, provided that every single
@@ -161,7 +160,7 @@ def load_backbone_weights(body: nn.Module, timm_name: str, arguments: dict[str, 
     Args:
         body: the network.
         timm_name: its name in timm.
-        arguments: with which it was built.
+        make: makes it whole, from further arguments of `timm.create_model`.
         source: True for timm's hub, a path, or `pip:DISTRIBUTION`.
 
     Raises:
@@ -169,7 +168,7 @@ def load_backbone_weights(body: nn.Module, timm_name: str, arguments: dict[str, 
     """
     if source is True:
         try:
-            fetched = timm.create_model(timm_name, pretrained=True, **arguments)
+            fetched = make(pretrained=True)
         except Exception as error:
             raise ValueError(
                 f"cannot fetch weights of {timm_name} from timm's hub ({first_line(error)}); "
@@ -177,7 +176,7 @@ def load_backbone_weights(body: nn.Module, timm_name: str, arguments: dict[str, 
             ) from error
         tensors = dict(fetched.state_dict())
     else:
-        full = timm.create_model(timm_name, **arguments).state_dict()
+        full = make().state_dict()
         tensors = _by_name_or_order(fitting(unwrapped(read_source(str(source))), full), full, str(source))
     wanted = body.state_dict()
     missing = sorted(name for name in set(wanted) - set(tensors) if not name.endswith(COUNTER))

@@ -31,9 +31,11 @@ def test_classes_are_the_network_s(tmp_path, pixels, kind, outputs):
     prediction = predictor(pixels)
     assert prediction.ids.dtype == np.uint8
     np.testing.assert_array_equal(prediction.ids, expected.argmax(0).numpy())
-    assert prediction.logits is None
     if "logits" in outputs:
-        np.testing.assert_allclose(predictor(pixels, logits=True).logits, expected.numpy(), atol=2e-6)
+        np.testing.assert_allclose(prediction.logits, expected.numpy(), atol=2e-6)
+        np.testing.assert_array_equal(predictor(pixels, logits=True).logits, prediction.logits)
+    else:
+        assert prediction.logits is None
 
 
 def as_in_training(pixels, size):
@@ -171,6 +173,12 @@ def test_the_values_of_black_and_white_come_from_the_file(tmp_path):
     expected = read_image(tmp_path / "deep.png", image_range=(0, 4095))
     np.testing.assert_array_equal(predictor.read(tmp_path / "deep.png"), expected)
     np.testing.assert_array_equal(predictor.read(deep), expected)
+
+
+def test_logits_on_demand_are_of_the_same_pixels(tmp_path):
+    deep = np.random.default_rng(5).integers(0, 4096, (9, 7), np.uint16)
+    predictor = Predictor(write_onnx(tmp_path / "a.onnx", None, image_range=[0, 4095]))
+    np.testing.assert_array_equal(predictor(deep).logits, predictor(deep, logits=True).logits)
 
 
 def test_the_image_of_a_caller_stays_as_it_is():

@@ -7,7 +7,6 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +30,36 @@ Floats = NDArray[np.float32]
 Picture = Image.Image | NDArray[Any] | str | Path
 
 
-@dataclass(frozen=True)
 class Prediction:
     """What a network sees in one image.
 
     Attributes:
         ids: the class of each pixel, (H,W) uint8, at the image's size.
-        logits: (C,H,W) float32 at the image's size, where they were asked for.
         pixels: the image as it was read, (H,W,3) uint8 RGB.
         classes: names.
         palette: a colour per class.
+
+    Args:
+        predictor: that saw the image.
+        pixels: as above.
+        ids: as above.
+        logits: (C,H,W), if they are known already.
     """
 
-    ids: Bytes
-    logits: Floats | None
-    pixels: Bytes
-    classes: list[str]
-    palette: list[Colour]
+    def __init__(self, predictor: "Predictor", pixels: Bytes, ids: Bytes, logits: Floats | None):
+        self.pixels, self.ids = pixels, ids
+        self.classes, self.palette = predictor.classes, predictor.palette
+        self._predictor, self._logits = predictor, logits
+
+    @property
+    def logits(self) -> Floats | None:
+        """(C,H,W) float32 at the image's size; None of a file that gives class numbers alone.
+
+        They take far more memory than the class numbers: unless the call asked for them, the file runs once more here.
+        """
+        if self._logits is None and self._predictor.gives_logits:
+            self._logits = next(self._predictor.stream([self.pixels], logits=True, again=True))._logits
+        return self._logits
 
     def colour(self) -> Image.Image:
         """Draw each pixel in the colour of its class."""
@@ -136,27 +148,35 @@ class Predictor:
 
         Args:
             image: a path, a Pillow image, or an array, (H,W,3) RGB, (H,W,4) with alpha or (H,W) grey.
-            logits: whether the prediction holds the logits too, C·H·W floats.
+            logits: whether its logits are computed at once, C·H·W floats, rather than when they are asked for.
 
         Raises:
             ValueError: if the image cannot be read, or logits are asked of a file that gives class numbers alone.
         """
         return next(self.stream([image], logits=logits))
 
-    def stream(self, images: Iterable[Picture], *, batch_size: int = 1, logits: bool = False) -> Iterator[Prediction]:
+    @property
+    def gives_logits(self) -> bool:
+        """Whether the file gives logits besides class numbers, or instead of them."""
+        return "logits" in self._names
+
+    def stream(
+        self, images: Iterable[Picture], *, batch_size: int = 1, logits: bool = False, again: bool = False
+    ) -> Iterator[Prediction]:
         """Segment images one after the other, several at a time where the file takes that and their sizes agree.
 
         Args:
             images: as for a call.
             batch_size: how many at a time; a file of fixed size takes one.
             logits: as for a call.
+            again: whether the images are pixels that `read` gave.
         """
-        if logits and "logits" not in self._names:
+        if logits and not self.gives_logits:
             raise ValueError(f"{self.path} gives class numbers alone; export with --output both for logits")
         together = batch_size if self.metadata.get("dynamic") else 1
         waiting: list[Bytes] = []
         for image in images:
-            pixels = self.read(image)
+            pixels: Bytes = image if again and isinstance(image, np.ndarray) else self.read(image)
             if waiting and (len(waiting) == together or pixels.shape != waiting[0].shape):
                 yield from self._segment(waiting, logits)
                 waiting = []
@@ -206,7 +226,7 @@ class Predictor:
         else:
             found = self._whole(images, (size[0], size[1]), logits)
         for pixels, (ids, values) in zip(images, found, strict=True):
-            yield Prediction(ids, values, pixels, self.classes, self.palette)
+            yield Prediction(self, pixels, ids, values)
 
     def _whole(self, images: list[Bytes], size: Size, logits: bool) -> list[tuple[Bytes, Floats | None]]:
         seen = self._resized or size

@@ -49,12 +49,12 @@ class Held(Source):
 
     Args:
         image: uint8 (3,H,W).
-        mask: uint8 (H,W).
+        mask: (H,W) of whole numbers.
     """
 
     def __init__(self, image: Tensor, mask: Tensor):
         self.size = image.shape[1], image.shape[2]
-        self._image, self._mask = image, mask
+        self._image, self._mask = image, mask.to(torch.uint8)  # until it is a target, an eighth of the bytes is enough
 
     def image(self, box: Box, reduce: int = 1) -> Tensor:
         """A part of the image, always in full."""
@@ -110,7 +110,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """One item: the image, uint8 (3,H,W) RGB, and the mask, uint8 (H,W) of class ids or 255."""
+        """One item: the image, uint8 (3,H,W) RGB, and the mask, int64 (H,W) of class ids or 255."""
         raise NotImplementedError
 
     def source(self, index: int) -> Source:

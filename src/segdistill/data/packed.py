@@ -145,7 +145,7 @@ class PackedDataset(SegmentationDataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image, mask = self._views(index)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1), torch.from_numpy(np.array(mask))
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1), torch.from_numpy(np.array(mask)).long()
 
     def source(self, index: int) -> Source:
         """The item, of which only those rows are read that are wanted."""

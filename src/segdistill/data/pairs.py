@@ -148,7 +148,7 @@ class FileDataset(SegmentationDataset):
         else:
             mask = self.read_ids(self.masks[index])
             self.check_sizes(index, image.shape, mask.shape)
-        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)
+        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask).long()
 
     def source(self, index: int) -> Source:
         """The item, of which the image is decoded when it is known how much of it is wanted."""

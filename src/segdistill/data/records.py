@@ -40,7 +40,7 @@ def make_record(dataset: SegmentationDataset, index: int) -> Record:
         image, mask = dataset[index]
     except ValueError:
         return {"problems": dataset.problems(index)}
-    pixels, ids = image.numpy().reshape(3, -1), mask.numpy()
+    pixels, ids = image.numpy().reshape(3, -1), mask.numpy().astype(np.uint8)
     counts = np.bincount(ids.ravel(), minlength=256)
     return {
         "size": list(ids.shape),

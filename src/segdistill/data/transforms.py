@@ -292,7 +292,9 @@ def _resize_image(image: Tensor, size: Size) -> Tensor:
 
 def _resize_mask(mask: Tensor, size: Size) -> Tensor:
     # nearest-exact takes the pixel under the centre, as the bilinear filter does; plain nearest shifts the mask.
-    resized: Tensor = tv.resize(mask[None], list(size), v2.InterpolationMode.NEAREST_EXACT, antialias=False)[0]
+    resized: Tensor = tv.resize(
+        mask[None].to(torch.uint8), list(size), v2.InterpolationMode.NEAREST_EXACT, antialias=False
+    )[0]
     return resized
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from segdistill.data.dataset import SegmentationDataset
 from segdistill.data.files import Bytes, count_pixels
 from segdistill.data.packed import (
@@ -192,7 +194,7 @@ def _items(dataset: SegmentationDataset, start: int, threads: int) -> Iterator[t
 
     def read(index: int) -> tuple[Bytes, Bytes]:
         image, mask = dataset[index]
-        return image.permute(1, 2, 0).contiguous().numpy(), mask.contiguous().numpy()
+        return image.permute(1, 2, 0).contiguous().numpy(), mask.to(torch.uint8).contiguous().numpy()
 
     with ThreadPoolExecutor(threads) as pool:
         for first in range(start, len(dataset), 2 * threads):

@@ -103,7 +103,7 @@ class HuggingFace(SegmentationDataset):
             raise ValueError(
                 f"{self.title}, row {index}: the image is {sizes[0]} but its mask {sizes[1]}; they must have one size"
             )
-        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(ids)
+        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(ids).long()
 
     def _place(self, index: int, column: str) -> Path:
         return Path(f"{self.title}, row {index}, column {column}")

@@ -124,13 +124,14 @@ def smaller(name, files):
     return changes
 
 
-def is_row(name):
-    """Whether a recipe is a row of SSTKD's ablation that differs from others in an option alone."""
-    return name.startswith("camvid/sstkd_") and name not in ("camvid/sstkd_full", "camvid/sstkd_statistical_graph")
+def is_twin(name):
+    """Whether a recipe differs from one that is not slow in its schedule, its data or an option of SSTKD alone."""
+    first = name in ("camvid/sstkd_full", "camvid/sstkd_statistical_graph")
+    return name.endswith(("/cirkd_v2", "/sstkd_teacher")) or (name.startswith("camvid/sstkd_") and not first)
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if is_row(name) else []) for name in TRAINED]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if is_twin(name) else []) for name in TRAINED]
 )
 def test_a_recipe_trains_and_is_evaluated_by_its_protocol(name, files, tmp_path):
     config = load_config(name, smaller(name, files))
@@ -155,7 +156,7 @@ def test_a_released_network_is_evaluated_by_its_protocol(name, files):
     assert result["protocol"]["name"] == load_config(name).eval.protocol
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINED if load_config(name).distils][::12])
+@pytest.mark.parametrize("name", [name for name in TRAINED if load_config(name).distils][::20])
 def test_the_baseline_is_the_same_command_with_train(name, segdistill, files, tmp_path):
     code, _, err = segdistill("train", name, *smaller(name, files), "--out", tmp_path / "run")
     assert code == 0, err

@@ -37,7 +37,8 @@ def read_tensors(path: Path, key: str | None = None, say: Callable[[str], Any] =
         ValueError: if the file is missing, is not such a file, or holds anything that would have to be unpickled.
     """
     if not path.is_file():
-        raise ValueError(f"no weights at {path}")
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise ValueError(f"no weights at {path}{where}; give the path of the file")
     if path.suffix == ".safetensors":
         if key is not None:
             raise ValueError(f"{path}: weights_key is for PyTorch files; a .safetensors file holds one state dict")

@@ -191,7 +191,7 @@ class NetworkConfig(Open):
     (of mmengine's files the average, as it does itself), and a printed line says so."""
     source: str | None = None
     """Where that file is from: openmmlab, skd, cirkd, torchvision, espnet, or segdistill. Left out, the names of its
-    tensors tell."""
+    tensors tell. Without a file, whose details and normalisation a network of this package is built with."""
     normalisation: Normalisation | None = None
     """`{mean: …, std: …, range: 1 | 255, bgr: …}` of the images, instead of the network's own."""
     align_corners: bool | None = None

@@ -18,7 +18,7 @@ from segdistill.models import build_model, model_options, split_name
 from segdistill.models.external import is_external
 from segdistill.models.forms import SOURCES, form_of
 from segdistill.models.weights.files import load_named, read_source
-from segdistill.models.weights.renames import RENAMES, SIGNS
+from segdistill.models.weights.renames import RENAMES, SIGNS, renamed
 from segdistill.models.weights.state_dicts import Tensors, fitting, unwrapped
 
 
@@ -53,14 +53,7 @@ def convert(tensors: Mapping[str, Tensor], source: str, family: str) -> Tensors:
         raise ValueError(
             f"source {source} is known for {there}, not {family}; for a network of its own use its library"
         )
-    renamed = {}
-    for name, tensor in tensors.items():
-        for theirs, ours in RENAMES[source][family]:
-            if re.match(theirs, name):
-                name = re.sub(theirs, ours, name, count=1)
-                break
-        renamed[name] = tensor
-    return _REORDER.get((source, family), dict)(renamed)
+    return _REORDER.get((source, family), dict)(renamed(tensors, RENAMES[source][family]))
 
 
 def _skd(tensors: Tensors) -> Tensors:
@@ -189,6 +182,8 @@ def load_weights(
         if source is None:
             say(f"{path}: taken as {form_of(found, num_classes).what}; source: segdistill says otherwise")
     told = {key: value for key, value in options.items() if value is not None}
+    if told.get("pretrained"):  # the file has all tensors: a first start would be fetched only to be overwritten
+        told["pretrained"] = False
     network = build_model(name, num_classes=num_classes, **{**(facts or {}), **told})
     if is_external(name):
         tensors = _external(tensors, name, network.state_dict())

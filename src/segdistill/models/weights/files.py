@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segdistill._printing import first_line
-from segdistill.models.weights.state_dicts import choose_tensors, fitting, unwrapped
+from segdistill.models.weights.renames import IMAGENET_STEMS, renamed
+from segdistill.models.weights.state_dicts import Tensors, choose_tensors, fitting, unwrapped
 
 FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 """Environment variable by which torch refuses to unpickle, also for callers that ask for it."""
@@ -35,7 +36,8 @@ def read_tensors(path: Path, key: str | None = None, say: Callable[[str], Any] =
         ValueError: if the file is missing, is not such a file, or holds anything that would have to be unpickled.
     """
     if not path.is_file():
-        raise ValueError(f"no weights at {path}")
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise ValueError(f"no weights at {path}{where}; give the path of the file")
     if path.suffix == ".safetensors":
         if key is not None:
             raise ValueError(f"{path}: weights_key is for PyTorch files; a .safetensors file holds one state dict")
@@ -154,8 +156,9 @@ def installed_weights(distribution: str) -> Path:
 def load_backbone_weights(body: nn.Module, timm_name: str, make: Callable[..., nn.Module], source: bool | str) -> None:
     """Load ImageNet weights into a timm network that was built with `features_only`.
 
-    A file's tensors are taken by their names or, where it uses other names, by their order, provided that every single
-    shape agrees (as in ports of the same network). The ImageNet classifier is left out.
+    A file's tensors are taken by their names, those of a stem of three convolutions by SKD's, CIRKD's or OpenMMLab's
+    too; or, where it uses other names, by their order, provided that every single shape agrees (as in ports of the same
+    network). The ImageNet classifier is left out.
 
     Args:
         body: the network.
@@ -177,12 +180,20 @@ def load_backbone_weights(body: nn.Module, timm_name: str, make: Callable[..., n
         tensors = dict(fetched.state_dict())
     else:
         full = make().state_dict()
-        tensors = _by_name_or_order(fitting(unwrapped(read_source(str(source))), full), full, str(source))
+        readings = [reading for names in unwrapped(read_source(str(source))) for reading in _stems(names, full)]
+        tensors = _by_name_or_order(fitting(readings, full), full, str(source))
     wanted = body.state_dict()
     missing = sorted(name for name in set(wanted) - set(tensors) if not name.endswith(COUNTER))
     if missing:
         raise ValueError(f"weights for {timm_name} lack {len(missing)} of {len(wanted)} tensors, {missing[0]} first")
     body.load_state_dict({**wanted, **{name: tensors[name] for name in wanted if name in tensors}})
+
+
+def _stems(tensors: Tensors, full: Mapping[str, Tensor]) -> list[Tensors]:
+    """Tensors as they are named and, for a network with a stem of three convolutions, as others name that stem."""
+    if "conv1.6.weight" not in full:
+        return [tensors]
+    return [tensors, *(renamed(tensors, table) for table in IMAGENET_STEMS)]
 
 
 def _by_name_or_order(tensors: dict[str, Tensor], full: dict[str, Tensor], path: str) -> dict[str, Tensor]:

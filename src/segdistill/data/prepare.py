@@ -12,7 +12,7 @@ from typing import Any
 from segdistill._options import refuse_unknown
 from segdistill.data.archives import BadArchiveError, unpack
 from segdistill.data.downloads import digests, download, writing
-from segdistill.data.sources import SOURCES, Archive, Source
+from segdistill.data.sources import LIMIT, SOURCES, Archive, Source
 from segdistill.data.walk import names_below
 
 NOTES = ".segdistill"
@@ -176,7 +176,7 @@ class _Job:
         assert url is not None  # what has none was refused
         self.say(f"from {url}")
         with self.bar(archive.name) as told:
-            sha256 = download(url, path, checksum=archive.checksum, limit=round(1.5 * archive.size),
+            sha256 = download(url, path, checksum=archive.checksum, limit=LIMIT * archive.size,
                               timeout=self.timeout, progress=told, say=self.say)  # fmt: skip
         known = f"{archive.checksum} as published" if archive.checksum else "no checksum is published"
         self.say(f"{archive.name}: {path.stat().st_size} bytes, sha256:{sha256} ({known})")
@@ -195,8 +195,7 @@ class _Job:
 
         try:
             with self.bar(f"unpacking {archive.name}") as told:
-                limit = round(1.5 * archive.unpacked)
-                found = unpack(path, staging, limit=limit, place=place, progress=told)
+                found = unpack(path, staging, limit=LIMIT * archive.unpacked, place=place, progress=told)
             _move(staging, self.root)
         finally:
             shutil.rmtree(staging, ignore_errors=True)

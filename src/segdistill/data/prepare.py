@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -111,7 +112,7 @@ class _Job:
                 self.say(f"{holds.folder}: {len(names_below(self.root / holds.folder, [holds.suffix]))} {holds.suffix}")
         if self.source.hint and not any(a.url is None for a in self.source.archives):
             self.say(self.source.hint)
-        self.say(f"export {self.source.variable}={self.root / self.source.folder}")
+        self.say(f"export {self.source.variable}={shlex.quote(str(self.root / self.source.folder))}")
 
     def _refuse(self, by_hand: list[Archive], lacking: dict[str, list[str]]) -> None:
         names = " ".join(archive.name for archive in by_hand)

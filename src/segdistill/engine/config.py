@@ -480,6 +480,10 @@ def _set(raw: dict[str, Any], override: str) -> None:
         section.clear()
     if parents and parents[-1] in ("student", "teacher") and last == "name":
         section.pop("checkpoint", None)
+    if parents == ["data"] and last == "name":  # what only the other data set knows has no meaning any more
+        old, new = (_options_of("data", str(name)) or set() for name in (section.get("name"), value))
+        for key in old - new - set(DataConfig.model_fields):
+            section.pop(key, None)
     if parents and parents[-1] == "data" and last == "augmentation":  # of another one, or of none, all keys are there
         for key in {key for keys in AUGMENTATIONS.values() for key in keys}:
             section.pop(key, None)
@@ -493,7 +497,9 @@ def _one_line(error: pydantic.ValidationError) -> str:
         return f"unknown key {path}{closest(where[-1], _fields_at(where[:-1]))}"
     if line.startswith("unknown key network."):
         return line.replace("network.", f"{path}.", 1)
-    return f"{path}: missing from the configuration" if kind == "missing" else f"{path}: {line}"
+    if kind == "missing":
+        return f"{path}: missing from the configuration"
+    return f"{path}: {line}" if path else line  # a mistake of the whole names its key itself
 
 
 def _fields_at(location: Sequence[str]) -> set[str]:

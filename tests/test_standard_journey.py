@@ -21,7 +21,7 @@ from segdistill.engine.build import build_split
 from segdistill.engine.config import load_config
 from segdistill.engine.evaluate import evaluate, evaluate_run
 from segdistill.engine.run_folder import read_json
-from segdistill.engine.student import load_student
+from segdistill.engine.student import load_student, read_card
 from segdistill.metrics import confusion_matrix, scores
 from servers import serve
 
@@ -177,6 +177,12 @@ def test_a_run_from_before_there_were_protocols(whole, tmp_path):
     del config["eval"]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     assert evaluate_run(run)["iou"] == read_json(whole / "summary.json")["iou"]
+
+
+def test_a_students_file_says_the_size_of_images_that_are_drawn(whole):
+    config = load_config(whole)
+    assert config.data.resize is None  # the data set makes them of this size
+    assert tuple(read_card(whole)["size"]) == config.data.size == (32, 32)
 
 
 def test_images_without_labels_are_not_scored(tmp_path, segdistill):

@@ -16,7 +16,7 @@ from segdistill.engine.run_folder import read_json
 ODD = "[/bold] [other] :smile: \x1b[31m\x07"
 RESULT = {
     "model": f"runs/{ODD}", "split": "val", "iou": {ODD: 0.5}, "accuracy": {ODD: None}, "miou": 0.5, "macc": 0.5,
-    "pixel_accuracy": 0.5,
+    "pixel_accuracy": 0.5, "protocol": {},
 }  # fmt: skip
 
 

@@ -171,6 +171,20 @@ def test_four_ways_to_one_number(section, tmp_path, segdistill):
     assert scores(counter.confmat, dataset.classes, protocol.absent)["iou"] == found["iou"]
 
 
+def test_a_size_of_the_data_is_printed(tmp_path, segdistill):
+    trees.ade20k(tmp_path, size=SIZE)
+    data = {"name": "ade20k", "root": str(tmp_path), "size": [32, 48], "batch_size": 2, "workers": 0}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**TINY, "data": data, "eval": {"short_side": 24}}))
+    assert segdistill("train", tmp_path / "c.yaml", "--out", tmp_path / "run")[0] == 0
+    _, out, _ = segdistill("eval", tmp_path / "run")
+    assert "resized to short side 24" in " ".join(out.split())
+    assert "images and masks resized first, to 32×48 (data.size)" in out
+    found = read_json(tmp_path / "run/eval_val.json")
+    assert sum(map(sum, found["confusion"])) <= 2 * 32 * 48
+    assert found["iou"] == read_json(tmp_path / "run/summary.json")["iou"]
+    assert read_card(tmp_path / "run")["size"] == [32, 48]
+
+
 def test_a_run_from_before_there_were_protocols(whole, tmp_path):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     config = yaml.safe_load((run / "config.yaml").read_text())

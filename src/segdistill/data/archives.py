@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -114,7 +115,7 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
 
 
 def _opener(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[], IO[bytes]]:
-    return lambda: opened.open(info)
+    return partial(opened.open, info)
 
 
 def _tar_members(archive: Path) -> Iterator[_Member]:

@@ -10,7 +10,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -115,7 +114,7 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
 
 
 def _opener(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[], IO[bytes]]:
-    return partial(opened.open, info)
+    return lambda: opened.open(info)
 
 
 def _tar_members(archive: Path) -> Iterator[_Member]:

@@ -1,5 +1,6 @@
 """The commands as a user types them."""
 
+import importlib
 import json
 import os
 import shutil
@@ -268,3 +269,21 @@ def test_a_terminated_run_goes_on_where_it_stopped(tmp_path):
     import torch
 
     assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["facts"]["step"] >= 2
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "words"),
+    [
+        ("segdistill.show", "doctor", ["doctor"]),
+        ("segdistill.show", "catalogue", ["list", "methods"]),
+        ("segdistill.show_data", "check", ["data", "check", "c.yaml"]),
+        ("segdistill.deploy.serve.server", "serve", ["serve", "runs/x"]),
+        ("segdistill.engine.evaluate", "evaluate_run", ["eval", "runs/x"]),
+    ],
+)
+def test_an_interruption_is_one_line(segdistill, monkeypatch, module, function, words):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module(module), function, interrupt)
+    assert segdistill(*words) == (130, "", "segdistill: interrupted\n")

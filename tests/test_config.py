@@ -34,6 +34,17 @@ def test_a_checkpoint_replaces_a_name_and_a_name_a_checkpoint():
     assert load_config(checkpoint, ["teacher.name=pspnet_resnet50"]).teacher.checkpoint is None
 
 
+def test_another_data_set_has_other_options():
+    config = load_config({**BASE, "data": {"name": "cityscapes", "root": "x", "coarse": True, "crop": [64, 64]}})
+    written = config.model_dump(mode="json")  # as a run's folder has it, with all options
+    data = load_config(written, ["data.name=voc2012", "data.aug=true"]).data
+    assert (data.options["aug"], data.options["root"], data.crop) == (True, "x", (64, 64))
+    with pytest.raises(ValueError, match=r"unknown key data\.coarsee; did you mean coarse"):
+        load_config({**BASE, "data": {"name": "cityscapes", "coarsee": True}})
+    with pytest.raises(ValueError, match=r"unknown key data\.corse"):  # a mistake stays one
+        load_config({**BASE, "data": {"name": "cityscapes", "corse": True}}, ["data.name=voc2012"])
+
+
 def test_the_size_goes_to_a_data_set_that_draws_it():
     config = load_config(BASE, ["data.size=[64, 96]"])
     assert config.data.options["size"] == (64, 96)
@@ -60,6 +71,9 @@ def test_lists_of_methods():
         ("method={name: kd, wieght: 1}", "method kd has no option 'wieght'; did you mean weight?"),
         ("method={name: kd, weight: much}", "method kd, weight: Input should be a valid number"),
         ("data.name=synthetik", "did you mean synthetic"),
+        ("data.crop=[64]", "data.crop: too few values, got [64]"),
+        ("data.crop=64", "data.crop: expected a list of values, got 64"),
+        ("eval.window=[64]", "eval.window: too few values, got [64]"),
         ("train.steps=0", "train.steps: Input should be greater than 0, got 0"),
         ("train.clip=-1", "train.clip: Input should be greater than 0, got -1"),  # it would turn the gradient round
         ("train.clip=0", "train.clip: Input should be greater than 0, got 0"),

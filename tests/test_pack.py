@@ -1,5 +1,6 @@
 """Data that are decoded once: what is written, that it is read back to the last bit, and what may go wrong."""
 
+import errno
 import json
 import os
 import pickle
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
+import trees
 from conftest import PATIENCE, wait_until, write_image
 from segdistill import distill
 from segdistill.data import build_dataset
@@ -326,6 +329,49 @@ def test_too_little_room(images, tmp_path, monkeypatch):
     ):
         pack_data(config(images).data, tmp_path / "pack", say=lambda line: None)
     assert not list((tmp_path / "pack").glob("*.bin"))
+
+
+def test_a_disk_that_is_full_says_nothing_of_trainings(images, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(packing, "_items", full)
+    line = r"cannot write .*train-00000.bin: No space left on device; make room there, then run the same command again$"
+    with pytest.raises(ValueError, match=line):
+        pack_data(config(images).data, tmp_path / "pack", say=lambda line: None)
+
+
+def test_a_pack_remembers_what_was_conspicuous(tmp_path):
+    root = trees.cityscapes(tmp_path / "data")
+    raw = {"data": {"name": "cityscapes", "root": str(root)}, "student": {"name": "pspnet_resnet18"}}
+    data = load_config(raw).data
+    pack_data(data, tmp_path / "pack", say=lambda line: None)
+    line = "Cityscapes: 2 images, where the official val has 500"
+    assert PackedDataset(tmp_path / "pack", "val").remarks == [line]
+    index = json.loads((tmp_path / "pack/pack.json").read_text())
+    del index["splits"]["val"]["remarks"]  # as the first packs were
+    (tmp_path / "pack/pack.json").write_text(json.dumps(index))
+    assert PackedDataset(tmp_path / "pack", "val").remarks == []
+    pack_data(data, tmp_path / "pack", say=lambda line: None)
+    assert PackedDataset(tmp_path / "pack", "val").remarks == [line]
+
+
+def test_the_check_looks_at_the_pack(images, pack, tmp_path, segdistill):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config(images, packed=str(pack)).model_dump(mode="json")))
+    shutil.rmtree(images)
+    out = [part for name in ("sheet", "json", "records") for part in (f"--{name}", tmp_path / name)]
+    status, printed, err = segdistill("data", "check", tmp_path / "c.yaml", *out)
+    assert status == 0, err
+    assert " ".join(printed.split()).startswith(f"images of the pack {pack} train 7 images: ")
+    assert "no problems" in printed
+    assert Image.open(tmp_path / "sheet").format == "PNG"
+    found = json.loads((tmp_path / "json").read_text())
+    assert found["packed"] == str(pack)
+    assert [found["splits"][split]["images"] for split in ("train", "val")] == [7, 3]
+    alter(pack / "pack.json")
+    status, printed, err = segdistill("data", "check", tmp_path / "c.yaml")
+    assert status == 2
+    assert "pack the data again" in " ".join(printed.split())
 
 
 def test_an_image_that_cannot_be_read_stops_packing_with_its_line(images, tmp_path):

@@ -193,6 +193,19 @@ def test_an_archive_of_something_else_is_an_error(root, small, tmp_path):
         prepare_dataset("small", root)
 
 
+@pytest.mark.parametrize(("share", "taken"), [(1 / 3, True), (1 / 5, False)])
+@pytest.mark.parametrize("guess", ["size", "unpacked"])
+def test_a_size_that_was_guessed_too_low(root, small, monkeypatch, guess, share, taken):
+    real = {"size": len(small.files["images.tar"]), "unpacked": 6000}[guess]
+    change(monkeypatch, 0, **{guess: int(real * share)})
+    if taken:
+        prepare_dataset("small", root)
+        assert visible(root) == WANTED
+    else:
+        with pytest.raises(ValueError, match=r"more than \d+ bytes"):
+            prepare_dataset("small", root)
+
+
 def test_room_is_asked_for_first(root, small, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(prepare_module.shutil, "disk_usage", lambda path: usage(0, 0, 1000))

@@ -402,7 +402,7 @@ def test_keys_change_a_preset_and_a_preset_puts_keys_back():
     ],
 )
 def test_mistakes_in_the_section_are_one_line(section, line):
-    with pytest.raises(ValueError, match=line):
+    with pytest.raises(ValueError, match=f"^{line}"):
         load_config({**BASE, "eval": section})
 
 

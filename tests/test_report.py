@@ -550,6 +550,36 @@ def test_odd_names_of_classes(tmp_path):
     assert "\\times" not in text
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "value", "expected"),
+    [
+        ("summary.json", "iou", 3, "a mapping"),
+        ("summary.json", "steps", "many", "a whole number"),
+        ("summary.json", "steps", True, "a whole number"),
+        ("summary.json", "student", ["x"], "a text"),
+        ("summary.json", "flops_size", 512, "a list"),
+        ("env.json", "versions", [1], "a mapping"),
+        ("env.json", "gpus", 2, "a list"),
+        ("eval_test.json", "iou", [0.5], "a mapping"),
+        ("eval_test.json", "confusion", 3, "rows of numbers"),
+        ("eval_test.json", "confusion", [[1], [2, 3]], "rows of numbers"),
+        ("eval_test.json", "confusion", [["a"]], "rows of numbers"),
+        ("config.yaml", "student", "pspnet", "a mapping"),
+        ("config.yaml", "train", [1], "a mapping"),
+    ],
+)
+def test_a_value_of_another_kind_is_one_line(tmp_path, name, key, value, expected):
+    folder = write_run(tmp_path / "kd", "kd")
+    file = folder / name
+    values = yaml.safe_load(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps(values | {key: value}))
+    with pytest.raises(ValueError, match=rf"{name}: {key} is .*, expected {expected}; put a copy of the file back, or"):
+        write_report([folder], images=0, say=lambda _: None)
+    file.write_text(json.dumps(values | {key: None}))
+    if key != "student":
+        read_run(folder)
+
+
 def test_damaged_files(tmp_path):
     folder = write_run(tmp_path / "runs/kd", "kd")
     with (folder / "metrics.jsonl").open("ab") as file:

@@ -126,7 +126,7 @@ def test_wrong_trees_get_one_line(tmp_path):
         Voc2012("test", root=folder)
     with pytest.raises(ValueError, match=r"aug: true needs SBD's masks: .*SegmentationClassAug/\*.png, or SBD itself"):
         Voc2012("train", root=folder, aug=True)
-    with pytest.raises(ValueError, match=r"none: no such folder; .* set data.sbd to SBD's folder"):
+    with pytest.raises(ValueError, match=r"none: no such folder; .* set data.sbd, or SEGDISTILL_SBD, to SBD's folder"):
         Voc2012("train", root=folder, aug=True, sbd=str(tmp_path / "none"))
     with pytest.raises(ValueError, match=r"VOCdevkit: no dataset/cls/ in it; set data.sbd"):
         Voc2012("train", root=folder, aug=True, sbd=folder)

@@ -28,6 +28,9 @@ data_app = typer.Typer(
     "`segdistill data check configs/camvid/student_cpu.yaml --json check.json --sheet check.png`",
 )
 app.add_typer(data_app, name="data")
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
+
 console = show.PlainConsole(quiet=os.environ.get("RANK", "0") != "0")
 
 ConfigPath = Annotated[
@@ -72,12 +75,14 @@ def segdistill(
 
 
 def main() -> None:
-    """Entry point: a mistake is one line and exit code 2; `--debug` anywhere gives the traceback."""
+    """Entry point: a mistake is one line and exit code 2, Ctrl-C 130; `--debug` anywhere gives the traceback."""
     tolerate_any_encoding()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
         status = app(_arguments(arguments), prog_name="segdistill", standalone_mode=False)
+        if status == INTERRUPTED:  # the parser turns Ctrl-C into this, without a word
+            raise KeyboardInterrupt
         sys.exit(status if isinstance(status, int) else 0)
     except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
         line = known_fault(error)
@@ -85,7 +90,7 @@ def main() -> None:
             raise
         fail(line or str(error))
     except (typer.Abort, KeyboardInterrupt):
-        fail("interrupted")
+        fail("interrupted", INTERRUPTED)
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             sys.exit(0)  # the help is on the screen
@@ -100,11 +105,11 @@ def _arguments(given: list[str]) -> list[str]:
     return ["--resume=yes" if at in bare else word for at, word in enumerate(given) if word != "--debug"]
 
 
-def fail(message: str) -> None:
-    """Say what is wrong in one line, and exit with 2."""
+def fail(message: str, status: int = 2) -> None:
+    """Say what is wrong in one line, and exit."""
     with suppress(OSError):  # the terminal may be gone
         print(f"segdistill: {one_line(message)}", file=sys.stderr, flush=True)
-    sys.exit(2)
+    sys.exit(status)
 
 
 def _deliver(result: Mapping[str, Any], path: Path | None, show_it: Callable[..., None]) -> None:

@@ -98,6 +98,8 @@ def evaluation(console: Console, result: Mapping[str, Any]) -> None:
     table.add_row("pixel accuracy", "", percent(result["pixel_accuracy"]))
     console.print(table)
     console.print(in_words(result["protocol"]))
+    if result.get("size"):
+        console.print("images and masks resized first, to {}×{} (data.size)".format(*result["size"]))
 
 
 def summary(console: Console, result: Mapping[str, Any]) -> None:

@@ -76,6 +76,7 @@ def check(
         found = check_splits(
             data.name,
             data.options,
+            packed=data.packed,
             workers=cores if workers is None else workers,
             records=records,
             progress=lambda split: show.progress(f"items of {split}"),
@@ -84,14 +85,16 @@ def check(
     written = []
     if json is not None:
         splits = {s: {"missing": r} if isinstance(r, str) else r.figures() for s, r in found.items()}
-        write_json(json, {"data": data.name, "options": data.options, "splits": splits})
+        write_json(json, {"data": data.name, "options": data.options, "packed": data.packed, "splits": splits})
         written.append(f"written to {json}")
-    picture = None if sheet is None else _sheet(data.name, data.options, found)
+    picture = None if sheet is None else _sheet(data.name, data.options, data.packed, found)
     if sheet is not None and picture is not None:
         write_atomically(sheet, lambda path: picture.save(path, format="PNG"))
     if sheet is not None:
         written.append(f"drawn in {sheet}" if picture else f"{sheet}: not drawn, as no image can be read")
     bad = False
+    if data.packed is not None:
+        console.print(f"images of the pack {data.packed}", markup=False)
     for split, report in found.items():
         if isinstance(report, str):
             console.print(f"{split}: {report}", style="yellow" if split == "test" else "red")
@@ -106,20 +109,16 @@ def check(
     return bad
 
 
-def _sheet(name: str, options: dict[str, Any], found: Mapping[str, Any], count: int = 6) -> Any:
+def _sheet(name: str, options: dict[str, Any], packed: str | None, found: Mapping[str, Any], count: int = 6) -> Any:
     """A picture of samples of each split that could be read; None if none could."""
-    from segdistill.data.dataset import MissingMasks
-    from segdistill.data.sets import build_dataset
+    from segdistill.data.check import open_split
     from segdistill.data.sheet import choose_samples, draw_sheet
 
     samples = {}
     for split, report in found.items():
         if isinstance(report, str):
             continue
-        try:
-            dataset = build_dataset(name, split, **options)
-        except MissingMasks as error:
-            dataset = error.dataset
+        dataset, _ = open_split(name, split, options, packed)
         readable = report.readable
         chosen = choose_samples(report.seen[readable], count)
         if chosen:

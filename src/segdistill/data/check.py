@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from segdistill.data.dataset import SPLITS, MissingMasks, SegmentationDataset
+from segdistill.data.packed import PackedDataset
+from segdistill.data.pairs import FileDataset
 from segdistill.data.records import Record, RecordStore, read_records
 from segdistill.data.sets import build_dataset
 from segdistill.functional import IGNORE
@@ -60,10 +62,15 @@ class DatasetReport:
         if self.mean:
             mean, std = (" ".join(f"{value:.4f}" for value in values) for values in (self.mean, self.std))
             lines.append(f"mean {mean}, deviation {std} (RGB, 0 to 1)")
-        lines += [f"{share:8.3%} in {self.images_with[name]:6} images  {name}" for name, share in self.share.items()]
-        lines += [f"{self.ignored:8.3%}  ignored (of all pixels)"]
-        if self.unseen:
-            lines.append(f"never seen: {', '.join(self.unseen)}")
+        if any(self.share.values()):
+            lines += [
+                f"{share:8.3%} in {self.images_with[name]:6} images  {name}" for name, share in self.share.items()
+            ]
+            lines += [f"{self.ignored:8.3%}  ignored (of all pixels)"]
+            if self.unseen:
+                lines.append(f"never seen: {', '.join(self.unseen)}")
+        else:
+            lines.append("no labels: every pixel is ignored")
         lines += [f"note: {remark}" for remark in self.remarks]
         lines += [f"problem: {problem}" for problem in self.problems[:SHOWN]]
         if len(self.problems) > SHOWN:
@@ -199,7 +206,7 @@ def _binary(counts: np.ndarray) -> bool:
 
 
 def quick_check(dataset: SegmentationDataset, sample: int = 8) -> list[str]:
-    """Look at a few items, evenly spaced, before a training: what `check_dataset` would call a problem of all of them.
+    """Look at a few items, evenly spaced, before work: what `check_dataset` would call a problem of all of them.
 
     Args:
         dataset: images with labels.
@@ -209,11 +216,13 @@ def quick_check(dataset: SegmentationDataset, sample: int = 8) -> list[str]:
         What is conspicuous and may be meant so, a line each.
 
     Raises:
-        ValueError: if an item cannot be read, or if training cannot make sense: there is one class alone, or every
-            mask of the sample is 255 throughout.
+        ValueError: if an item cannot be read, or if the work cannot make sense: there is one class alone, or there
+            are no labels, or every mask of the sample is 255 throughout.
     """
     if len(dataset.classes) == 1:
         raise ValueError(ONE_CLASS.format(dataset.classes[0]))
+    if isinstance(dataset, FileDataset) and dataset.masks is None:
+        raise ValueError("; ".join(["images without labels: nothing can be learned or scored", *dataset.remarks]))
     count = min(sample, len(dataset))
     if not count:
         return []
@@ -225,7 +234,7 @@ def quick_check(dataset: SegmentationDataset, sample: int = 8) -> list[str]:
         why = "; ".join(dataset.remarks) or (
             "see what values they have (data.values, data.ignore), with `segdistill data check`"
         )
-        raise ValueError(f"all of {seen} are 255 throughout, which is ignored: nothing can be learned; {why}")
+        raise ValueError(f"all of {seen} are 255 throughout, which is ignored: nothing can be learned or scored; {why}")
     lines = [*dataset.remarks]
     lines += [f"{empty} of {seen} are 255 throughout, which is ignored"] if empty else []
     if _binary(np.sum(counts, axis=0)):
@@ -256,19 +265,42 @@ def check_data(
     return _check_split(name, split, options, progress=progress, workers=workers)
 
 
-def _check_split(name: str, split: str, options: dict[str, Any], **how: Any) -> DatasetReport:
+def _check_split(
+    name: str, split: str, options: dict[str, Any], packed: str | None = None, **how: Any
+) -> DatasetReport:
+    dataset, problems = open_split(name, split, options, packed)
+    report = check_dataset(dataset, split=split, **how)
+    report.problems = problems + report.problems
+    return report
+
+
+def open_split(
+    name: str, split: str, options: dict[str, Any], packed: str | None = None
+) -> tuple[SegmentationDataset, list[str]]:
+    """A split as far as it is there, and a line for each image of it that has no mask.
+
+    Args:
+        name: as in `list_datasets()`.
+        split: train, val or test.
+        options: of the data set.
+        packed: folder of a pack whose images are taken instead of the files.
+
+    Raises:
+        ValueError: if there is no such folder, split or option, or the pack is of other data.
+    """
+    if packed is not None:
+        return PackedDataset(packed, split, name=name, options=options), []
     try:
-        return check_dataset(build_dataset(name, split, **options), split=split, **how)
+        return build_dataset(name, split, **options), []
     except MissingMasks as error:
-        report = check_dataset(error.dataset, split=split, **how)
-        report.problems = error.problems + report.problems
-        return report
+        return error.dataset, error.problems
 
 
 def check_splits(
     name: str,
     options: dict[str, Any],
     *,
+    packed: str | None = None,
     workers: int = 0,
     records: Path | None = None,
     progress: Callable[[str], AbstractContextManager[Callable[[int, int], None]]] | None = None,
@@ -280,6 +312,7 @@ def check_splits(
     Args:
         name: as in `list_datasets()`.
         options: of the data set.
+        packed: folder of a pack whose images are checked instead of the files.
         workers: processes that read; 0: this one.
         records: file in which what was found is kept, image by image.
         progress: called with a split's name; a context that gives a function of (items done, items in all).
@@ -292,7 +325,7 @@ def check_splits(
             try:
                 with progress(split) if progress is not None else nullcontext() as told:
                     how = {"progress": told, "workers": workers, "store": store, "copies": copies}
-                    report = _check_split(name, split, options, **how)
+                    report = _check_split(name, split, options, packed, **how)
             except ValueError as error:
                 found[split] = str(error)
                 continue

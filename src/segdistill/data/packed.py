@@ -125,6 +125,7 @@ class PackedDataset(SegmentationDataset):
         self.classes = list(pack["classes"])
         self.palette = [(red, green, blue) for red, green, blue in pack["palette"]]
         self.image_range: Range | None = None if pack["image_range"] is None else tuple(pack["image_range"])
+        self.remarks = pack["splits"][split].get("remarks", [])  # the first packs have none
         self.names = []
         self._shards = [shard_path(self.folder, split, number) for number in range(pack["splits"][split]["shards"])]
         self._maps: dict[int, Bytes] = {}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -12,7 +13,7 @@ from typing import Any
 from segdistill._options import refuse_unknown
 from segdistill.data.archives import BadArchiveError, unpack
 from segdistill.data.downloads import digests, download, writing
-from segdistill.data.sources import SOURCES, Archive, Source
+from segdistill.data.sources import LIMIT, SOURCES, Archive, Source
 from segdistill.data.walk import names_below
 
 NOTES = ".segdistill"
@@ -111,7 +112,7 @@ class _Job:
                 self.say(f"{holds.folder}: {len(names_below(self.root / holds.folder, [holds.suffix]))} {holds.suffix}")
         if self.source.hint and not any(a.url is None for a in self.source.archives):
             self.say(self.source.hint)
-        self.say(f"export {self.source.variable}={self.root / self.source.folder}")
+        self.say(f"export {self.source.variable}={shlex.quote(str(self.root / self.source.folder))}")
 
     def _refuse(self, by_hand: list[Archive], lacking: dict[str, list[str]]) -> None:
         names = " ".join(archive.name for archive in by_hand)
@@ -176,7 +177,7 @@ class _Job:
         assert url is not None  # what has none was refused
         self.say(f"from {url}")
         with self.bar(archive.name) as told:
-            sha256 = download(url, path, checksum=archive.checksum, limit=round(1.5 * archive.size),
+            sha256 = download(url, path, checksum=archive.checksum, limit=LIMIT * archive.size,
                               timeout=self.timeout, progress=told, say=self.say)  # fmt: skip
         known = f"{archive.checksum} as published" if archive.checksum else "no checksum is published"
         self.say(f"{archive.name}: {path.stat().st_size} bytes, sha256:{sha256} ({known})")
@@ -195,8 +196,7 @@ class _Job:
 
         try:
             with self.bar(f"unpacking {archive.name}") as told:
-                limit = round(1.5 * archive.unpacked)
-                found = unpack(path, staging, limit=limit, place=place, progress=told)
+                found = unpack(path, staging, limit=LIMIT * archive.unpacked, place=place, progress=told)
             _move(staging, self.root)
         finally:
             shutil.rmtree(staging, ignore_errors=True)

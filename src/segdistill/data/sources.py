@@ -4,6 +4,15 @@ from dataclasses import dataclass
 
 MB, GB = 10**6, 10**9
 
+LIMIT = 4
+"""An archive may be so many times as large as is written here, packed and unpacked, before it is refused.
+
+Few sizes are known: those of Cityscapes' packages, of `stuffthingmaps_trainval2017.zip` and of `benchmark.tgz` are
+as their publishers or people who fetched them say; of tar files that are not compressed as much comes out as goes in.
+All other sizes, and whatever comes out of a zip or gz, are guesses. A real archive must never be refused for one of
+them, so the limit is wide; it is there for what is no data set at all.
+"""
+
 
 @dataclass(frozen=True)
 class Holds:
@@ -26,8 +35,8 @@ class Archive:
 
     Attributes:
         name: of the file.
-        size: about its bytes.
-        unpacked: about the bytes that come out.
+        size: about its bytes; see `LIMIT`.
+        unpacked: about the bytes that come out; likewise.
         holds: what it brings.
         url: where it lies; None: behind a login.
         checksum: as published, with its kind before it; None where none is.

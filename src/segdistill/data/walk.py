@@ -34,7 +34,7 @@ def files_below(folder: Path, suffixes: Collection[str], without: Iterable[Path]
 
     Args:
         folder: where to look, in subfolders too.
-        suffixes: of the files wanted, in lower case.
+        suffixes: of the files wanted; case makes no difference.
         without: folders below it that are left out.
 
     Raises:
@@ -48,7 +48,7 @@ def names_below(folder: Path, suffixes: Collection[str], without: Iterable[Path]
 
     Args:
         folder: where to look, in subfolders too.
-        suffixes: of the files wanted, in lower case.
+        suffixes: of the files wanted; case makes no difference.
         without: folders below it that are left out.
     """
     # Folder by folder, as paths are sorted: nothing sorts before NUL. Lists of parts would take three times as long.
@@ -60,13 +60,14 @@ def holds_files(folder: Path, suffixes: Collection[str]) -> bool:
 
     Args:
         folder: where to look, in subfolders too.
-        suffixes: of the files wanted, in lower case.
+        suffixes: of the files wanted; case makes no difference.
     """
     return folder.is_dir() and any(True for _ in _walk(folder, tuple(suffixes), ()))
 
 
 def _walk(folder: Path, suffixes: tuple[str, ...], without: Iterable[Path]) -> Iterator[str]:
     """Paths of files inside a folder, in no order."""
+    suffixes = tuple(suffix.lower() for suffix in suffixes)
     seen = {_identity(path) for path in without if path.is_dir()}
     real, linked = [""], list[str]()
     while real or linked:
@@ -152,7 +153,7 @@ def find_files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
 
     Args:
         folder: where to look, in subfolders too.
-        suffixes: of the files wanted, in lower case.
+        suffixes: of the files wanted; case makes no difference.
 
     Raises:
         ValueError: if the folder is missing, or two files differ in nothing but the suffix.

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from segdistill.data.files import Array, Bytes
+from segdistill.data.sets.cityscapes import LABEL_IDS, PALETTE
 
 Found = Sequence[tuple[Path, Path]]
 """Image files, each with the relative path that its results are named by."""
@@ -14,27 +15,7 @@ Found = Sequence[tuple[Path, Path]]
 KINDS = {"pictures": ("ids", "colour", "blend"), "cityscapes": ("label_ids",)}
 """The folders of the results, by format."""
 
-CITYSCAPES_LABEL_IDS = {
-    "road": 7,
-    "sidewalk": 8,
-    "building": 11,
-    "wall": 12,
-    "fence": 13,
-    "pole": 17,
-    "traffic light": 19,
-    "traffic sign": 20,
-    "vegetation": 21,
-    "terrain": 22,
-    "sky": 23,
-    "person": 24,
-    "rider": 25,
-    "car": 26,
-    "truck": 27,
-    "bus": 28,
-    "train": 31,
-    "motorcycle": 32,
-    "bicycle": 33,
-}
+CITYSCAPES_LABEL_IDS = dict(zip(PALETTE, LABEL_IDS, strict=True))
 """The 19 classes of Cityscapes in the order of their train ids, with the label ids that its server and scripts read."""
 
 FRAME = re.compile(r"[^_]+_\d{6}_\d{6}(?!\d)")
@@ -98,7 +79,9 @@ class CityscapesLabels:
     def __init__(self, classes: Sequence[str]):
         names = [name.strip().lower().replace("_", " ") for name in classes]
         if sorted(names) != sorted(CITYSCAPES_LABEL_IDS):
-            wrong = next((name for name in classes if name.lower() not in CITYSCAPES_LABEL_IDS), None)
+            wrong = next(
+                (given for given, name in zip(classes, names, strict=True) if name not in CITYSCAPES_LABEL_IDS), None
+            )
             told = "no class list" if not names else f"{len(names)} classes" + (f" such as {wrong!r}" if wrong else "")
             raise ValueError(f"--format cityscapes needs a model of the 19 classes of Cityscapes, this one has {told}")
         self.table = np.array([CITYSCAPES_LABEL_IDS[name] for name in names], dtype=np.uint8)

@@ -5,31 +5,24 @@ Nothing here imports torch before the keys have been checked, so that a mistake 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from segdistill._options import closest, first_mistake, refuse_unknown
 from segdistill._printing import one_line
 from segdistill._types import Size
 from segdistill.data.augmentations import AUGMENTATIONS, augmentation
 from segdistill.data.sets import SETS
+from segdistill.engine.eval_config import EvalConfig as EvalConfig
+from segdistill.engine.section import Section as Section
 from segdistill.engine.shipped import find_config, is_shipped
 from segdistill.methods._catalogue import METHODS, method_entries, resolve_methods
 from segdistill.models.external import external_keywords, is_external
 from segdistill.models.families import FAMILIES, named_family
 from segdistill.models.normalisation import Normalisation
-
-if TYPE_CHECKING:
-    from segdistill.engine.protocol import Protocol
-
-
-class Section(BaseModel):
-    """A section of the configuration; the docstring under a key is its entry in the reference."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Open(Section):
@@ -314,63 +307,6 @@ class TrainConfig(Section):
         return self
 
 
-class EvalConfig(Section):
-    """`eval:` — how networks look at images where they are evaluated, in validation too, and where they predict."""
-
-    protocol: Literal["mmseg", "cirkd", "skd", "ade_kit", "cityscapes"] | None = None
-    """A benchmark's or paper's protocol (docs/protocols.md), whose values hold for all keys below that are left out.
-    Left out itself, the network sees whole images once, and the mean is over the classes that are there. Given on the
-    command line, it puts all keys of the section back; those after it change single ones."""
-    window: Size | None = None
-    """[height, width] of windows that the network sees of an image, whose logits are averaged where they overlap. Left
-    out, it sees the whole image."""
-    stride: Size | None = None
-    """[down, across] from one window to the next; left out, two thirds of the window."""
-    short_side: int | None = None
-    """Images are resized, their ratio kept, so that the shorter side gets this long, or less where `long_side` would be
-    exceeded. The truth stays as it is, and logits are resized to it."""
-    long_side: int | None = None
-    """Likewise of the longer side."""
-    scales: list[float] = [1.0]
-    """Factors by which images are resized besides; the views are merged."""
-    flip: bool = False
-    """Whether each view is seen mirrored as well."""
-    merge: Literal["softmax", "logits"] = "softmax"
-    """What is averaged over several views: probabilities (mmseg) or logits (cirkd, skd)."""
-    align_corners: bool | None = None
-    """Whether logits are resized with aligned corners, where the network does not resize them itself. Left out, as the
-    network says."""
-    absent: Literal["skip", "zero"] = "skip"
-    """What a class that is neither in the truth nor predicted is in the mean IoU: left out, or 0."""
-
-    def complete(self, data: str) -> None:
-        """Write the preset's values out in full, but for the keys that are given, and check all of them.
-
-        Args:
-            data: name of the data set.
-
-        Raises:
-            ValueError: if a value has no meaning.
-        """
-        from segdistill.engine.presets import preset
-
-        if self.protocol is not None:
-            for key, value in preset(self.protocol, data).items():
-                if key not in self.model_fields_set:
-                    setattr(self, key, value)
-        self.build()
-
-    def build(self) -> "Protocol":
-        """The protocol."""
-        from segdistill.engine.protocol import Protocol
-
-        return Protocol(**self.model_dump(exclude={"protocol"}))
-
-    def describe(self) -> dict[str, Any]:
-        """The protocol's values by name, with that of its preset."""
-        return {"name": self.protocol, **self.build().as_dict()}
-
-
 class Config(Section):
     """The whole configuration of one run."""
 
@@ -544,6 +480,10 @@ def _set(raw: dict[str, Any], override: str) -> None:
         section.clear()
     if parents and parents[-1] in ("student", "teacher") and last == "name":
         section.pop("checkpoint", None)
+    if parents == ["data"] and last == "name":  # what only the other data set knows has no meaning any more
+        old, new = (_options_of("data", str(name)) or set() for name in (section.get("name"), value))
+        for key in old - new - set(DataConfig.model_fields):
+            section.pop(key, None)
     if parents and parents[-1] == "data" and last == "augmentation":  # of another one, or of none, all keys are there
         for key in {key for keys in AUGMENTATIONS.values() for key in keys}:
             section.pop(key, None)
@@ -557,7 +497,9 @@ def _one_line(error: pydantic.ValidationError) -> str:
         return f"unknown key {path}{closest(where[-1], _fields_at(where[:-1]))}"
     if line.startswith("unknown key network."):
         return line.replace("network.", f"{path}.", 1)
-    return f"{path}: missing from the configuration" if kind == "missing" else f"{path}: {line}"
+    if kind == "missing":
+        return f"{path}: missing from the configuration"
+    return f"{path}: {line}" if path else line  # a mistake of the whole names its key itself
 
 
 def _fields_at(location: Sequence[str]) -> set[str]:

@@ -1,5 +1,6 @@
 """Evaluation on whole images."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from torch import nn
 
 from segdistill._types import Size
 from segdistill.data import SegmentationDataset
+from segdistill.data.check import quick_check
 from segdistill.data.sampler import eval_loader
 from segdistill.engine.build import build_split
 from segdistill.engine.config import is_config, load_config
@@ -102,7 +104,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate a trained student in float32 on the data that its run names, or a network with weights as it is.
 
-    The protocol is that of the section `eval:` of the configuration whose data are used.
+    The protocol is that of the section `eval:` of the configuration whose data are used. What is conspicuous about the
+    data, such as another number of images than the published one, is printed.
 
     Args:
         model: run folder or `student.safetensors`; or a configuration, a YAML file, whose student (else teacher) has
@@ -118,7 +121,7 @@ def evaluate_run(
         What `evaluate` returns, besides `split` and `model`.
 
     Raises:
-        ValueError: if there is no configuration, or the data or the model are not there.
+        ValueError: if there is no configuration, the data or the model are not there, or the split has no labels.
     """
     if is_config(model):
         named = load_config(model, overrides)
@@ -140,6 +143,8 @@ def evaluate_run(
         tell_range(card, dataset, str(model))
         network = load_student(model, allow_code=allow_code)
         label = str(model)
+    for line in quick_check(dataset):
+        print(f"data, {split}: {line}", file=sys.stderr, flush=True)
     with runtime(device) as run:
         result = evaluate(
             network,

@@ -51,6 +51,11 @@ class _Split:
         """Items that have yet to be packed."""
         return len(self.dataset) - self.done
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the pack's index says of the split."""
+        return {"images": len(self.dataset), "shards": self.shards, "remarks": list(self.dataset.remarks)}
+
     def bytes(self) -> int:
         """The space that they will take, from a sample of them."""
         count = min(SAMPLE if isinstance(self.dataset, FileDataset) else 8, self.missing)
@@ -106,7 +111,7 @@ def pack_data(
                 written = _write_shard(folder, part, max(1, data.workers), shard_bytes, tell)
                 part.shards, part.done = part.shards + 1, part.done + written
             if not part.complete:
-                pack["splits"][part.split] = {"images": len(part.dataset), "shards": part.shards}
+                pack["splits"][part.split] = part.facts
                 write_json(folder / INDEX, pack)
     say(f"read them with data.packed={folder}")
 
@@ -144,7 +149,7 @@ def _look(folder: Path, pack: dict[str, Any], part: _Split) -> None:
             )
         part.shards, part.done = part.shards + 1, part.done + len(shard["names"])
     packed = pack["splits"].get(part.split)
-    part.complete = packed == {"images": len(names), "shards": part.shards} and not part.missing
+    part.complete = packed == part.facts and not part.missing
 
 
 def _check_space(folder: Path, found: Sequence[_Split], say: Callable[[str], None]) -> None:

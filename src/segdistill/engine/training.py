@@ -265,7 +265,7 @@ class Training:
             miou=result["miou"],
             step=self.done,
             data=self.config.data.name,
-            size=self.config.data.resize,
+            size=self.config.data.size,
             protocol=self.config.eval.describe(),
             image_range=getattr(self.train_set, "image_range", None),
             method=self.config.method_names,

@@ -54,7 +54,9 @@ def own_peak() -> int | None:
     """Bytes that this process has held at most."""
     status = Path("/proc/self/status")
     if status.is_file():  # what getrusage tells begins before this program did
-        peak = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM:")), None)
+        peak = next(
+            (line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")), None
+        )
         return None if peak is None else 1024 * int(peak.split()[1])
     try:
         import resource

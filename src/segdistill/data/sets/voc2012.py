@@ -1,5 +1,6 @@
 """Pascal VOC 2012: photographs with 20 kinds of objects and background, extended by SBD if asked for."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,8 @@ PALETTE = [voc_colour(index) for index in range(len(NAMES))]
 GREYS = {(299 * r + 587 * g + 114 * b + 500) // 1000 for r, g, b in [*PALETTE, VOID_COLOUR]}
 """What the colours of the palette look like in grey: 0, 38, 75, 113, 15, …, 220."""
 
+SBD_VARIABLE = "SEGDISTILL_SBD"
+
 AUG_LISTS = ("trainaug.txt", "train_aug.txt")
 
 IMAGES = {
@@ -67,7 +70,7 @@ class Voc2012(StandardDataset):
         aug: whether `train` has SBD's images, too.
         trainval: whether `train` has the images of `val`, too, as for a submission to the server.
         sbd: SBD's folder (`benchmark_RELEASE`), whose `.mat` files are read; left out, `SegmentationClassAug` is
-            looked for, then `benchmark_RELEASE` beside `VOC2012` or `VOCdevkit`.
+            looked for, then $SEGDISTILL_SBD counts, then `benchmark_RELEASE` beside `VOC2012` or `VOCdevkit`.
         max_pixels: the largest image that is read, where Pillow's limit of 179 million pixels is too low.
 
     Raises:
@@ -135,6 +138,7 @@ def _sbd_masks(folder: Path, sbd: str | None) -> tuple[dict[str, Path], Path | N
     """The masks that SBD adds, by name, and the folder of its images."""
     if sbd is None and (folder / "SegmentationClassAug").is_dir():
         return masks_in(folder / "SegmentationClassAug"), None
+    sbd = sbd or os.environ.get(SBD_VARIABLE) or None
     if sbd is None:
         places = [parent / "benchmark_RELEASE" for parent in (folder, folder.parent, folder.parent.parent)]
     else:
@@ -143,11 +147,13 @@ def _sbd_masks(folder: Path, sbd: str | None) -> tuple[dict[str, Path], Path | N
     if dataset is None and sbd is None:
         raise ValueError(
             f"aug: true needs SBD's masks: {folder / 'SegmentationClassAug'}/*.png, or SBD itself as {places[0]} or "
-            f"{places[-1]}, or elsewhere with data.sbd"
+            f"{places[-1]}, or elsewhere with data.sbd or {SBD_VARIABLE}"
         )
     if dataset is None:
-        check_folder(places[0], "set data.sbd to SBD's folder benchmark_RELEASE")
-        raise ValueError(f"{places[0]}: no dataset/cls/ in it; set data.sbd to SBD's folder benchmark_RELEASE")
+        check_folder(places[0], f"set data.sbd, or {SBD_VARIABLE}, to SBD's folder benchmark_RELEASE")
+        raise ValueError(
+            f"{places[0]}: no dataset/cls/ in it; set data.sbd, or {SBD_VARIABLE}, to SBD's folder benchmark_RELEASE"
+        )
     return masks_in(dataset / "cls", ".mat"), dataset / "img"
 
 

@@ -37,6 +37,16 @@ def channel_kl(student, teacher, tau=1.0):
     return tau**2 * torch.stack(terms).mean()
 
 
+def soft_jaccard(student, target, valid, present):
+    """Both (N,C,H,W) probabilities; valid (N,H,W); the classes that count."""
+    distances = []
+    for c in present:
+        x, y = ([p[n, c, i, j] for n, i, j in pixels(p) if valid[n, i, j]] for p in (student, target))
+        both, apart = sum(x) + sum(y), sum((a - b).abs() for a, b in zip(x, y, strict=True))
+        distances.append(1 - (both - apart) / (both + apart))
+    return sum(distances) / len(distances)
+
+
 def feature_mse(student, teacher):
     pairs = zip(student.flatten(), teacher.flatten(), strict=True)
     return sum((s - t) ** 2 for s, t in pairs) / student.numel()

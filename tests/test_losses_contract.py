@@ -28,6 +28,18 @@ def like(constant: Tensor, student: Tensor) -> Tensor:
     return constant if student.dtype == torch.float64 else constant.float()
 
 
+def probabilities(logits: Tensor) -> Tensor:
+    """Of classes, in single precision at least."""
+    return (logits if logits.dtype == torch.float64 else logits.float()).softmax(1)
+
+
+def one_hot(student: Tensor) -> tuple[Tensor, Tensor]:
+    """The labels as probabilities (N,C,H,W), and which pixels have one."""
+    labels = LABELS[:, ::2, ::2]
+    known = labels < CLASSES
+    return torch.nn.functional.one_hot(labels.where(known, 0), CLASSES).movedim(3, 1).to(student), known
+
+
 @dataclass(frozen=True)
 class Case:
     """One loss as a function of student and teacher."""
@@ -77,6 +89,26 @@ CASES: dict[str, dict[str, Case]] = {
             lambda s, t: losses.channel_kl(s, t, temperature=2.0),
             lambda s, t: naive.channel_kl(s, t, 2.0),
             near=1e-4,
+            **LOGITS,
+        ),
+    },
+    "soft_jaccard": {
+        "soft": Case(
+            lambda s, t: losses.soft_jaccard(probabilities(s), probabilities(t)),
+            lambda s, t: naive.soft_jaccard(
+                s.softmax(1), t.softmax(1), torch.ones(2, *MAP), t.argmax(1).unique().tolist()
+            ),
+            near=1e-3,  # the gradient is made of signs: where both round to the same, one is lost
+            empty=lambda s: losses.soft_jaccard(s, s, valid=torch.zeros(2, *MAP, dtype=torch.bool)),
+            **LOGITS,
+        ),
+        "hard": Case(
+            lambda s, t: losses.soft_jaccard(probabilities(s), LABELS),
+            lambda s, t: naive.soft_jaccard(s.softmax(1), *one_hot(s), range(CLASSES)),
+            near=None,
+            empty=lambda s: losses.soft_jaccard(s, torch.full_like(LABELS, 255)),
+            labels=losses.soft_jaccard,
+            takes_teacher=False,
             **LOGITS,
         ),
     },

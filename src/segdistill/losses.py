@@ -7,6 +7,7 @@ from segdistill.methods.cwd import channel_kl
 from segdistill.methods.fakd import augmented_channel_kl, augmented_pixel_kl
 from segdistill.methods.i2ckd import class_prototypes, prototype_triplet
 from segdistill.methods.ifvd import intra_class_variation
+from segdistill.methods.jml import soft_jaccard
 from segdistill.methods.kd import pixel_kl
 from segdistill.methods.local import local_similarity
 from segdistill.methods.mimic import feature_mse
@@ -27,6 +28,7 @@ __all__ = [
     "pairwise_similarity",
     "pixel_kl",
     "prototype_triplet",
+    "soft_jaccard",
     "statistical_texture",
     "structural_texture",
 ]

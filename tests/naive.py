@@ -47,6 +47,25 @@ def soft_jaccard(student, target, valid, present):
     return sum(distances) / len(distances)
 
 
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    return cosine(a - sum(a) / len(a), b - sum(b) / len(b))
+
+
+def inter_class_relation(student, teacher, tau=1.0):
+    p, q = ((x / tau).softmax(1) for x in (student, teacher))
+    terms = [1 - correlation(p[n, :, i, j], q[n, :, i, j]) for n, i, j in pixels(p)]
+    return tau**2 * sum(terms) / len(terms)
+
+
+def intra_class_relation(student, teacher, tau=1.0):
+    p, q = ((x / tau).softmax(1) for x in (student, teacher))
+    terms = [
+        1 - correlation(*(torch.stack([x[n, c, i, j] for n, i, j in pixels(x)]) for x in (p, q)))
+        for c in range(p.shape[1])
+    ]
+    return tau**2 * sum(terms) / len(terms)
+
+
 def feature_mse(student, teacher):
     pairs = zip(student.flatten(), teacher.flatten(), strict=True)
     return sum((s - t) ** 2 for s, t in pairs) / student.numel()

@@ -92,6 +92,18 @@ CASES: dict[str, dict[str, Case]] = {
             **LOGITS,
         ),
     },
+    **{
+        f"{which}_class_relation": {
+            name: Case(
+                lambda s, t, which=which, tau=tau: getattr(losses, f"{which}_class_relation")(s, t, temperature=tau),
+                lambda s, t, which=which, tau=tau: getattr(naive, f"{which}_class_relation")(s, t, tau),
+                near=1e-4,
+                **LOGITS,
+            )
+            for name, tau in (("", 1.0), ("tau", 2.0))
+        }
+        for which in ("inter", "intra")
+    },
     "soft_jaccard": {
         "soft": Case(
             lambda s, t: losses.soft_jaccard(probabilities(s), probabilities(t)),

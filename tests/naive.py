@@ -47,6 +47,15 @@ def soft_jaccard(student, target, valid, present):
     return sum(distances) / len(distances)
 
 
+def masked_channel_kl(student, teacher, valid, tau=1.0):
+    images = []
+    for n in range(len(student)):
+        if valid[n].any():
+            s, t = student[n][:, valid[n]], teacher[n][:, valid[n]]
+            images.append(sum(divergence(t[c], s[c], tau) for c in range(len(s))) / len(s))
+    return tau**2 * sum(images) / len(images)
+
+
 def correlation(a: Tensor, b: Tensor) -> Tensor:
     return cosine(a - sum(a) / len(a), b - sum(b) / len(b))
 

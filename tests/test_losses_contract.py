@@ -16,6 +16,7 @@ LABELS = LABELS.repeat_interleave(4, 1).repeat_interleave(3, 2)
 """(2,8,12): twice the maps' resolution; the second image lacks a class."""
 PRESENT = torch.tensor([True, True, False, True])
 MAP = (4, 6)
+KNOWN = LABELS[:, ::2, ::2] < CLASSES
 
 generator = torch.Generator().manual_seed(5)
 WEIGHT = torch.randn(CLASSES, 4, dtype=torch.float64, generator=generator)
@@ -35,9 +36,8 @@ def probabilities(logits: Tensor) -> Tensor:
 
 def one_hot(student: Tensor) -> tuple[Tensor, Tensor]:
     """The labels as probabilities (N,C,H,W), and which pixels have one."""
-    labels = LABELS[:, ::2, ::2]
-    known = labels < CLASSES
-    return torch.nn.functional.one_hot(labels.where(known, 0), CLASSES).movedim(3, 1).to(student), known
+    labels = LABELS[:, ::2, ::2].where(KNOWN, 0)
+    return torch.nn.functional.one_hot(labels, CLASSES).movedim(3, 1).to(student), KNOWN
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,13 @@ CASES: dict[str, dict[str, Case]] = {
             lambda s, t: losses.channel_kl(s, t, temperature=2.0),
             lambda s, t: naive.channel_kl(s, t, 2.0),
             near=1e-4,
+            **LOGITS,
+        ),
+        "valid": Case(
+            lambda s, t: losses.channel_kl(s, t, temperature=2.0, valid=KNOWN),
+            lambda s, t: naive.masked_channel_kl(s, t, KNOWN, 2.0),
+            near=1e-4,
+            empty=lambda s: losses.channel_kl(s, s + 1, valid=torch.zeros(2, *MAP, dtype=torch.bool)),
             **LOGITS,
         ),
     },

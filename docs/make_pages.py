@@ -193,8 +193,10 @@ def cost(name: str) -> str:
     result = json.loads(path.read_text())
     aliases = {"skd": ("pair", "skd"), "fakd": ("fakd", "fakd (kd)"), "i2ckd": ("i2ckd", "i2ckd triplet")}
     rows = [row for row in result["rows"] if row["method"] in aliases.get(name, (name,))]
-    if not rows:
+    if name == "none":
         return "Nothing beyond the student's own step."
+    if not rows:
+        return f"Not measured yet; `python benchmarks/step.py --only {name}` does."
     lines = [f"| {row['method']} | {row['time_ratio']:.2f} | {row['memory_ratio']:.2f} |" for row in rows]
     machine = result["machine"]
     return "\n".join(

@@ -139,6 +139,8 @@ class JaccardMetric(Method):
         known = labelled(labels, student.shape[1])
         own, other = (F.softmax(x / self.temperature, dim=1) for x in (student, teacher.detach()))
         parts = overlaps(own, other, valid=known if self.labelled_only else None)
+        # Differs from the authors' code, which counts every class of soft labels by default: of one that is nowhere the
+        # teacher gives tiny numbers alone, whose overlap says nothing.
         named = torch.where(known[:, None], _one_hot(labels, own), 0).sum((0, 2, 3))
         parts = sum_over_processes(torch.cat([parts, named[None]]))
         return mean_distance(parts[:3], parts[2] + parts[3] > 0)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from segdistill.adapters import projection
 from segdistill.functional import check_maps, full_precision
 from segdistill.methods._base import Method
-from segdistill.taps import Taps
+from segdistill.taps import GIVEN, Taps
 
 
 @full_precision
@@ -34,26 +34,42 @@ def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
 class Mimic(Method):
     """Mean squared difference between the student's features, through a 1×1 convolution, and the teacher's.
 
+    Each tap has its own convolution, its own weight, and a term of its name.
+
     Args:
-        weight: of the term; 1 is our choice, SKD's comparison does not say.
+        weight: of each term, or a list with one weight per tap; 0 = off. 1 is our choice, SKD's comparison does not
+            say.
+        taps: the maps that are compared, each with the teacher's of the same name.
     """
 
-    def __init__(self, *, weight: float = 1.0):
+    def __init__(self, *, weight: float | tuple[float, ...] = 1.0, taps: tuple[str, ...] = ("features",)):
         super().__init__()
-        self.weight = weight
-        self.adapter: nn.Module = nn.Identity()
+        weights = (weight,) * len(taps) if isinstance(weight, int | float) else weight
+        if not taps:
+            raise ValueError("method mimic, taps: expected at least one, got none")
+        if len(weights) != len(taps):
+            raise ValueError(f"method mimic, weight: {len(weights)} weights for the {len(taps)} taps {', '.join(taps)}")
+        for tap in taps:
+            if tap in GIVEN:
+                raise ValueError(
+                    f"method mimic, taps: {tap} is no feature map; expected names such as low1 or features"
+                )
+            if taps.count(tap) > 1:
+                raise ValueError(f"method mimic, taps: {tap} is named {taps.count(tap)} times")
+        self.weights = {tap: one for tap, one in zip(taps, weights, strict=True) if one}
+        self.adapters = nn.ModuleList()
 
     def student_taps(self) -> set[str]:
-        """`features`, unless the weight is 0."""
-        return {"features"} if self.weight else set()
+        """The taps whose weight is not 0."""
+        return set(self.weights)
 
     def adapt(self, student: Taps, teacher: Taps) -> None:
-        """The 1×1 convolution; also where the channel counts agree, since channels have no order."""
-        if self.weight:
-            self.adapter = projection(student["features"].shape[1], teacher["features"].shape[1])
+        """The 1×1 convolutions; also where the channel counts agree, since channels have no order."""
+        self.adapters.extend(projection(student[tap].shape[1], teacher[tap].shape[1]) for tap in self.weights)
 
     def forward(self, student: Taps, teacher: Taps, target: Tensor, progress: float) -> dict[str, Tensor]:
-        """The term `features`."""
-        if not self.weight:
-            return {}
-        return {"features": self.weight * feature_mse(self.adapter(student["features"]), teacher["features"])}
+        """A term for each tap, under its name."""
+        return {
+            tap: weight * feature_mse(adapter(student[tap]), teacher[tap])
+            for (tap, weight), adapter in zip(self.weights.items(), self.adapters, strict=True)
+        }

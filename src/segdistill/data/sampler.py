@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -18,6 +18,10 @@ from segdistill.functional import IGNORE
 
 Batch = tuple[Tensor, Tensor]
 Transform = Callable[[Tensor, Tensor], Batch]
+Address = tuple[int, int, int]
+"""Of a view: `LABELLED` or `UNLABELLED`, the image's number in its data set, the view's number."""
+Recall = Callable[[Sequence[Address]], dict[str, Tensor]]
+"""What is known of some views beside their images, (N,…) each."""
 
 LABELLED, UNLABELLED = 0, 1
 
@@ -36,11 +40,14 @@ def train_loader(
     world: int = 1,
     unlabelled: SegmentationDataset | None = None,
     unlabelled_batch: int = 0,
-) -> Iterable[Batch]:
+    views: int | None = None,
+    recall: Recall | None = None,
+) -> Iterable[Any]:
     """Batches of the steps `start` … `steps - 1`, each cut into `accumulate` micro-batches that come one after another.
 
     Which image stands at a position of a step's batch, and how it is augmented, depends on (seed, step, position)
-    alone. An epoch is a permutation; a batch may straddle two. A process gets a contiguous share of the batch, and cuts
+    alone; with `views`, how image i is augmented in epoch e depends on (seed, i, e mod views), so that its views come
+    again. An epoch is a permutation; a batch may straddle two. A process gets a contiguous share of the batch, and cuts
     that into micro-batches; the images without labels stand behind the others in each micro-batch.
 
     Args:
@@ -56,15 +63,20 @@ def train_loader(
         world: number of processes.
         unlabelled: images for the losses that need no labels; masks they may have are replaced by 255.
         unlabelled_batch: how many of them come with each step, over all processes and micro-batches.
+        views: how many ways of augmenting each image there are; None: another one each time.
+        recall: what is read beside each micro-batch of views, by the process that loads it; a batch is then (images,
+            target, what it gave).
 
     Raises:
         ValueError: if a batch cannot be divided evenly; when iterating, what data set and transform raise.
     """
-    streams = [_Stream(dataset, batch_size, LABELLED)]
+    if recall is not None and views is None:
+        raise ValueError("recall needs views: an image that is augmented another way each time is never met again")
+    streams = [_Stream(dataset, batch_size, LABELLED, views)]
     if unlabelled_batch:
         if unlabelled is None:
             raise ValueError(f"unlabelled_batch is {unlabelled_batch} but there are no unlabelled images; give them")
-        streams.append(_Stream(unlabelled, unlabelled_batch, UNLABELLED))
+        streams.append(_Stream(unlabelled, unlabelled_batch, UNLABELLED, views))
     for name, stream in zip(("batch_size", "unlabelled_batch"), streams, strict=False):
         if stream.size < 1 or stream.size % (world * accumulate):
             raise ValueError(
@@ -73,8 +85,29 @@ def train_loader(
             )
         if not len(stream.dataset):
             raise ValueError(f"{name}: the data set has no images")
-    micro_batches = _MicroBatches(streams, transform, seed, accumulate, rank, world)
+    micro_batches = _MicroBatches(streams, transform, seed, accumulate, rank, world, recall)
     return _Loader(micro_batches, range(start * accumulate, steps * accumulate), workers)
+
+
+def view_loader(
+    datasets: Sequence[SegmentationDataset],
+    transform: Transform,
+    groups: Sequence[Sequence[Address]],
+    *,
+    seed: int = 0,
+    workers: int = 0,
+) -> Iterable[Batch]:
+    """The very views that `train_loader` gives with `views`, in groups.
+
+    Args:
+        datasets: the images with labels, then those without, if there are any.
+        transform: as for `train_loader`.
+        groups: addresses of views, a batch each.
+        seed: as for `train_loader`.
+        workers: likewise.
+    """
+    streams = [_Stream(dataset, 1, number) for number, dataset in enumerate(datasets)]
+    return _Loader(_Views(streams, transform, seed, groups), range(len(groups)), workers)
 
 
 def eval_loader(
@@ -103,19 +136,28 @@ def eval_loader(
 class _Stream:
     """An endless sequence of permutations of a data set, of which each step takes the next `size` images."""
 
-    def __init__(self, dataset: SegmentationDataset, size: int, number: int):
+    def __init__(self, dataset: SegmentationDataset, size: int, number: int, views: int | None = None):
         self.dataset = dataset
         self.size = size
         self.number = number
+        self.views = views
+
+    def address(self, seed: int, step: int, position: int) -> Address:
+        epoch, place = divmod(step * self.size + position, len(self.dataset))
+        index = int(_permutation(len(self.dataset), seed, self.number, epoch)[place])
+        return self.number, index, epoch % (self.views or 1)
 
     def sample(self, seed: int, step: int, position: int, transform: Transform) -> Batch:
-        epoch, place = divmod(step * self.size + position, len(self.dataset))
-        image, mask = self.dataset[int(_permutation(len(self.dataset), seed, self.number, epoch)[place])]
+        _, index, view = self.address(seed, step, position)
+        return self.draw(index, seed, (step, position) if self.views is None else (index, view), transform)
+
+    def draw(self, index: int, seed: int, key: tuple[int, int], transform: Transform) -> Batch:
+        image, mask = self.dataset[index]
         if self.number == UNLABELLED:
             mask = torch.full_like(mask, IGNORE)
         # torch.manual_seed would reset the generators of all devices as well; only the CPU's is put back afterwards.
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(_sample_seed(seed, self.number, step, position))
+            torch.default_generator.manual_seed(_sample_seed(seed, self.number, *key))
             return transform(image, mask)
 
 
@@ -128,25 +170,56 @@ def _sample_seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
-class _MicroBatches(Dataset[Batch | ValueError]):
-    def __init__(self, streams: list[_Stream], transform: Transform, seed: int, accumulate: int, rank: int, world: int):
+class _MicroBatches(Dataset[Any]):
+    def __init__(
+        self,
+        streams: list[_Stream],
+        transform: Transform,
+        seed: int,
+        accumulate: int,
+        rank: int,
+        world: int,
+        recall: Recall | None,
+    ):
         self.streams = streams
         self.transform = transform
         self.seed = seed
         self.accumulate = accumulate
         self.rank = rank
         self.world = world
+        self.recall = recall
 
-    def __getitem__(self, index: int) -> Batch | ValueError:
+    def __getitem__(self, index: int) -> Any:
         step, chunk = divmod(index, self.accumulate)
-        samples = []
+        samples, addresses = [], []
         try:
             for stream in self.streams:
                 share = stream.size // (self.world * self.accumulate)
                 first = (self.rank * self.accumulate + chunk) * share
                 for position in range(first, first + share):
                     samples.append(stream.sample(self.seed, step, position, self.transform))
-            return _stack(samples)
+                    addresses.append(stream.address(self.seed, step, position))
+            batch = _stack(samples)
+            return batch if self.recall is None else (*batch, self.recall(addresses))
+        except ValueError as error:
+            return _plain(error)
+
+
+class _Views(Dataset[Batch | ValueError]):
+    def __init__(self, streams: list[_Stream], transform: Transform, seed: int, groups: Sequence[Sequence[Address]]):
+        self.streams = streams
+        self.transform = transform
+        self.seed = seed
+        self.groups = groups
+
+    def __getitem__(self, group: int) -> Batch | ValueError:
+        try:
+            return _stack(
+                [
+                    self.streams[number].draw(index, self.seed, (index, view), self.transform)
+                    for number, index, view in self.groups[group]
+                ]
+            )
         except ValueError as error:
             return _plain(error)
 
@@ -214,7 +287,7 @@ class _Loader:
             generator=torch.Generator(),  # else each pass draws from the global one, and a resumed run differs
         )
 
-    def __iter__(self) -> Generator[Batch]:
+    def __iter__(self) -> Generator[Any]:
         try:
             for item in self.loader:
                 if isinstance(item, ValueError):

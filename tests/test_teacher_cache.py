@@ -59,7 +59,7 @@ def cached(teacher, tmp_path):
 def terms(folder):
     """The loss terms of each step."""
     kept = [{k: v for k, v in record.items() if k == "ce" or "_" in k} for record in read_metrics(folder)]
-    drop = ("val_", "images_per_s", "data_wait", "memory_mb", "grad_norm")
+    drop = ("val_", "images_per_s", "data_wait", "memory_mb", "grad_norm", "gradient_", "cosine_", "analysis_")
     return [{k: v for k, v in record.items() if not k.startswith(drop)} for record in kept if "ce" in record]
 
 
@@ -101,9 +101,8 @@ def test_every_method_has_the_same_terms(name, precision, tmp_path):
         distiller.train()
         torch.manual_seed(2)
         values, student, taught = distiller(images, target, seen, 0.5, critic)
-        critics = distiller.method.critic_loss(critic, {k: v.detach() for k, v in student.items()}, taught)
-        if critic is None:
-            critics = {}
+        detached = {k: v.detach() for k, v in student.items()}
+        critics = {} if critic is None else distiller.method.critic_loss(critic, detached, taught)
         found.append({k: float(v) for k, v in (values | critics).items()})
     assert found[0].keys() == found[1].keys()
     for term, value in found[0].items():
@@ -159,7 +158,7 @@ def test_the_largest_logits_and_the_mass_of_the_rest(tmp_path, precision):
 
 
 def make_loader(views, steps=9, **more):
-    data = Synthetic("train", images=6, size=(24, 32))
+    data = Synthetic("train", images=6, size=(32, 48))
     transform = TrainTransform(crop=(16, 16))
     return data, transform, train_loader(data, transform, batch_size=2, steps=steps, seed=4, views=views, **more)
 
@@ -200,6 +199,7 @@ def test_recall_needs_views():
 def test_a_run_with_a_cache_is_one_without(cached, teacher, tmp_path, capsys):
     method = ["kd", {"name": "cwd", "features_weight": 1.0}, "mimic"]
     distill(config(teacher={"checkpoint": teacher}, method=method, data=STILL), out=tmp_path / "alive")
+    capsys.readouterr()
     distill(cached(method, data=STILL), out=tmp_path / "first")
     said = capsys.readouterr().err
     assert "8 images × 2 views of features 128×2×2, logits 11×2×2 in float16: 0.0 MB" in said
@@ -228,8 +228,8 @@ def test_the_teacher_rests_once_the_cache_is_full(cached, tmp_path, monkeypatch)
 def test_what_another_method_left_is_enough(cached, tmp_path):
     distill(cached(["kd", "mimic"]), out=tmp_path / "both")
     distill(cached("kd"), out=tmp_path / "one")
-    distill(cached("kd", cache="own"), out=tmp_path / "own")
-    assert_same_run(tmp_path / "one", tmp_path / "own")
+    distill(cached("kd", cache="own"), out=tmp_path / "other")
+    assert_same_run(tmp_path / "one", tmp_path / "other")
 
 
 MORE = {"accumulate": 2, "ema": 0.9, "steps": 6}
@@ -280,8 +280,7 @@ def test_a_method_that_reads_nothing(cached, tmp_path, capsys):
 
 def _two(root, out):
     made = plain_config(root, ["kd", "mimic"])
-    made["teacher"]["cache"] = out + "/cache"
-    made["teacher"]["cache_views"] = 2
+    made["teacher"] = {**made["teacher"], "cache": out + "/cache", "cache_views": 2}
     student, teacher = _plain(4), _plain(8)
     run_distill(made, student=student, teacher=teacher, out=out + "/run")
 
@@ -395,9 +394,9 @@ def test_another_run_fills_too(cached, tmp_path, monkeypatch):
         ({"train": {"precision": "bf16"}}, "was filled with train.precision=fp32, not bf16"),
         ({"views": 3}, "was filled with teacher.cache_views=2, not 3"),
         ({"cache_precision": "bfloat16"}, "was filled with teacher.cache_precision=float16, not bfloat16"),
-        ({"cache_topk": 4}, "was filled with teacher.cache_topk=None, not 4"),
+        ({"cache_topk": 4}, "was filled with teacher.cache_topk=null, not 4"),
         ({"method": "mimic"}, r"was filled without tap features \(with logits\)"),
-        ({"taps": {"logits": "classifier:input"}}, "was filled with teacher.taps"),
+        ({"class_map": {0: 1, 1: 0}}, "was filled with teacher.class_map=null, not|teacher.class_map.0=null, not 1"),
     ],
 )
 def test_what_changed_is_said(full, cached, changes, line, tmp_path):
@@ -407,6 +406,13 @@ def test_what_changed_is_said(full, cached, changes, line, tmp_path):
         distill(made, out=tmp_path / "run")
     assert str(refused.value).endswith("delete that folder to fill it anew, or name another one as teacher.cache")
     assert "\n" not in str(refused.value)
+
+
+def test_another_layer():
+    taps = [{"features": {"path": path, "shape": [4, 2, 2]}} for path in ("a", "b")]
+    line = "was filled with tap features of 4×2×2 at a, not 4×2×2 at b; delete"
+    with pytest.raises(ValueError, match=line):
+        teacher_cache._check_same("folder", {"taps": taps[0]}, {"taps": taps[1]})
 
 
 @pytest.fixture(scope="module")
@@ -436,7 +442,7 @@ def test_another_teacher_and_other_images(full, cached, teacher, tmp_path, monke
 def test_a_run_goes_on_with_the_cache_elsewhere_but_not_without(full, cached, teacher, tmp_path, monkeypatch):
     with at_step(monkeypatch, 2, interrupt, "save"), pytest.raises(KeyboardInterrupt):
         distill(cached(cache=str(full)), out=tmp_path / "run")
-    with pytest.raises(ValueError, match="was started with teacher.cache=True, not False"):
+    with pytest.raises(ValueError, match=r"was started with teacher\.cache=True, not False"):
         distill(config(teacher={"checkpoint": teacher}, method="kd"), out=tmp_path / "run", resume=True)
     moved = shutil.copytree(full, tmp_path / "moved")
     distill(cached(cache=str(moved)), out=tmp_path / "run", resume=True)
@@ -483,6 +489,8 @@ def test_a_folder_that_cannot_be_written_to(cached, full, tmp_path, monkeypatch)
     (folder / "done.bin").write_bytes(b"\0" * 16)
     with pytest.raises(ValueError, match="lacks views and cannot be written to"):
         distill(cached(), out=tmp_path / "other")
+    with pytest.raises(ValueError, match="is the folder of the run itself; name another one"):
+        distill(cached(cache="same"), out=tmp_path / "same")
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="a file is where the folder should be"):
         distill(cached(cache="file/cache"), out=tmp_path / "third")
@@ -529,7 +537,7 @@ def test_a_teacher_that_is_never_the_same(cached, tmp_path):
 @pytest.mark.parametrize(
     ("section", "line"),
     [
-        ({"student": {"cache": "a"}}, "student.cache: a student that learns cannot be cached"),
+        ({"student": {"cache": "a"}}, "student: a student that learns cannot be cached"),
         ({"teacher": {"checkpoint": "a", "cache_views": 2}}, "cache_views is of a cached teacher; set cache: FOLDER"),
         ({"teacher": {"checkpoint": "a", "cache": "b", "cache_views": 0}}, "teacher.cache_views"),
         ({"teacher": {"checkpoint": "a", "cache": "b", "cache_precision": "int8"}}, "teacher.cache_precision"),
@@ -546,9 +554,7 @@ def test_another_checkpoint_keeps_the_cache():
 
 
 def test_too_many_logits(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"cache_topk=3 keeps 7 numbers a pixel, and there are 7 classes; leave it out"
-    ):
+    with pytest.raises(ValueError, match=r"cache_topk=3 keeps 7 numbers a pixel, and there are 7 classes; leave"):
         make_store(tmp_path, topk=3)
 
 

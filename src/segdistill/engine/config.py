@@ -285,11 +285,12 @@ class Config(Section):
     def _resolve(cls, value: Any) -> list[dict[str, Any]]:
         return resolve_methods(value)
 
-    @pydantic.model_validator(mode="after")
-    def _check_cache(self) -> "Config":
-        if self.student.cache is not None:
-            raise ValueError("student.cache: a student that learns cannot be cached; cache belongs into teacher")
-        return self
+    @pydantic.field_validator("student")
+    @classmethod
+    def _check_cache(cls, value: NetworkConfig) -> NetworkConfig:
+        if value.cache is not None:
+            raise ValueError("a student that learns cannot be cached; cache belongs into teacher")
+        return value
 
     @property
     def method_names(self) -> list[str]:

@@ -113,6 +113,10 @@ class TapStore:
                 path.unlink(missing_ok=True)
                 raise
 
+    def close(self) -> None:
+        """Let go of the files; they are mapped again when they are needed."""
+        self._opened = None
+
     def addresses(self, entries: range) -> list[Address]:
         """Whose records some are."""
         labelled = self.counts[0]
@@ -149,11 +153,9 @@ class TapStore:
             tap = _largest(tap, self.topk) if self.topk and name == "logits" else tap
             rounded = tap.to(self.dtype)
             if not bool(rounded.isfinite().all()):
-                finite, beyond = (
-                    bool(tap.isfinite().all()),
-                    f"beyond what {self.precision} holds; set teacher.cache_precision=bfloat16",
-                )
-                raise ValueError(f"teacher.cache: tap {name} has values {beyond if finite else 'that are not finite'}")
+                beyond = f"beyond what {self.precision} holds; set teacher.cache_precision=bfloat16"
+                why = beyond if bool(tap.isfinite().all()) else "that are not finite"
+                raise ValueError(f"teacher.cache: tap {name} has values {why}")
             kept.append(rounded.flatten(1))
         numbers = torch.cat(kept, dim=1).cpu().view(self.integers)
         rows, done = self._files()

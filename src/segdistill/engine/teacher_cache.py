@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 FACTS = "cache.json"
 """What a cache was filled with."""
 
-NOT_SEEN = {
-    *("data.root", "data.unlabelled.root", "data.batch_size", "data.unlabelled.batch_size", "data.eval_batch_size"),
-    *("teacher.cache", "teacher.weights_key", *TEACHER_PATHS),
-}
-"""Settings that change nothing of what a cache holds: images and weights are told by what they are."""
+NOT_SEEN = (
+    *("data.root", "data.unlabelled", "data.batch_size", "data.eval_batch_size"),
+    *("teacher.taps", "teacher.classifier", "teacher.weights_key", *sorted(TEACHER_PATHS)),
+)
+"""Settings that change nothing of what a cache holds, or are told otherwise: images and weights by what they are."""
 
-PATIENCE = 600.0
+PATIENCE = 60.0
 """Seconds to wait for another run that makes the files."""
 
 SAMPLE = 16
@@ -75,6 +75,8 @@ def plan_cache(training: "Training") -> TapStore:
     shapes = {name: seen[name].shape[1:] for name in sorted(training.cached)}
     counts = [len(dataset) for dataset in _datasets(training)]
     folder = Path(section.cache).expanduser()
+    if folder.resolve() == training.folder.resolve():
+        raise ValueError(f"teacher.cache: {folder} is the folder of the run itself; name another one")
     return TapStore(folder, shapes, counts, section.cache_views, section.cache_precision, section.cache_topk)
 
 
@@ -111,7 +113,7 @@ def _check_same(folder: Path, there: Mapping[str, Any], facts: Mapping[str, Any]
     advice = "delete that folder to fill it anew, or name another one as teacher.cache"
     first = lambda key: (key != DIGESTS[0], "." not in key, key)  # noqa: E731 -- other weights explain the rest
     for key in sorted(there.keys() | facts.keys(), key=first):
-        was, now = there.get(key), facts.get(key)
+        was, now = there.get(key, "null"), facts.get(key, "null")
         if key == "taps" or was == now:
             continue
         told = f"other {key} than these" if key in DIGESTS else f"{key}={was}, not {now}"
@@ -140,13 +142,13 @@ def _facts(training: "Training", store: TapStore) -> dict[str, Any]:
     settings = {
         key: value
         for key, value in fixed_settings(config).items()
-        if key in seen or (key.startswith(("data.", "teacher.")) and key not in NOT_SEEN)
+        if key in seen or (key.startswith(("data.", "teacher.")) and not key.startswith(NOT_SEEN))
     }
     network = {"class": type(teacher.network).__qualname__, "spec": getattr(teacher.network, "spec", None)}
     digests = dict(zip(DIGESTS[1:], map(_images_digest, _datasets(training)), strict=False))
     return {
         "segdistill": __version__,
-        **{key: str(value) for key, value in settings.items()},
+        **{key: str(value) for key, value in settings.items() if value is not None},
         "the teacher's network": str(network),
         "the colour of padding": str(tuple(map(float, training.transform.fill))),
         DIGESTS[0]: tensor_digest(teacher.network.state_dict()),

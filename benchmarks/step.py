@@ -2,8 +2,8 @@
 
     python benchmarks/step.py [--cache] [--quick] [--only NAME …] [--device cpu|cuda] [--rounds N]
 
-With `--cache`, the teacher's taps are read from the disk within the step, and the floor is the student's own step alone:
-no teacher runs anywhere. Each method is measured with the records in memory and with them dropped from the page cache.
+With `--cache`, the teacher's taps are read from the disk within the step, and the floor is the student's own step, in
+which no teacher runs. Each method is measured with the records in memory, and with them dropped from the page cache.
 
 In every round, each method runs once beside the floor, so that what else the machine does hits both alike. Its step
 is what `engine/loop.py` does with a batch: taps, terms, backward, and for an adversarial method the critic's own step.
@@ -164,6 +164,7 @@ class CachedStep:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def __call__(self) -> None:
+        """Read the next batch's records and do the step."""
         first = self.turn % RECORDS * self.batch
         self.turn += 1
         self.step(self.store.read([(0, index, 0) for index in range(first, first + self.batch)]))

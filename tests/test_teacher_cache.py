@@ -103,7 +103,7 @@ def test_every_method_has_the_same_terms(name, precision, tmp_path):
         values, student, taught = distiller(images, target, seen, 0.5, critic)
         detached = {k: v.detach() for k, v in student.items()}
         critics = {} if critic is None else distiller.method.critic_loss(critic, detached, taught)
-        found.append({k: float(v) for k, v in (values | critics).items()})
+        found.append({k: float(v.detach()) for k, v in (values | critics).items()})
     assert found[0].keys() == found[1].keys()
     for term, value in found[0].items():
         assert found[1][term] == pytest.approx(value, rel=1e-2, abs=1e-6), term

@@ -61,7 +61,7 @@ def street_teacher() -> nn.Module:
     torch.manual_seed(0)
     small = build_dataset("synthetic", "train", size=(64, 64), images=160)
     images, target = (torch.stack(part) for part in zip(*(small[i] for i in range(160)), strict=True))
-    network = build_model("deeplabv3plus_resnet18_half", num_classes=len(small.classes), width=128).train()
+    network = build_model("deeplabv3plus_resnet18_half", num_classes=len(small.classes), head_width=128).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, 200, power=0.9)
     for _ in range(200):

@@ -49,6 +49,9 @@ CASES: dict[str, tuple[Any, float | None]] = {
     "i2ckd": ("i2ckd", None),
     "i2ckd triplet": ({"name": "i2ckd", "score_weight": 0.0}, 1.02),
     "sstkd": ("sstkd", 1.45),
+    "dist": ("dist", 1.10),
+    "bpkd": ("bpkd", 1.10),
+    "jml": ("jml", 1.10),
 }
 """Name → what a config says under `method`, and the ratio to the floor that is aimed at."""
 

@@ -52,7 +52,7 @@ not exist is refused, with the nearest one that does. `segdistill list config tr
 ABOUT = {
     "data": "Further keys are options of the data set; `segdistill list data` prints them.",
     "student and teacher": "The same keys under `student` and under `teacher`. Further keys are options of the "
-    "network's family, such as `pretrained`, `aux` and `width`.",
+    "network's family, such as `pretrained`, `aux`, `width` and `depth`.",
     "compare": "What `segdistill compare` takes besides, at the top level of the file or as `key=value`.",
 }
 
@@ -193,8 +193,10 @@ def cost(name: str) -> str:
     result = json.loads(path.read_text())
     aliases = {"skd": ("pair", "skd"), "fakd": ("fakd", "fakd (kd)"), "i2ckd": ("i2ckd", "i2ckd triplet")}
     rows = [row for row in result["rows"] if row["method"] in aliases.get(name, (name,))]
-    if not rows:
+    if name == "none":
         return "Nothing beyond the student's own step."
+    if not rows:
+        return f"Not measured yet; `python benchmarks/step.py --only {name}` does."
     lines = [f"| {row['method']} | {row['time_ratio']:.2f} | {row['memory_ratio']:.2f} |" for row in rows]
     machine = result["machine"]
     return "\n".join(

@@ -37,6 +37,44 @@ def channel_kl(student, teacher, tau=1.0):
     return tau**2 * torch.stack(terms).mean()
 
 
+def soft_jaccard(student, target, valid, present):
+    """Both (N,C,H,W) probabilities; valid (N,H,W); the classes that count."""
+    distances = []
+    for c in present:
+        x, y = ([p[n, c, i, j] for n, i, j in pixels(p) if valid[n, i, j]] for p in (student, target))
+        both, apart = sum(x) + sum(y), sum((a - b).abs() for a, b in zip(x, y, strict=True))
+        distances.append(1 - (both - apart) / (both + apart))
+    return sum(distances) / len(distances)
+
+
+def masked_channel_kl(student, teacher, valid, tau=1.0):
+    images = []
+    for n in range(len(student)):
+        if valid[n].any():
+            s, t = student[n][:, valid[n]], teacher[n][:, valid[n]]
+            images.append(sum(divergence(t[c], s[c], tau) for c in range(len(s))) / len(s))
+    return tau**2 * sum(images) / len(images)
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    return cosine(a - sum(a) / len(a), b - sum(b) / len(b))
+
+
+def inter_class_relation(student, teacher, tau=1.0):
+    p, q = ((x / tau).softmax(1) for x in (student, teacher))
+    terms = [1 - correlation(p[n, :, i, j], q[n, :, i, j]) for n, i, j in pixels(p)]
+    return tau**2 * sum(terms) / len(terms)
+
+
+def intra_class_relation(student, teacher, tau=1.0):
+    p, q = ((x / tau).softmax(1) for x in (student, teacher))
+    terms = [
+        1 - correlation(*(torch.stack([x[n, c, i, j] for n, i, j in pixels(x)]) for x in (p, q)))
+        for c in range(p.shape[1])
+    ]
+    return tau**2 * sum(terms) / len(terms)
+
+
 def feature_mse(student, teacher):
     pairs = zip(student.flatten(), teacher.flatten(), strict=True)
     return sum((s - t) ** 2 for s, t in pairs) / student.numel()

@@ -71,7 +71,7 @@ def test_openmmlabs_form_is_a_default_that_options_override():
     with torch.device("meta"):
         default, own = (
             build_model("deeplabv3plus_mobilenetv2", num_classes=3, aux=True, **options)
-            for options in ({}, {"width": 256, "fuse_kernel": 1, "output_stride": 16, "aux_width": 24})
+            for options in ({}, {"head_width": 256, "fuse_kernel": 1, "output_stride": 16, "aux_width": 24})
         )
         papers = build_model("deeplabv3plus_resnet18", num_classes=3)
     assert default.classifier.in_channels == 512

@@ -321,10 +321,10 @@ def test_aligned_corners_come_with_the_source_and_with_the_students_file(given, 
 
 
 def test_the_width_is_told_by_the_file_and_the_classes_too(tmp_path):
-    network = build_model("deeplabv3_resnet18_quarter", num_classes=3, width=24)
+    network = build_model("deeplabv3_resnet18_quarter", num_classes=3, head_width=24)
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     loaded = load_weights("deeplabv3_resnet18_quarter", tmp_path / "w.safetensors")
-    assert loaded.spec["width"] == 24
+    assert loaded.spec["head_width"] == 24
     assert loaded.num_classes == 3
 
 
@@ -354,6 +354,51 @@ def test_backbones_of_imagenet_under_other_names_and_without_counters(tmp_path):
     torch.save(old, tmp_path / "old.pth")
     body = build_model("pspnet_resnet18", num_classes=3, pretrained=str(tmp_path / "old.pth")).backbone.body
     torch.testing.assert_close(body.state_dict()["layer1.0.conv1.weight"], old["layer1.0.conv1.weight"])
+
+
+STEM_OF_SKD = {
+    "conv1.0": "conv1",
+    "conv1.1": "bn1",
+    "conv1.3": "conv2",
+    "conv1.4": "bn2",
+    "conv1.6": "conv3",
+    "bn1": "bn3",
+}
+STEM_OF_OPENMMLAB = {**{f"conv1.{i}": f"stem.{i}" for i in (0, 1, 3, 4, 6)}, "bn1": "stem.7"}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "width", "stem"),
+    [("resnet18_deepstem", 64, STEM_OF_SKD), ("resnet18_v1c", 32, STEM_OF_OPENMMLAB)],
+)
+@pytest.mark.parametrize("classifier", [True, False])
+def test_stems_of_three_convolutions_are_taken_by_their_names(backbone, width, stem, classifier, tmp_path):
+    """resnet18-imagenet.pth of SKD and CIRKD, resnet18_v1c-b5776b93.pth of OpenMMLab, in whatever order they are."""
+    import timm
+
+    theirs = timm.create_model("resnet18", stem_type="deep", stem_width=width).state_dict()
+    for tensor in theirs.values():
+        if tensor.is_floating_point():
+            tensor.normal_()  # counts of batch norms are alike else
+    named = {}
+    for name in sorted(theirs, reverse=True):
+        module, _, kind = name.rpartition(".")
+        if classifier or not name.startswith("fc."):
+            named[f"{stem.get(module, module)}.{kind}"] = theirs[name]
+    torch.save(named, tmp_path / "w.pth")
+    network = build_model(f"pspnet_{backbone}", num_classes=3, pretrained=str(tmp_path / "w.pth"))
+    body = network.backbone.body.state_dict()
+    assert all(torch.equal(body[name], theirs[name]) for name in body)
+
+
+def test_a_network_with_weights_needs_no_first_start(tmp_path):
+    network = build_model("pspnet_resnet18_quarter", num_classes=3)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    section = NetworkConfig(
+        name="pspnet_resnet18_quarter", weights=str(tmp_path / "w.safetensors"), pretrained="not-here.pth"
+    )
+    loaded = build_network(section, 3, "teacher")
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in network.state_dict().items())
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):

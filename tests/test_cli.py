@@ -1,5 +1,6 @@
 """The commands as a user types them."""
 
+import importlib
 import json
 import os
 import shutil
@@ -50,6 +51,58 @@ def test_train_distil_evaluate_predict(tmp_path, segdistill):
     assert Image.open(tmp_path / "predictions/ids/a.png").size == (40, 30)
     status, _, _ = segdistill("train", tmp_path / "teacher", "--resume")
     assert status == 0
+
+
+def test_a_protocol_from_the_command_line(tmp_path, segdistill, run_folder):
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["protocol"]["name"] is None
+    assert summary["protocol"]["flip"] is False
+    status, out, _ = segdistill("eval", run, "eval.flip=true", "--protocol", "skd", "--json", tmp_path / "skd.json")
+    assert status == 0
+    told = "protocol skd: whole images, flipped, mean of logits; absent classes count as 0"
+    assert told in " ".join(out.split())
+    found = json.loads((tmp_path / "skd.json").read_text())
+    assert found["protocol"]["name"] == "skd"
+    assert found["protocol"]["flip"] is found["protocol"]["align_corners"] is True
+    assert found["size"] is None
+    status, out, _ = segdistill("eval", run, "eval.window=[16, 16]")
+    assert (status, (run / "eval_val.json").exists()) == (0, False)
+    assert "not written: this protocol is not the run's own" in " ".join(out.split())
+    status, _, err = segdistill("eval", run, "--protocol", "mmsge")
+    assert status == 2
+    assert err.startswith("segdistill: eval.protocol: ")
+    assert err.count("\n") == 1
+
+
+def test_predictions_follow_the_runs_protocol(tmp_path, segdistill, monkeypatch):
+    from segdistill import Protocol
+    from segdistill.deploy import predict
+
+    seen, real = [], predict.infer_ids
+    monkeypatch.setattr(predict, "infer_ids", lambda *given, **how: seen.append(given[2]) or real(*given, **how))
+    changed = {**yaml.safe_load(TINY), "eval": {"window": [24, 24], "protocol": "cirkd"}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(changed))
+    run = tmp_path / "run"
+    assert segdistill("train", tmp_path / "tiny.yaml", "--out", run)[0] == 0
+    protocol = json.loads((run / "summary.json").read_text())["protocol"]
+    assert (protocol["name"], protocol["window"], protocol["absent"]) == ("cirkd", [24, 24], "zero")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)).save(tmp_path / "a.png")
+
+    cirkd = {"merge": "logits", "align_corners": True, "absent": "zero"}
+    for arguments, protocol in {
+        (): Protocol(window=(24, 24), stride=(16, 16), **cirkd),
+        ("--window", "20", "30"): Protocol(window=(20, 30), **cirkd),
+        ("--protocol", "skd", "--window", "24", "24"): Protocol(window=(24, 24), **cirkd),
+        ("--protocol", "mmseg"): Protocol(),
+    }.items():
+        assert segdistill("predict", run, tmp_path / "a.png", "--out", tmp_path / "out", *arguments)[0] == 0
+        assert seen.pop() == protocol
+        assert Image.open(tmp_path / "out/ids/a.png").size == (70, 50)
+    status, _, err = segdistill("predict", run, tmp_path / "a.png", "--format", "cityscapes")
+    assert status == 2
+    assert "--format cityscapes needs a model of the 19 classes of Cityscapes, this one has 11 classes" in err
+    assert "window: expected" in segdistill("predict", run, tmp_path / "a.png", "--window", "0", "3")[2]
 
 
 def test_figures_on_other_data_are_not_taken_for_the_run_s(tmp_path, segdistill, run_folder):
@@ -216,3 +269,21 @@ def test_a_terminated_run_goes_on_where_it_stopped(tmp_path):
     import torch
 
     assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["facts"]["step"] >= 2
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "words"),
+    [
+        ("segdistill.show", "doctor", ["doctor"]),
+        ("segdistill.show", "catalogue", ["list", "methods"]),
+        ("segdistill.show_data", "check", ["data", "check", "c.yaml"]),
+        ("segdistill.deploy.serve.server", "serve", ["serve", "runs/x"]),
+        ("segdistill.engine.evaluate", "evaluate_run", ["eval", "runs/x"]),
+    ],
+)
+def test_an_interruption_is_one_line(segdistill, monkeypatch, module, function, words):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module(module), function, interrupt)
+    assert segdistill(*words) == (130, "", "segdistill: interrupted\n")

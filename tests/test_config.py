@@ -3,7 +3,7 @@ import re
 import pytest
 import yaml
 
-from segdistill.engine.config import dump_config, load_config
+from segdistill.engine.config import TrainConfig, dump_config, load_config
 from segdistill.engine.optim import schedule
 
 BASE = {"data": {"name": "synthetic"}, "student": {"name": "pspnet_resnet18"}}
@@ -34,6 +34,17 @@ def test_a_checkpoint_replaces_a_name_and_a_name_a_checkpoint():
     assert load_config(checkpoint, ["teacher.name=pspnet_resnet50"]).teacher.checkpoint is None
 
 
+def test_another_data_set_has_other_options():
+    config = load_config({**BASE, "data": {"name": "cityscapes", "root": "x", "coarse": True, "crop": [64, 64]}})
+    written = config.model_dump(mode="json")  # as a run's folder has it, with all options
+    data = load_config(written, ["data.name=voc2012", "data.aug=true"]).data
+    assert (data.options["aug"], data.options["root"], data.crop) == (True, "x", (64, 64))
+    with pytest.raises(ValueError, match=r"unknown key data\.coarsee; did you mean coarse"):
+        load_config({**BASE, "data": {"name": "cityscapes", "coarsee": True}})
+    with pytest.raises(ValueError, match=r"unknown key data\.corse"):  # a mistake stays one
+        load_config({**BASE, "data": {"name": "cityscapes", "corse": True}}, ["data.name=voc2012"])
+
+
 def test_the_size_goes_to_a_data_set_that_draws_it():
     config = load_config(BASE, ["data.size=[64, 96]"])
     assert config.data.options["size"] == (64, 96)
@@ -60,6 +71,9 @@ def test_lists_of_methods():
         ("method={name: kd, wieght: 1}", "method kd has no option 'wieght'; did you mean weight?"),
         ("method={name: kd, weight: much}", "method kd, weight: Input should be a valid number"),
         ("data.name=synthetik", "did you mean synthetic"),
+        ("data.crop=[64]", "data.crop: too few values, got [64]"),
+        ("data.crop=64", "data.crop: expected a list of values, got 64"),
+        ("eval.window=[64]", "eval.window: too few values, got [64]"),
         ("train.steps=0", "train.steps: Input should be greater than 0, got 0"),
         ("train.clip=-1", "train.clip: Input should be greater than 0, got -1"),  # it would turn the gradient round
         ("train.clip=0", "train.clip: Input should be greater than 0, got 0"),
@@ -99,3 +113,12 @@ def test_schedule():
     assert schedule(9, train) == pytest.approx(0.91)
     assert schedule(50, train) == pytest.approx(0.5)
     assert schedule(99, train) == pytest.approx(0.01)
+
+
+def test_schedule_with_a_floor():
+    train = TrainConfig(steps=100, power=0.9, lr=0.01, min_lr=1e-4)
+    for step in (0, 1, 50, 99):  # as OpenMMLab writes it
+        expected = (0.01 - 1e-4) * (1 - step / 100) ** 0.9 + 1e-4
+        assert 0.01 * schedule(step, train) == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ValueError, match=r"min_lr is 0.1, above lr, 0.01"):
+        TrainConfig(lr=0.01, min_lr=0.1)

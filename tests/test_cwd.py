@@ -27,6 +27,22 @@ def test_constant_maps_are_finite():
     assert student.grad.isfinite().all()
 
 
+def test_positions_that_do_not_count_change_nothing():
+    student, teacher = torch.randn(3, 3, 4, 4), torch.randn(3, 3, 4, 4)
+    valid = torch.rand(3, 4, 4) < 0.5
+    valid[1] = False  # an image without any
+    other = torch.where(valid[:, None], student, 1e4 * torch.randn_like(student)).requires_grad_()
+    loss = channel_kl(other, teacher, valid=valid)
+    torch.testing.assert_close(loss, channel_kl(student[::2], teacher[::2], valid=valid[::2]))
+    loss.backward()
+    assert other.grad.isfinite().all()
+    assert other.grad.movedim(1, 3)[~valid].abs().sum() == 0
+    every = torch.ones_like(valid)
+    torch.testing.assert_close(channel_kl(student, teacher, valid=every), channel_kl(student, teacher))
+    with pytest.raises(ValueError, match=r"valid: expected \(3, 4, 4\), got \(4, 4\)"):
+        channel_kl(student, teacher, valid=valid[0])
+
+
 def test_features_are_projected_and_zero_weights_read_nothing():
     student = {"logits": torch.randn(2, 3, 4, 4), "features": torch.randn(2, 5, 4, 4)}
     teacher = {"logits": torch.randn(2, 3, 4, 4), "features": torch.randn(2, 7, 4, 4)}

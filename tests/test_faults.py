@@ -111,7 +111,9 @@ def holder(folder, how="alone"):
 def test_a_folder_is_held_by_one_process_until_it_dies(run, whole):
     with holder(run) as process:
         before = (run / "metrics.jsonl").read_bytes()
-        with pytest.raises(ValueError, match=rf"run is in use: another process \(pid {process.pid} on .*\) trains"):
+        with pytest.raises(
+            ValueError, match=rf"run is in use: another process \(pid {process.pid} on .*\) works there"
+        ):
             distill(config(), out=run, resume=True)
         assert (run / "metrics.jsonl").read_bytes() == before
     distill(config(), out=run, resume=True)

@@ -308,7 +308,7 @@ def test_a_folder_of_an_images_name(tmp_path):
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     Image.new("L", (3, 2)).save(tmp_path / "a.png")
 
-    def refuse(path):  # the superuser may read anything, so it is played
+    def refuse(path, **options):  # the superuser may read anything, so it is played
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Image, "open", refuse)
@@ -371,8 +371,32 @@ def test_damage_of_any_kind_is_one_line(tmp_path):
 def test_too_little_memory(tmp_path, monkeypatch):
     Image.new("L", (3, 2)).save(tmp_path / "a.png")
 
-    def exhausted(path):
+    def exhausted(path, **options):
         raise MemoryError
 
     monkeypatch.setattr(Image, "open", exhausted)
     assert line_of(tmp_path / "a.png").startswith("too large for the memory that is free")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "gif", "bmp", "ppm", "webp", "jpg"])
+def test_what_a_file_holds_is_read_as_the_file(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 8, 3), dtype=np.uint8)).save(path)
+    assert np.array_equal(read_image(path.read_bytes()), read_image(path))
+
+
+def test_of_what_is_no_file_less_is_taken(tmp_path):
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.eps")  # to read it, Pillow would start Ghostscript
+    with pytest.raises(ValueError, match=r"^image: not a readable image \(Pillow does not know what it is\)"):
+        read_image((tmp_path / "a.eps").read_bytes())
+    with pytest.raises(ValueError, match=r"^image: not a readable image \(an empty file, of 0 bytes\)"):
+        read_image(b"")
+
+
+def test_postscript_is_never_run_whatever_it_is_called(tmp_path, monkeypatch):
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **options: pytest.fail("it was run"))
+    head = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n"
+    (tmp_path / "a.jpg").write_bytes(head)
+    assert line_of(tmp_path / "a.jpg") == "not a readable image (Pillow does not know what it is); replace or remove it"

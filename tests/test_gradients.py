@@ -15,7 +15,7 @@ from segdistill.engine.loop import TrainingStopped, distill
 
 CONFIG = {
     "data": {"name": "synthetic", "size": [32, 32], "images": 6, "batch_size": 2, "workers": 0},
-    "student": {"name": "deeplabv3plus_resnet18_quarter", "width": 16},
+    "student": {"name": "deeplabv3plus_resnet18_quarter", "head_width": 16},
     "train": {"steps": 6, "lr": 0.01, "log_every": 1, "device": "cpu", "precision": "fp32", "threads": 1},
 }
 

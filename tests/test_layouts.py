@@ -328,3 +328,28 @@ def test_unlabelled_images_are_all_taken_and_read_like_the_others(tmp_path):
     image, mask = dataset[0]
     assert image.unique().tolist() == [128]
     assert mask.unique().tolist() == [255]
+
+
+def test_unlabelled_images_of_any_data_set(tmp_path):
+    import trees
+    from segdistill.engine.build import build_unlabelled
+    from segdistill.engine.config import load_config
+
+    def unlabelled(**options):
+        data = {"name": "synthetic", "size": [32, 64], "unlabelled": {"batch_size": 1, **options}}
+        return build_unlabelled(load_config({"data": data, "student": {"name": "pspnet_resnet18"}}).data)
+
+    root = str(trees.cityscapes(tmp_path / "city", sequence=True, coarse=True))
+    assert len(unlabelled(name="cityscapes", root=root, sequence=True)) == 6
+    labelled = unlabelled(name="cityscapes", root=root, coarse="only")
+    assert labelled.masks is None  # they would be read in vain
+    assert labelled[0][1].unique().tolist() == [255]
+    assert unlabelled(name="synthetic", images=3)[0][0].shape == (3, 32, 64)
+    with pytest.raises(ValueError, match=r"data.unlabelled: data set folder needs the option 'root'"):
+        unlabelled()
+    with pytest.raises(ValueError, match=r"unknown key data.unlabelled.sequense; did you mean sequence"):
+        unlabelled(name="cityscapes", root=root, sequense=True)
+    with pytest.raises(ValueError, match=r"no data set 'cityscape'; did you mean cityscapes"):
+        unlabelled(name="cityscape", root=root)
+    with pytest.raises(ValueError, match=r"data.unlabelled: data set cityscapes, sequence: .* got 'x'"):
+        unlabelled(name="cityscapes", root=root, sequence="x")

@@ -16,6 +16,7 @@ LABELS = LABELS.repeat_interleave(4, 1).repeat_interleave(3, 2)
 """(2,8,12): twice the maps' resolution; the second image lacks a class."""
 PRESENT = torch.tensor([True, True, False, True])
 MAP = (4, 6)
+KNOWN = LABELS[:, ::2, ::2] < CLASSES
 
 generator = torch.Generator().manual_seed(5)
 WEIGHT = torch.randn(CLASSES, 4, dtype=torch.float64, generator=generator)
@@ -26,6 +27,17 @@ VARIANCE = torch.rand(2, CLASSES, *MAP, dtype=torch.float64, generator=generator
 def like(constant: Tensor, student: Tensor) -> Tensor:
     """A constant in the precision that the loss is computed in."""
     return constant if student.dtype == torch.float64 else constant.float()
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Of classes, in single precision at least."""
+    return (logits if logits.dtype == torch.float64 else logits.float()).softmax(1)
+
+
+def one_hot(student: Tensor) -> tuple[Tensor, Tensor]:
+    """The labels as probabilities (N,C,H,W), and which pixels have one."""
+    labels = LABELS[:, ::2, ::2].where(KNOWN, 0)
+    return torch.nn.functional.one_hot(labels, CLASSES).movedim(3, 1).to(student), KNOWN
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,45 @@ CASES: dict[str, dict[str, Case]] = {
             lambda s, t: losses.channel_kl(s, t, temperature=2.0),
             lambda s, t: naive.channel_kl(s, t, 2.0),
             near=1e-4,
+            **LOGITS,
+        ),
+        "valid": Case(
+            lambda s, t: losses.channel_kl(s, t, temperature=2.0, valid=KNOWN),
+            lambda s, t: naive.masked_channel_kl(s, t, KNOWN, 2.0),
+            near=1e-4,
+            empty=lambda s: losses.channel_kl(s, s + 1, valid=torch.zeros(2, *MAP, dtype=torch.bool)),
+            **LOGITS,
+        ),
+    },
+    **{
+        f"{which}_class_relation": {
+            name: Case(
+                lambda s, t, which=which, tau=tau: getattr(losses, f"{which}_class_relation")(s, t, temperature=tau),
+                lambda s, t, which=which, tau=tau: getattr(naive, f"{which}_class_relation")(s, t, tau),
+                near=1e-4,
+                **LOGITS,
+            )
+            for name, tau in (("", 1.0), ("tau", 2.0))
+        }
+        for which in ("inter", "intra")
+    },
+    "soft_jaccard": {
+        "soft": Case(
+            lambda s, t: losses.soft_jaccard(probabilities(s), probabilities(t)),
+            lambda s, t: naive.soft_jaccard(
+                s.softmax(1), t.softmax(1), torch.ones(2, *MAP), t.argmax(1).unique().tolist()
+            ),
+            near=1e-3,  # the gradient is made of signs: where both round to the same, one is lost
+            empty=lambda s: losses.soft_jaccard(s, s, valid=torch.zeros(2, *MAP, dtype=torch.bool)),
+            **LOGITS,
+        ),
+        "hard": Case(
+            lambda s, t: losses.soft_jaccard(probabilities(s), LABELS),
+            lambda s, t: naive.soft_jaccard(s.softmax(1), *one_hot(s), range(CLASSES)),
+            near=None,
+            empty=lambda s: losses.soft_jaccard(s, torch.full_like(LABELS, 255)),
+            labels=losses.soft_jaccard,
+            takes_teacher=False,
             **LOGITS,
         ),
     },

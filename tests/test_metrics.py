@@ -34,6 +34,16 @@ def test_absent_classes_are_none_and_leave_the_mean():
     assert result["miou"] == 1.0
 
 
+def test_absent_classes_may_count_as_zero():
+    confusion = torch.tensor([[4, 0, 0, 0], [0, 3, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    skip, zero = (scores(confusion, ["a", "b", "predicted", "absent"], absent) for absent in ("skip", "zero"))
+    assert skip["miou"] == pytest.approx((1 + 0.75 + 0) / 3)
+    assert zero["miou"] == pytest.approx((1 + 0.75 + 0 + 0) / 4)
+    assert skip["iou"] == zero["iou"] == {"a": 1.0, "b": 0.75, "predicted": 0.0, "absent": None}
+    assert skip["macc"] == zero["macc"] == pytest.approx((1 + 0.75) / 2)
+    assert scores(torch.zeros(2, 2), ["a", "b"], "zero")["miou"] == 0.0
+
+
 def test_nothing_counted():
     result = scores(torch.zeros(2, 2), ["a", "b"])
     assert result["miou"] is None
@@ -43,3 +53,5 @@ def test_nothing_counted():
 def test_errors():
     with pytest.raises(ValueError, match="expected 2×2"):
         scores(torch.zeros(3, 3), ["a", "b"])
+    with pytest.raises(ValueError, match="absent: expected skip or zero, got 'nan'"):
+        scores(torch.zeros(2, 2), ["a", "b"], "nan")

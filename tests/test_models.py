@@ -1,6 +1,7 @@
 import pickle
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn import functional
@@ -300,15 +301,13 @@ def test_a_pickle_that_is_more_than_tensors_is_refused(tmp_path, capsys):
 
 
 def test_hub_failure_is_one_line(monkeypatch):
-    import timm
-
     def offline(*_args, **kwargs):
         raise OSError("no route to host\nand more")
 
     body = Backbone("resnet18_quarter").body
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(ValueError, match="cannot fetch weights of resnet18 from timm's hub \\(no route to host\\)"):
-        load_backbone_weights(body, "resnet18", {}, True)
+        load_backbone_weights(body, "resnet18", offline, True)
 
 
 def test_no_library_unpickles_while_a_network_is_built(tmp_path, monkeypatch, capsys):

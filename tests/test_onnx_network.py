@@ -5,20 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import nn
 
-from patches import CLASSES, COLOURS, expected_logits, patch_network, write_onnx
+from patches import CLASSES, COLOURS, Patches, expected_logits, write_onnx
 from segdistill import evaluate, load_student
 from segdistill.data.dataset import SegmentationDataset
 from segdistill.engine.student import read_card
-
-
-class Patches(nn.Module):
-    def forward(self, images):
-        weight, bias = patch_network()
-        return F.conv2d(images, weight, bias, stride=4)
+from segdistill.runtime import Predictor
 
 
 class Noise(SegmentationDataset):
@@ -80,6 +73,16 @@ def test_predict_takes_it(tmp_path, segdistill):
     assert (code, err) == (0, "")
     with Image.open(tmp_path / "out/ids/street.png") as ids:
         np.testing.assert_array_equal(np.asarray(ids), expected_logits(pixels).argmax(0).numpy())
+
+
+def test_predict_looks_through_windows_where_the_file_takes_one_size(tmp_path, segdistill):
+    pixels = np.random.default_rng(0).integers(0, 256, (61, 75, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "street.png")
+    for name, facts in {"a": {}, "b": {"protocol": {"stride": [11, 9]}}}.items():
+        file = write_onnx(tmp_path / f"{name}.onnx", **facts)
+        assert segdistill("predict", file, tmp_path / "street.png", "--out", tmp_path / name)[0] == 0
+        with Image.open(tmp_path / name / "ids/street.png") as ids:
+            np.testing.assert_array_equal(np.asarray(ids), Predictor(file)(pixels).ids)
 
 
 def test_eval_takes_it_with_the_data_of_its_run(whole, run, tmp_path, segdistill):

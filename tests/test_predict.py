@@ -4,14 +4,21 @@ import errno
 import inspect
 import json
 import os
+import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import write_image
+from patches import write_onnx
 from segdistill import build_model
+from segdistill.deploy.outputs import CITYSCAPES_LABEL_IDS
 from segdistill.deploy.predict import find_images, iterate_predictions, predict
+from segdistill.deploy.video import VideoReader, VideoWriter
 from segdistill.engine.student import load_student, make_card, save_student
+from segdistill.runtime import Predictor
 
 RNG = np.random.default_rng(0)
 
@@ -313,3 +320,68 @@ def test_a_terminal_gets_a_bar():
             told(done, 30)
     assert "30/30" in stream.getvalue()
     assert "━" in stream.getvalue()
+
+
+def clip(path, count=6, size=(24, 32)):
+    """A video of noise, a frame each fifth of a second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with VideoWriter(path) as video:
+        for index in range(count):
+            video.write(np.random.default_rng(index).integers(0, 256, (*size, 3), np.uint8), Fraction(index, 5))
+    return path
+
+
+def test_every_frame_of_a_video_is_segmented(tmp_path, segdistill):
+    file, video = write_onnx(tmp_path / "a.onnx"), clip(tmp_path / "in/street.mp4")
+    code, out, err = segdistill("predict", file, tmp_path / "in", "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    assert out.startswith("6 images → ")
+    assert re.search(r"\([\d.e+]+ a second\)$", " ".join(out.split()))
+    assert written(tmp_path / "out") == ["blend/street.mp4", "colour/street.mp4"]
+    predictor = Predictor(file)
+    for (frame, time), (colour, shown) in zip(
+        VideoReader(video), VideoReader(tmp_path / "out/colour/street.mp4"), strict=True
+    ):
+        assert time == shown
+        expected = np.asarray(predictor(frame).colour()).astype(int)
+        assert np.abs(expected - colour).mean() < 25  # H.264 halves the colours' resolution
+
+
+def test_frames_are_written_one_by_one_if_wanted(tmp_path):
+    file, video = write_onnx(tmp_path / "a.onnx"), clip(tmp_path / "street.mp4")
+    told = []
+    found = predict(file, [video], tmp_path / "out", frames=True, progress=lambda *given: told.append(given))
+    assert told == [(done, 6) for done in range(1, 7)]
+    assert [path for path, _ in found] == [video] * 6
+    for number, ((frame, _), (_, ids)) in enumerate(zip(VideoReader(video), found, strict=True), 1):
+        np.testing.assert_array_equal(ids.numpy(), Predictor(file)(frame).ids)
+        with Image.open(tmp_path / f"out/ids/street/{number:06}.png") as written:
+            np.testing.assert_array_equal(np.asarray(written), ids.numpy())
+        assert (tmp_path / f"out/blend/street/{number:06}.png").is_file()
+
+
+def test_a_video_that_is_left_half_way_is_not_there(tmp_path):
+    predictions = iterate_predictions(
+        write_onnx(tmp_path / "a.onnx"), [clip(tmp_path / "street.mp4")], tmp_path / "out"
+    )
+    next(predictions)
+    predictions.close()
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_patterns_are_spelled_out(tmp_path):
+    for name in ("a/one.png", "a/b/two.png", "three.png"):
+        write_image(tmp_path / name, np.zeros((4, 4, 3)))
+    (tmp_path / "odd[1].png").write_bytes((tmp_path / "three.png").read_bytes())
+    assert taken(*[tmp_path / "**/*o*.png"]) == ["two.png", "one.png", "odd[1].png"]
+    assert taken(*[tmp_path / "odd[1].png"]) == ["odd[1].png"]  # a file is no pattern
+    with pytest.raises(ValueError, match=r"no image or folder fits the pattern .*/x\*\.png"):
+        taken(*[tmp_path / "x*.png"])
+
+
+def test_a_server_of_images_wants_no_video(tmp_path):
+    whole = [*CITYSCAPES_LABEL_IDS]
+    file = write_onnx(tmp_path / "a.onnx", classes=whole, palette=[[0, 0, 0]] * len(whole))
+    video = clip(tmp_path / "berlin_000000_000019.mp4")
+    with pytest.raises(ValueError, match="a video, of which --format cityscapes makes nothing"):
+        predict(file, [video], tmp_path / "out", format="cityscapes")

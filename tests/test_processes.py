@@ -14,7 +14,7 @@ from segdistill.data import build_dataset
 from segdistill.engine import distiller, loop, runtime, training
 from segdistill.engine.sync_batchnorm import synchronise
 
-METHODS = {name: name for name in ("none", "kd", "cwd", "skd", "fakd", "mimic", "at", "ifvd", "local", "i2ckd")}
+METHODS = {name: name for name in ("none", "kd", "cwd", "skd", "fakd", "mimic", "at", "ifvd", "local", "i2ckd", "jml")}
 METHODS["cirkd"] = {"name": "cirkd", "memory_pixel_weight": 0, "memory_region_weight": 0}
 """Those that draw nothing at random, but for a critic's first step."""
 FIRST_STEP = {("parts", "skd"), ("processes", "skd"), ("parts", "fakd")}
@@ -53,7 +53,7 @@ def test_parts_have_the_gradient_of_the_whole(root, in_two, tmp_path, method):
         "processes": torch.load(in_two / f"{method}_0.pt"),
         "parts": gradients(root, method, tmp_path / "parts", accumulate=2),
     }
-    if method in ("i2ckd", "cirkd"):  # prototypes and pairs are those of a micro-batch
+    if method in ("i2ckd", "cirkd", "jml"):  # prototypes, pairs and overlaps are those of a micro-batch
         del found["parts"]
     for how, parts in found.items():
         for step in range(1 if (how, method) in FIRST_STEP else 3):

@@ -3,6 +3,7 @@
 import doctest
 import json
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
 
@@ -16,7 +17,9 @@ from faults import read_metrics
 from segdistill import cli
 from segdistill.data import build_dataset
 from segdistill.engine import settings
+from segdistill.engine.config import EvalConfig
 from segdistill.engine.evaluate import evaluate
+from segdistill.engine.protocol import infer_ids
 from segdistill.engine.student import load_student, make_card, save_student
 from segdistill.models import build_model
 from segdistill.report import classes, collect, figures, inference, pictures, write_report
@@ -201,15 +204,15 @@ def test_a_baseline_is_that_of_the_same_student(tmp_path):
         for method, level in (("none", 0.1 + 0.001 * width), ("kd", 0.2)):
             folder = write_run(tmp_path / f"{method}{width}", method, level=level)
             config = yaml.safe_load((folder / "config.yaml").read_text())
-            config["student"]["width"] = width
+            config["student"]["head_width"] = width
             (folder / "config.yaml").write_text(yaml.safe_dump(config))
     study = read_study([tmp_path])
     assert {g.label: study.baseline(g).label for g in study.groups if g.role == "student"} == {
-        "kd (width=16)": "baseline (width=16)",
-        "kd (width=64)": "baseline (width=64)",
+        "kd (head_width=16)": "baseline (head_width=16)",
+        "kd (head_width=64)": "baseline (head_width=64)",
     }
     alone = read_study([tmp_path / "kd16", tmp_path / "none64"])
-    assert alone.unequal(alone.focus) == ["student.width"]
+    assert alone.unequal(alone.focus) == ["student.head_width"]
 
 
 def test_no_two_groups_have_one_label(tmp_path):
@@ -443,6 +446,31 @@ def test_the_survey_agrees_with_the_evaluation(runs):
         assert found.features.keys() == found.scores.keys() == {"baseline", "cwd"}
 
 
+@pytest.mark.parametrize("section", [{"window": [24, 24]}, {"short_side": 40, "absent": "zero"}], ids=str)
+def test_the_survey_follows_the_protocol(runs, tmp_path, section):
+    copied = shutil.copytree(runs, tmp_path / "runs")
+    for path in copied.glob("*/config.yaml"):
+        text = path.read_text().replace(str(runs), str(copied))
+        path.write_text(yaml.safe_dump({**yaml.safe_load(text), "eval": section}))
+    with inference.survey(read_study([copied]), "cpu", lambda _: None) as found:
+        protocol = EvalConfig(**section).build()
+        for label, folder in (("cwd", "cwd_seed0"), ("baseline", "none_seed0")):
+            network = load_student(copied / folder)
+            assert found.confusion[label].tolist() == evaluate(network, found.dataset, protocol=protocol)["confusion"]
+            image, _, predicted = found.predict(2)
+            assert torch.equal(predicted[label], infer_ids(network, image[None], protocol)[0])
+        assert found.features.keys() == found.scores.keys() == {"baseline", "cwd"}
+
+
+def test_the_page_names_the_protocol(tmp_path):
+    folder = write_run(tmp_path / "run")
+    written = yaml.safe_load((folder / "config.yaml").read_text())
+    for section, line in (({"protocol": "skd", "absent": "zero"}, "; protocol skd: whole images; absent"), (3, None)):
+        (folder / "config.yaml").write_text(yaml.safe_dump({**written, "eval": section}))
+        _, text = check_page(write_report([folder], say=lambda _: None))
+        assert line in text if line else "protocol" not in text
+
+
 def test_a_run_alone_without_anything_else(tmp_path):
     folder = write_run(tmp_path / 'a <b> & "c"', finished=False)
     lines = (folder / "metrics.jsonl").read_text().splitlines()[:2]
@@ -520,6 +548,36 @@ def test_odd_names_of_classes(tmp_path):
     assert names[0] in text
     assert "10⁻¹" not in text
     assert "\\times" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "expected"),
+    [
+        ("summary.json", "iou", 3, "a mapping"),
+        ("summary.json", "steps", "many", "a whole number"),
+        ("summary.json", "steps", True, "a whole number"),
+        ("summary.json", "student", ["x"], "a text"),
+        ("summary.json", "flops_size", 512, "a list"),
+        ("env.json", "versions", [1], "a mapping"),
+        ("env.json", "gpus", 2, "a list"),
+        ("eval_test.json", "iou", [0.5], "a mapping"),
+        ("eval_test.json", "confusion", 3, "rows of numbers"),
+        ("eval_test.json", "confusion", [[1], [2, 3]], "rows of numbers"),
+        ("eval_test.json", "confusion", [["a"]], "rows of numbers"),
+        ("config.yaml", "student", "pspnet", "a mapping"),
+        ("config.yaml", "train", [1], "a mapping"),
+    ],
+)
+def test_a_value_of_another_kind_is_one_line(tmp_path, name, key, value, expected):
+    folder = write_run(tmp_path / "kd", "kd")
+    file = folder / name
+    values = yaml.safe_load(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps(values | {key: value}))
+    with pytest.raises(ValueError, match=rf"{name}: {key} is .*, expected {expected}; put a copy of the file back, or"):
+        write_report([folder], images=0, say=lambda _: None)
+    file.write_text(json.dumps(values | {key: None}))
+    if key != "student":
+        read_run(folder)
 
 
 def test_damaged_files(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from chromium import QUIET
 from conftest import PATIENCE
 from segdistill.report import write_report
 from test_report import write_run
@@ -69,10 +70,6 @@ setInterval(() => {{
 }}, 200);
 </script>
 """
-QUIET = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage", "--disable-breakpad",
-)  # fmt: skip
 DARK = "--blink-settings=preferredColorScheme=0"
 
 

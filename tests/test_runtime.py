@@ -7,12 +7,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import helper
 from PIL import Image
 
-from patches import CLASSES, COLOURS, expected_logits, write_onnx
+from patches import CLASSES, COLOURS, Patches, expected_logits, write_onnx
 from segdistill.data.files import image_pixels, read_image
-from segdistill.runtime import METADATA, Predictor
+from segdistill.data.transforms import EvalTransform
+from segdistill.engine.protocol import Protocol, infer
+from segdistill.runtime import METADATA, Predictor, _resize
 
 
 @pytest.fixture
@@ -28,17 +31,49 @@ def test_classes_are_the_network_s(tmp_path, pixels, kind, outputs):
     prediction = predictor(pixels)
     assert prediction.ids.dtype == np.uint8
     np.testing.assert_array_equal(prediction.ids, expected.argmax(0).numpy())
-    assert prediction.logits is None
     if "logits" in outputs:
-        np.testing.assert_allclose(predictor(pixels, logits=True).logits, expected.numpy(), atol=2e-6)
+        np.testing.assert_allclose(prediction.logits, expected.numpy(), atol=2e-6)
+        np.testing.assert_array_equal(predictor(pixels, logits=True).logits, prediction.logits)
+    else:
+        assert prediction.logits is None
+
+
+def as_in_training(pixels, size):
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    resized, _ = EvalTransform(size=size)(image, torch.zeros(pixels.shape[:2], dtype=torch.uint8))
+    return (resized * 255).round().permute(1, 2, 0).byte().numpy()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_resizing_is_that_of_training_to_the_last_bit(seed):
+    generator = np.random.default_rng(seed)
+    height, width, tall, wide = generator.integers(1, 150, 4)
+    pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
+    found, expected = _resize(pixels, (tall, wide)), as_in_training(pixels, (int(tall), int(wide)))
+    # Processors without these instructions resize in floats.
+    exact = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    assert np.abs(found.astype(int) - expected).max() <= (0 if exact else 1)
+
+
+def test_sizes_of_the_images_own(tmp_path):
+    pixels = np.random.default_rng(6).integers(0, 256, (50, 41, 3), np.uint8)
+    protocol = Protocol(short_side=24, long_side=28)
+    expected = infer(Patches(), torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255, protocol)[0]
+    facts = {"short_side": 24, "long_side": 28}
+    prediction = Predictor(write_onnx(tmp_path / "a.onnx", None, kind="float32", protocol=facts))(pixels, logits=True)
+    np.testing.assert_allclose(prediction.logits, expected.numpy(), atol=1e-5)
+    rounded = Predictor(write_onnx(tmp_path / "b.onnx", None, protocol=facts))(pixels)
+    assert (rounded.ids == prediction.ids).mean() > 0.98  # a file of bytes sees rounded values
+    with pytest.raises(ValueError, match="takes images of 24×32 alone, but the student was validated at sizes"):
+        Predictor(write_onnx(tmp_path / "c.onnx", protocol=facts))
 
 
 @pytest.mark.parametrize("size", [None, (24, 32)])
 def test_images_are_resized_as_in_the_run_and_results_back(tmp_path, size):
     pixels = np.random.default_rng(1).integers(0, 256, (50, 41, 3), np.uint8)
     predictor = Predictor(write_onnx(tmp_path / "a.onnx", size, eval_size=[24, 32]))
-    seen = np.asarray(Image.fromarray(pixels).resize((32, 24), Image.Resampling.BILINEAR))
-    expected = expected_logits(seen, (50, 41))
+    seen = as_in_training(pixels, (24, 32))
+    expected = F.interpolate(expected_logits(seen)[None], (50, 41), mode="bilinear")[0]  # as `predict` does
     prediction = predictor(pixels, logits=True)
     np.testing.assert_array_equal(prediction.ids, expected.argmax(0).numpy())
     np.testing.assert_allclose(prediction.logits, expected.numpy(), atol=2e-6)
@@ -53,7 +88,7 @@ def test_another_fixed_size_than_the_run_s_is_the_one_that_the_file_takes(tmp_pa
 def through_windows(pixels, window):
     """Windows as OpenMMLab defines them, one after the other over the whole image."""
     height, width = pixels.shape[:2]
-    (tall, wide), (down, right) = window, (window[0] * 2 // 3, window[1] * 2 // 3)
+    (tall, wide), (down, right) = window, (round(window[0] * 2 / 3), round(window[1] * 2 / 3))
     sums, count = torch.zeros(len(CLASSES), height, width), torch.zeros(height, width)
     for row in range(max(height - tall + down - 1, 0) // down + 1):
         for column in range(max(width - wide + right - 1, 0) // right + 1):
@@ -138,6 +173,12 @@ def test_the_values_of_black_and_white_come_from_the_file(tmp_path):
     expected = read_image(tmp_path / "deep.png", image_range=(0, 4095))
     np.testing.assert_array_equal(predictor.read(tmp_path / "deep.png"), expected)
     np.testing.assert_array_equal(predictor.read(deep), expected)
+
+
+def test_logits_on_demand_are_of_the_same_pixels(tmp_path):
+    deep = np.random.default_rng(5).integers(0, 4096, (9, 7), np.uint16)
+    predictor = Predictor(write_onnx(tmp_path / "a.onnx", None, image_range=[0, 4095]))
+    np.testing.assert_array_equal(predictor(deep).logits, predictor(deep, logits=True).logits)
 
 
 def test_the_image_of_a_caller_stays_as_it_is():

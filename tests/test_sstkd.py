@@ -382,7 +382,7 @@ def real_stages():
     torch.set_num_threads(1)
     small = [build_dataset("synthetic", "train", size=(64, 64), images=64)[i] for i in range(64)]
     images, target = torch.stack([x for x, _ in small]), torch.stack([y for _, y in small]).long()
-    network = build_model("deeplabv3plus_resnet18_half", num_classes=11, width=32).train()
+    network = build_model("deeplabv3plus_resnet18_half", num_classes=11, head_width=32).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     for step in range(60):
         batch = torch.arange(8 * step, 8 * step + 8) % 64
@@ -401,7 +401,7 @@ def real_stages():
     fresh = []
     for seed in range(3):
         torch.manual_seed(seed)
-        fresh.append(stages(build_model("deeplabv3plus_resnet18_quarter", num_classes=11, width=32).train()))
+        fresh.append(stages(build_model("deeplabv3plus_resnet18_quarter", num_classes=11, head_width=32).train()))
     return UnitChannels(teacher.shape[1])(teacher), fresh
 
 

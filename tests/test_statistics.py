@@ -95,6 +95,14 @@ def test_the_bootstrap_is_that_of_naive_loops():
     assert mine.difference == pytest.approx(np.mean(whole))
 
 
+def test_absent_classes_may_count_as_zero():
+    counts = torch.tensor([[3, 4, 0], [4, 4, 0], [3, 5, 0]])
+    assert mean_iou(counts, "zero").item() == pytest.approx((0.75 + 0.8 + 0) / 3)
+    mine, its = (torch.tensor([[[[n, 0], [4, 0], [4, 0]]]]) for n in (4, 2))
+    skip, zero = (bootstrap_interval(mine, its, absent=absent).difference for absent in ("skip", "zero"))
+    assert (skip, zero) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+
+
 def test_the_bootstrap_is_close_to_scipys():
     counts, baseline = images(1, 40, right=0.8), images(1, 40, right=0.75)
 

@@ -10,7 +10,7 @@ def test_shapes_and_classes():
     image, mask = dataset[0]
     assert image.shape == (3, 48, 80)
     assert mask.shape == (48, 80)
-    assert image.dtype == mask.dtype == torch.uint8
+    assert (image.dtype, mask.dtype) == (torch.uint8, torch.int64)
     assert len(dataset) == len(dataset.names) == 3
     assert len(dataset.classes) == len(dataset.palette) == len(set(dataset.palette)) == 11
 

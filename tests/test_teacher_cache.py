@@ -177,7 +177,7 @@ def test_views_come_again():
         assert all(torch.equal(target[0], other) for other in target)
     assert not torch.equal(met[0, 0, 0][0][0], met[0, 0, 1][0][0])
     groups = [sorted(met)[:5], sorted(met)[5:]]
-    batches = view_loader([data], transform, groups, seed=4)
+    batches = view_loader([data], transform, groups)
     for group, (images, _) in zip(groups, batches, strict=True):
         assert all(torch.equal(image, met[address][0][0]) for image, address in zip(images, group, strict=True))
 
@@ -390,7 +390,6 @@ def test_another_run_fills_too(cached, tmp_path, monkeypatch):
         ({"data": {"crop": [16, 16]}}, r"was filled with data.crop.*=.*32.*, not .*16"),
         ({"data": {"flip": False}}, "was filled with data.flip=True, not False"),
         ({"data": {"images": 6}}, "was filled with data.images=8, not 6"),
-        ({"train": {"seed": 1}}, "was filled with train.seed=0, not 1"),
         ({"train": {"precision": "bf16"}}, "was filled with train.precision=fp32, not bf16"),
         ({"views": 3}, "was filled with teacher.cache_views=2, not 3"),
         ({"cache_precision": "bfloat16"}, "was filled with teacher.cache_precision=float16, not bfloat16"),

@@ -1,12 +1,15 @@
 from ._version import __version__ as __version__
 from .comparison.grid import compare as compare
 from .data.sets import build_dataset as build_dataset
+from .deploy.export import export_student as export_student
 from .deploy.predict import predict as predict
 from .engine.config import load_config as load_config
 from .engine.distiller import Distiller as Distiller
 from .engine.evaluate import evaluate as evaluate
 from .engine.forecast import forecast as forecast
 from .engine.loop import distill as distill
+from .engine.protocol import Protocol as Protocol
+from .engine.protocol import infer as infer
 from .engine.student import load_student as load_student
 from .engine.student import make_card as make_card
 from .engine.student import save_student as save_student

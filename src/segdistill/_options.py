@@ -72,8 +72,13 @@ def first_mistake(error: pydantic.ValidationError) -> tuple[tuple[str, ...], str
     """
     first = error.errors(include_url=False)[0]
     line = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "missing":
+    where = tuple(map(str, first["loc"]))
+    if first["type"] == "missing" and isinstance(first["loc"][-1], int):  # of a pair there is one value
+        return where[:-1], "too_short", f"too few values, got {list(first['input'])!r}"
+    if first["type"] == "tuple_type":
+        line = f"expected a list of values, got {first['input']!r}"
+    elif first["type"] == "missing":
         line = "missing"
     elif first["type"] != "value_error":  # our own lines say what was given where that helps
         line += f", got {first['input']!r}"
-    return tuple(map(str, first["loc"])), str(first["type"]), line
+    return where, str(first["type"]), line

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated, Any, Literal
 
 import typer
 
-from segdistill import show
+from segdistill import show, show_data
 from segdistill._printing import one_line, tolerate_any_encoding
 from segdistill.engine.faults import known_fault
 
@@ -20,8 +21,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Get data sets, and look at them.",
+    no_args_is_help=True,
+    epilog="Examples: `segdistill data prepare voc2012 --root ~/data`, then "
+    "`segdistill data check configs/camvid/student_cpu.yaml --json check.json --sheet check.png`",
+)
 app.add_typer(data_app, name="data")
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
+
 console = show.PlainConsole(quiet=os.environ.get("RANK", "0") != "0")
 
 ConfigPath = Annotated[
@@ -66,12 +75,14 @@ def segdistill(
 
 
 def main() -> None:
-    """Entry point: a mistake is one line and exit code 2; `--debug` anywhere gives the traceback."""
+    """Entry point: a mistake is one line and exit code 2, Ctrl-C 130; `--debug` anywhere gives the traceback."""
     tolerate_any_encoding()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
         status = app(_arguments(arguments), prog_name="segdistill", standalone_mode=False)
+        if status == INTERRUPTED:  # the parser turns Ctrl-C into this, without a word
+            raise KeyboardInterrupt
         sys.exit(status if isinstance(status, int) else 0)
     except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
         line = known_fault(error)
@@ -79,7 +90,7 @@ def main() -> None:
             raise
         fail(line or str(error))
     except (typer.Abort, KeyboardInterrupt):
-        fail("interrupted")
+        fail("interrupted", INTERRUPTED)
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             sys.exit(0)  # the help is on the screen
@@ -94,11 +105,11 @@ def _arguments(given: list[str]) -> list[str]:
     return ["--resume=yes" if at in bare else word for at, word in enumerate(given) if word != "--debug"]
 
 
-def fail(message: str) -> None:
-    """Say what is wrong in one line, and exit with 2."""
+def fail(message: str, status: int = 2) -> None:
+    """Say what is wrong in one line, and exit."""
     with suppress(OSError):  # the terminal may be gone
         print(f"segdistill: {one_line(message)}", file=sys.stderr, flush=True)
-    sys.exit(2)
+    sys.exit(status)
 
 
 def _deliver(result: Mapping[str, Any], path: Path | None, show_it: Callable[..., None]) -> None:
@@ -201,6 +212,47 @@ def compare(
         raise ValueError(f"{failed} of {len(result['runs'])} runs failed; the same command tries them again")
 
 
+@app.command(epilog="Example: `segdistill curve my.yaml methods=[none,cwd] widths=[0.5,1] --out runs/curve`")
+def curve(
+    config: ConfigPath,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="widths=[0.25,0.5,0.75,1] methods=[none,cwd] seeds=3, and changes to the configuration.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the runs; finished ones in it are kept.", show_default=False)
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 1,
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Height and width of the image that is timed (default: the data's).", show_default=False),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Of the CPU while timing (default: torch's).", min=1, show_default=False)
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Passes that are timed.", min=1)] = 30,
+    figures: Annotated[
+        Literal["png", "pdf", "svg"] | None, typer.Option(help="Write the picture in this format as well.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="On which is timed: cpu, cuda, …")] = "cpu",
+) -> None:
+    """Train a student at several widths, alone and distilled, and draw mIoU against latency, size and FLOPs."""
+    from segdistill.comparison.widths import load_curve
+
+    plan = load_curve(config, overrides or [], out)
+    from segdistill.report.efficiency import draw_curve
+
+    how: dict[str, Any] = {"size": size, "threads": threads, "repeats": repeats, "figures": figures, "device": device}
+    result = draw_curve(plan, jobs=jobs, say=show.plain(console), **how)
+    show.curve(console, result)
+    console.print(f"written to {plan.out / 'curve.png'}", soft_wrap=True)
+    if result["errors"]:
+        raise ValueError(f"{len(result['errors'])} runs failed; the same command tries them again")
+
+
 @app.command("eval", epilog="Example: `segdistill eval runs/student --split test --json test.json`")
 def evaluate(
     model: Annotated[
@@ -212,6 +264,13 @@ def evaluate(
         Path | None, typer.Option(help="Configuration whose data is used (default: the run's own).", show_default=False)
     ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="mmseg, cirkd, skd, ade_kit or cityscapes; eval.window=… changes it (default: the run's own).",
+            show_default=False,
+        ),
+    ] = None,
     json: Annotated[
         Path | None,
         typer.Option(
@@ -223,26 +282,27 @@ def evaluate(
 ) -> None:
     """Evaluate a trained student, or a network with weights as it is: mIoU, per-class IoU, accuracies."""
     from segdistill.engine.config import is_config
-    from segdistill.engine.evaluate import evaluate_run, is_on_own_data
+    from segdistill.engine.evaluate import evaluate_run, what_is_foreign
     from segdistill.engine.run_folder import make_folder
 
-    result = evaluate_run(model, config=config, overrides=overrides or [], split=split, device=device)
+    overrides = [*([f"eval.protocol={protocol}"] if protocol else []), *(overrides or [])]
+    result = evaluate_run(model, config=config, overrides=overrides, split=split, device=device)
     folder = model if model.is_dir() else model.parent
     path = json or folder / f"eval_{split}.json"
     if json is None and is_config(model):
         path = Path("runs") / f"{model.stem}_eval_{split}.json"
         make_folder(path.parent)
-    elif json is None and not is_on_own_data(model, config=config, overrides=overrides or []):
+    elif json is None and (foreign := what_is_foreign(model, config=config, overrides=overrides)):
         _deliver(result, None, show.evaluation)
-        console.print("not written: these data are not the run's own, whose figures stay; --json FILE keeps them")
+        console.print(f"not written: {foreign} not the run's own, whose figures stay; --json FILE keeps them")
         return
     _deliver(result, path, show.evaluation)
 
 
 @app.command(epilog="Example: `segdistill predict runs/student street.jpg more_images/ --out predictions`")
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder or student.safetensors.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files or folders.")],
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, student.safetensors or .onnx file.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, videos, folders of them, or patterns.")],
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("predictions"),
     size: Annotated[
         tuple[int, int] | None,
@@ -250,6 +310,24 @@ def predict(
             help="Height and width of what the network sees (default: as in its training).", show_default=False
         ),
     ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="mmseg, cirkd, … (default: as in its validation).", show_default=False),
+    ] = None,
+    window: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            help="Height and width of windows to see images through, however large (default: as in its validation).",
+            show_default=False,
+        ),
+    ] = None,
+    format: Annotated[
+        Literal["pictures", "cityscapes"],
+        typer.Option(help="cityscapes: label ids under the names that its server wants, in OUT/label_ids."),
+    ] = "pictures",
+    frames: Annotated[
+        bool, typer.Option("--frames", help="Of videos, write the frames as PNG files instead of videos.")
+    ] = False,
     image_range: Annotated[
         tuple[float, float] | None,
         typer.Option(help="Values that are black and white (default: as in training).", show_default=False),
@@ -259,14 +337,130 @@ def predict(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Segment images: class numbers, colours, and colours over the image, as PNG files."""
-    from segdistill.deploy.predict import iterate_predictions
+    """Segment images and videos: class numbers, colours, and colours over the image; or a benchmark's files."""
+    from segdistill.deploy.outputs import KINDS
+    from segdistill.deploy.predict import card_protocol, iterate_predictions
     from segdistill.engine.runtime import runtime
 
     with runtime(device) as run, show.progress("images") as progress:
-        reading: dict[str, Any] = {"image_range": image_range, "max_pixels": max_pixels, "size": size}
-        count = sum(1 for _ in iterate_predictions(model, images, out, run=run, progress=progress, **reading))
-    console.print(f"{count} images → {out}/ids {out}/colour {out}/blend", markup=False)
+        how: dict[str, Any] = {"image_range": image_range, "max_pixels": max_pixels, "size": size, "format": format}
+        how |= {"protocol": card_protocol(model, protocol, window), "frames": frames}
+        predictions = iterate_predictions(model, images, out, run=run, progress=progress, **how)
+        start = perf_counter()
+        count = sum(1 for _ in predictions)
+        rate = count / max(perf_counter() - start, 1e-9)
+    folders = " ".join(f"{out}/{kind}" for kind in KINDS[format])
+    console.print(f"{count} images → {folders} ({rate:.3g} a second)", markup=False)
+
+
+@app.command(epilog="Example: `segdistill serve runs/student --baseline runs/none --teacher runs/teacher`")
+def serve(
+    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="Run folder, student.safetensors or .onnx file.")],
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="The same student without distillation.", show_default=False)
+    ] = None,
+    teacher: Annotated[Path | None, typer.Option(metavar="RUN", help="Its teacher.", show_default=False)] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: a free one.", min=0, max=65535)] = 8000,
+    max_megabytes: Annotated[int, typer.Option(help="Largest upload.", min=1)] = 32,
+    max_pixels: Annotated[int, typer.Option(help="Largest image.", min=1)] = 40_000_000,
+    queue: Annotated[int, typer.Option(help="Requests that may wait.", min=0)] = 16,
+    device: Device = "auto",
+) -> None:
+    """Serve a page that shows what student, baseline and teacher see in an image, and a JSON interface."""
+    from segdistill.deploy.serve.server import serve as serve_models
+
+    limits = {"max_bytes": max_megabytes * 2**20, "max_pixels": max_pixels, "waiting": queue}
+    say = show.plain(console)
+    serve_models(student, baseline=baseline, teacher=teacher, host=host, port=port, **limits, device=device, say=say)
+
+
+@app.command(epilog="Example: `segdistill export runs/student --out student.onnx`")
+def export(
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder or student.safetensors.")],
+    out: Annotated[Path, typer.Option(help="The file to write: .onnx, .xml or .pte.", show_default=False)],
+    format: Annotated[Literal["onnx", "openvino", "executorch"], typer.Option(help="What runs it.")] = "onnx",
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Height and width of the images (default: as in its evaluation).", show_default=False),
+    ] = None,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Images of any size, batches of any number.")] = False,
+    output: Annotated[Literal["ids", "logits", "both"], typer.Option(help="What the file gives.")] = "both",
+    input: Annotated[Literal["float", "uint8"], typer.Option(help="RGB in 0…1, or in 0…255.")] = "float",
+    int8: Annotated[bool, typer.Option("--int8", help="Compute in 8 bits, but for layers that lose too much.")] = False,
+    calibrate: Annotated[int, typer.Option(metavar="N", help="Training images for int8's ranges.", min=1)] = 64,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Compute in half precision, for GPUs.")] = False,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest difference of a logit, relative to the largest one (default: 1e-4; fp16 0.02; int8 any).",
+            show_default=False,
+        ),
+    ] = None,
+    max_drop: Annotated[float, typer.Option(help="Points of mIoU that int8 and fp16 may lose.")] = 0.5,
+    images: Annotated[int, typer.Option(help="Validation images that the file is checked on.", min=1)] = 32,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration whose data is used (default: the run's own).", show_default=False)
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that the exporter gets.", min=1)] = 600,
+) -> None:
+    """Write a student as a file for ONNX Runtime, OpenVINO or ExecuTorch, checked against it before it is there."""
+    from segdistill.deploy.export import export_student
+
+    if size is not None and dynamic:
+        raise ValueError("--size and --dynamic: a file is for one size or for any; give one of them")
+    form: dict[str, Any] = {"size": size, "dynamic": dynamic, "output": output, "input": input}
+    numbers: dict[str, Any] = {"int8": int8, "calibrate": calibrate, "fp16": fp16, "max_drop": max_drop}
+    checks: dict[str, Any] = {"tolerance": tolerance, "images": images, "config": config, "timeout": timeout}
+    say = show.plain(console)
+    metadata = export_student(model, out, format=format, **form, **numbers, **checks, say=say)
+    show.exported(console, metadata, out)
+
+
+@app.command(epilog="Example: `segdistill card runs/student --license cc-by-4.0`")
+def card(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)],
+    license: Annotated[
+        str | None, typer.Option(help="As the hub names it, such as apache-2.0.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The file (default: RUN/README.md).", show_default=False)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a README.md that is there.")] = False,
+) -> None:
+    """Write a student's model card, in the format of Hugging Face's hub: what it is, reaches, needs."""
+    from segdistill.deploy.model_card import README, write_model_card
+
+    path = run / README if out is None else out
+    if path.exists() and not force:
+        raise ValueError(f"{path} is there already, perhaps with changes of yours; --force replaces it")
+    console.print(f"written to {write_model_card(run, license=license, out=out)}", soft_wrap=True)
+    if license is None:
+        console.print("it names no licence; --license NAME does")
+
+
+@app.command(epilog="Example: `segdistill push runs/student me/street-student --private --dry-run`")
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="USER/NAME on the hub.", show_default=False)],
+    files: Annotated[
+        list[str] | None, typer.Option(help="Further files of the folder, by name or pattern.", show_default=False)
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option(help="Of the card, if the folder has no README.md.", show_default=False)
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch (default: main).", show_default=False)] = None,
+    token: Annotated[
+        str | None, typer.Option(help="With the right to write (default: HF_TOKEN's).", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be uploaded, and upload nothing.")] = False,
+) -> None:
+    """Put a student, its model card and its ONNX files on Hugging Face's hub (HF_ENDPOINT: another one)."""
+    from segdistill.deploy.push import push as upload
+
+    how: dict[str, Any] = {"license": license, "private": private, "revision": revision, "token": token}
+    address = upload(run, repo, files=files or [], dry_run=dry_run, say=show.plain(console), **how)
+    if address is not None:
+        console.print(address, soft_wrap=True, highlight=False)
 
 
 @app.command(
@@ -328,10 +522,71 @@ def layers(
     show.layers(console, model, size, depth)
 
 
-@data_app.command("check", epilog="Example: `segdistill data check camvid/student_cpu`")
-def data_check(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Look at every image and mask of a configuration's data, and list all problems."""
-    if show.data_check(console, config, overrides or []):
+@data_app.command("check", epilog="Example: `segdistill data check camvid/student_cpu --sheet check.png`")
+def data_check(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    json: Annotated[Path | None, typer.Option(help="Where the figures go.", show_default=False)] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="PNG of samples with their masks over them.", show_default=False)
+    ] = None,
+    records: Annotated[
+        Path | None,
+        typer.Option(help="Keep what was found image by image, so that only changes are read.", show_default=False),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that read (default: one a core).", min=0, show_default=False)
+    ] = None,
+) -> None:
+    """Look at every image and mask of a configuration's data: counts, copies, all problems."""
+    if show_data.check(console, config, overrides or [], workers=workers, json=json, sheet=sheet, records=records):
+        sys.exit(2)
+
+
+@data_app.command("prepare", epilog="Example: `segdistill data prepare voc2012 --root ~/data`")
+def data_prepare(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="ade20k, camvid, cityscapes, coco_stuff, pascal_context, sbd or voc2012.",
+            show_default=False,
+        ),
+    ],
+    root: Annotated[Path, typer.Option(help="Folder that everything goes into.", show_default=False)],
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a folder to fetch the archives from instead (default: $SEGDISTILL_MIRROR).",
+            show_default=False,
+        ),
+    ] = None,
+    keep_archives: Annotated[
+        bool, typer.Option("--keep-archives", help="Keep what was downloaded after it is unpacked.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds without a byte after which a download is tried again.", min=1)
+    ] = 30,
+) -> None:
+    """Download a standard data set, or what of it is missing, unpack and verify it; explain what needs a login."""
+    show_data.prepare(console, name, root, mirror=mirror, keep_archives=keep_archives, timeout=timeout)
+
+
+@data_app.command("pack", epilog="Example: `segdistill data pack cityscapes.yaml --out ~/packs/cityscapes`")
+def data_pack(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    *,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the pack; what is there of these data is kept.", show_default=False)
+    ],
+    split: Annotated[
+        list[str] | None, typer.Option(help="train, val or test; repeatable (default: the first two).")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare a pack with its checksums; write nothing.")] = False,
+) -> None:
+    """Decode a data set once and for all, so that training reads crops instead of decoding whole images."""
+    if show_data.pack(console, config, overrides or [], out, split or ["train", "val"], verify=verify):
         sys.exit(2)
 
 
@@ -343,19 +598,56 @@ def benchmark(
         str | None,
         typer.Option(help="Also count what this method adds (teacher: pspnet_resnet101).", show_default=False),
     ] = None,
-    size: Annotated[tuple[int, int], typer.Option(help="Height and width of the image.")] = (512, 1024),
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Height and width of the image (default: 512 1024; with --formats the data's)."),
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Passes that are timed; 0: only count.")] = 10,
     threads: Annotated[int | None, typer.Option(help="Of the CPU (default: torch's).", show_default=False)] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Measure compiled networks too.")] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help="Measure ONNX Runtime too.")] = False,
     device: Device = "auto",
     json: Annotated[Path | None, typer.Option(help="Where the figures go.", show_default=False)] = None,
+    formats: Annotated[
+        bool, typer.Option("--formats", help="Of trained runs: PyTorch and every ONNX file beside them, on the CPU.")
+    ] = False,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="With --formats: the student alone.", show_default=False)
+    ] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option(help="With --formats: further ONNX files of the student.", show_default=False)
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(help="With --formats: how many of val are scored (default: all).", min=0)
+    ] = None,
 ) -> None:
-    """Parameters, FLOPs, peak memory and latency of a student and its teacher, and what a method adds in training."""
+    """Parameters, FLOPs, peak memory and latency of a student and its teacher, and what a method adds in training.
+
+    With --formats: size, mIoU, agreement, latency and memory of each file that could be deployed.
+    """
+    if formats:
+        from segdistill.measure.deployed import BENCHMARK, benchmark_formats
+
+        if method is not None or compiled or onnx or device not in ("auto", "cpu"):
+            raise ValueError("--formats is of files on the CPU: leave out --method, --compile, --onnx and --device")
+        given: dict[str, Any] = {"baseline": baseline, "teacher": teacher, "files": file or [], "images": images}
+        given |= {"size": size, "threads": threads, "repeats": max(1, repeats)}
+        result = benchmark_formats(student, **given, say=show.plain(console))
+        path = json or (Path(student) / BENCHMARK if Path(student).is_dir() else None)
+        _deliver(result, path, show.formats)
+        if path is not None and any(row["miou"] is not None for row in result["rows"]):
+            from segdistill.report.figures import Album
+            from segdistill.report.formats import draw_formats
+
+            draw_formats(Album(path.parent, "png"), result, path.stem)
+            console.print(f"written to {path.with_suffix('.png')}", soft_wrap=True)
+        return
+    if baseline is not None or file or images is not None:
+        raise ValueError("--baseline, --file and --images are of --formats")
     from segdistill.measure.benchmark import benchmark_models
 
     teacher = teacher or ("pspnet_resnet101" if method else None)
-    how = {"sizes": [size], "repeats": repeats, "threads": threads, "device": device}
+    how = {"sizes": [size or (512, 1024)], "repeats": repeats, "threads": threads, "device": device}
     result = benchmark_models(student, teacher, method=method, compiled=compiled, onnx=onnx, **how)
     _deliver(result, json, show.benchmark)
 
@@ -363,7 +655,9 @@ def benchmark(
 @app.command(epilog="Example: `segdistill textures street.jpg --model runs/sstkd --teacher runs/teacher`")
 def textures(
     image: Annotated[Path, typer.Argument(help="Image file.", show_default=False)],
-    model: Annotated[Path, typer.Option(metavar="RUN", help="Run folder or student.safetensors.", show_default=False)],
+    model: Annotated[
+        Path, typer.Option(metavar="RUN", help="Run folder, student.safetensors or .onnx file.", show_default=False)
+    ],
     teacher: Annotated[Path | None, typer.Option(metavar="RUN", help="Its teacher.", show_default=False)] = None,
     baseline: Annotated[
         Path | None, typer.Option(metavar="RUN", help="The same student without SSTKD.", show_default=False)

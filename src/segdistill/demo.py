@@ -26,11 +26,11 @@ DATA: dict[str, Any] = {
 }
 GRID: dict[str, Any] = {
     "data": DATA,
-    "student": {"name": "deeplabv3plus_resnet18_quarter", "width": 32},
+    "student": {"name": "deeplabv3plus_resnet18_quarter", "head_width": 32},
     "train": {"steps": 250, "lr": 0.05, "warmup": 20, "log_every": 50},
     "teacher": {
         "config": {
-            "student": {"name": "deeplabv3plus_resnet18_half", "width": 128},
+            "student": {"name": "deeplabv3plus_resnet18_half", "head_width": 128},
             "train": {
                 "steps": 400, "optimizer": "adamw", "lr": 0.002, "weight_decay": 0.01, "warmup": 20, "log_every": 100
             },

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -56,25 +56,32 @@ def class_iou(counts: Tensor) -> Tensor:
     return right / (truth + predicted - right)
 
 
-def scores(confusion: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+def scores(confusion: Tensor, classes: Sequence[str], absent: Literal["skip", "zero"] = "skip") -> dict[str, Any]:
     """Mean IoU, mean accuracy, pixel accuracy and per-class figures, each in 0…1.
 
-    A class that is neither in the truth nor in the prediction has no IoU: it is None and leaves the mean, as in the
-    benchmarks' own scripts. A class without pixels in the truth has no accuracy likewise.
+    A class that is neither in the truth nor in the prediction has no IoU: it is None. Benchmarks differ in what it
+    does to the mean. cityscapesScripts and mmsegmentation leave it out (`skip`); the kit of ADE20K, SKD's and CIRKD's
+    code divide by the number of all classes, so that it counts as 0 (`zero`). A class that is predicted but not in the
+    truth has an IoU of 0 everywhere. A class without pixels in the truth has no accuracy and leaves that mean.
 
     Args:
         confusion: (C,C) counts, truth along rows.
         classes: C names.
+        absent: what classes without an IoU are in the mean IoU.
 
     Returns:
         `miou`, `macc`, `pixel_accuracy` (None where nothing could be counted), `iou` and `accuracy` by class.
 
     Raises:
-        ValueError: if the sizes do not agree.
+        ValueError: if the sizes do not agree, or `absent` is something else.
 
     >>> scores(torch.tensor([[3, 1, 0], [0, 4, 0], [0, 0, 0]]), ["road", "sky", "car"])["iou"]
     {'road': 0.75, 'sky': 0.8, 'car': None}
+    >>> round(scores(torch.tensor([[3, 1, 0], [0, 4, 0], [0, 0, 0]]), ["road", "sky", "car"], "zero")["miou"], 4)
+    0.5167
     """
+    if absent not in ("skip", "zero"):
+        raise ValueError(f"absent: expected skip or zero, got {absent!r}")
     if confusion.shape != (len(classes), len(classes)):
         raise ValueError(f"confusion: expected {len(classes)}×{len(classes)}, got {tuple(confusion.shape)}")
     counts = confusion.cpu().double()
@@ -82,7 +89,7 @@ def scores(confusion: Tensor, classes: Sequence[str]) -> dict[str, Any]:
     iou = _known(class_iou(torch.stack([hit, truth, predicted])))
     accuracy = _known(hit / truth)
     return {
-        "miou": _mean(iou),
+        "miou": _mean(iou if absent == "skip" else [ratio or 0.0 for ratio in iou]),
         "macc": _mean(accuracy),
         "pixel_accuracy": _known(hit.sum()[None] / counts.sum())[0],
         "iou": dict(zip(classes, iou, strict=True)),

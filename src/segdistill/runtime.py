@@ -7,7 +7,6 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +30,36 @@ Floats = NDArray[np.float32]
 Picture = Image.Image | NDArray[Any] | str | Path
 
 
-@dataclass(frozen=True)
 class Prediction:
     """What a network sees in one image.
 
     Attributes:
         ids: the class of each pixel, (H,W) uint8, at the image's size.
-        logits: (C,H,W) float32 at the image's size, where they were asked for.
         pixels: the image as it was read, (H,W,3) uint8 RGB.
         classes: names.
         palette: a colour per class.
+
+    Args:
+        predictor: that saw the image.
+        pixels: as above.
+        ids: as above.
+        logits: (C,H,W), if they are known already.
     """
 
-    ids: Bytes
-    logits: Floats | None
-    pixels: Bytes
-    classes: list[str]
-    palette: list[Colour]
+    def __init__(self, predictor: "Predictor", pixels: Bytes, ids: Bytes, logits: Floats | None):
+        self.pixels, self.ids = pixels, ids
+        self.classes, self.palette = predictor.classes, predictor.palette
+        self._predictor, self._logits = predictor, logits
+
+    @property
+    def logits(self) -> Floats | None:
+        """(C,H,W) float32 at the image's size; None of a file that gives class numbers alone.
+
+        They take far more memory than the class numbers: unless the call asked for them, the file runs once more here.
+        """
+        if self._logits is None and self._predictor.gives_logits:
+            self._logits = next(self._predictor.stream([self.pixels], logits=True, again=True))._logits
+        return self._logits
 
     def colour(self) -> Image.Image:
         """Draw each pixel in the colour of its class."""
@@ -75,7 +87,7 @@ class Predictor:
     An image is read as in training: EXIF, grey, transparency, palettes and 16 bits included. Where the run resized its
     images, so is this one, and the result has the image's own size. Otherwise a file of one fixed size sees the image
     through overlapping windows of that size, whose logits are averaged; a file of free size sees it whole, unless a
-    window is given.
+    window is given. It sees each image once: further scales and mirrored views of a validation are left out.
 
     Attributes:
         classes: names; a class's position is its id.
@@ -91,7 +103,8 @@ class Predictor:
             free size; they overlap by a third, and images are then not resized.
 
     Raises:
-        ValueError: if the file is missing, damaged, or was not written by `segdistill export`.
+        ValueError: if the file is missing, damaged, or was not written by `segdistill export`; or if it takes one size,
+            but images were validated at sizes of their own.
     """
 
     def __init__(
@@ -117,6 +130,17 @@ class Predictor:
         resized = None if window is not None else self.metadata.get("eval_size")
         self._resized: Size | None = None if resized is None else self.size or (int(resized[0]), int(resized[1]))
         self._window = window or (self.size if self._resized is None else None)
+        protocol = self.metadata.get("protocol") or {}
+        self._sides = (protocol.get("short_side"), protocol.get("long_side")) if window is None else (None, None)
+        if any(self._sides) and self.size is not None:
+            raise ValueError(
+                f"{self.path} takes images of {self.size[0]}×{self.size[1]} alone, but the student was validated at "
+                "sizes that depend on the image; export with --dynamic"
+            )
+        stride = protocol.get("stride") if window is None else None
+        self._stride: tuple[int | None, int | None] = (
+            (None, None) if stride is None else (int(stride[0]), int(stride[1]))
+        )
         self._names = [output.name for output in self._session.get_outputs()]
 
     def __call__(self, image: Picture, *, logits: bool = False) -> Prediction:
@@ -124,27 +148,35 @@ class Predictor:
 
         Args:
             image: a path, a Pillow image, or an array, (H,W,3) RGB, (H,W,4) with alpha or (H,W) grey.
-            logits: whether the prediction holds the logits too, C·H·W floats.
+            logits: whether its logits are computed at once, C·H·W floats, rather than when they are asked for.
 
         Raises:
             ValueError: if the image cannot be read, or logits are asked of a file that gives class numbers alone.
         """
         return next(self.stream([image], logits=logits))
 
-    def stream(self, images: Iterable[Picture], *, batch_size: int = 1, logits: bool = False) -> Iterator[Prediction]:
+    @property
+    def gives_logits(self) -> bool:
+        """Whether the file gives logits besides class numbers, or instead of them."""
+        return "logits" in self._names
+
+    def stream(
+        self, images: Iterable[Picture], *, batch_size: int = 1, logits: bool = False, again: bool = False
+    ) -> Iterator[Prediction]:
         """Segment images one after the other, several at a time where the file takes that and their sizes agree.
 
         Args:
             images: as for a call.
             batch_size: how many at a time; a file of fixed size takes one.
             logits: as for a call.
+            again: whether the images are pixels that `read` gave.
         """
-        if logits and "logits" not in self._names:
+        if logits and not self.gives_logits:
             raise ValueError(f"{self.path} gives class numbers alone; export with --output both for logits")
         together = batch_size if self.metadata.get("dynamic") else 1
         waiting: list[Bytes] = []
         for image in images:
-            pixels = self.read(image)
+            pixels: Bytes = image if again and isinstance(image, np.ndarray) else self.read(image)
             if waiting and (len(waiting) == together or pixels.shape != waiting[0].shape):
                 yield from self._segment(waiting, logits)
                 waiting = []
@@ -169,17 +201,19 @@ class Predictor:
             image = _as_image(image)
         return image_pixels(image, image_range=image_range)
 
-    def run(self, images: Bytes) -> dict[str, NDArray[Any]]:
+    def run(self, images: Bytes | Floats) -> dict[str, NDArray[Any]]:
         """Run the file as it is: what it gives for images of the size that it takes.
 
         Args:
-            images: (N,3,H,W) uint8 RGB.
+            images: (N,3,H,W) RGB in 0…255, uint8 or float32.
 
         Returns:
             `ids` (N,H,W) uint8 and `logits` (N,C,h,w) float32 at the network's own resolution, or one of the two.
         """
-        taken: NDArray[Any] = images
-        if self.metadata["input"]["dtype"] != "uint8":
+        taken: NDArray[Any]
+        if self.metadata["input"]["dtype"] == "uint8":
+            taken = images if images.dtype == np.uint8 else np.rint(images).clip(0, 255).astype(np.uint8)
+        else:
             taken = images.astype(np.float32) / np.float32(255)
         found = self._session.run(None, {self.metadata["input"]["name"]: np.ascontiguousarray(taken)})
         return dict(zip(self._names, found, strict=True))
@@ -192,12 +226,15 @@ class Predictor:
         else:
             found = self._whole(images, (size[0], size[1]), logits)
         for pixels, (ids, values) in zip(images, found, strict=True):
-            yield Prediction(ids, values, pixels, self.classes, self.palette)
+            yield Prediction(self, pixels, ids, values)
 
     def _whole(self, images: list[Bytes], size: Size, logits: bool) -> list[tuple[Bytes, Floats | None]]:
         seen = self._resized or size
-        stack = np.stack([_resize(pixels, seen) for pixels in images])
-        found = self.run(stack.transpose(0, 3, 1, 2))
+        stack: Bytes | Floats = np.stack([_resize(pixels, seen) for pixels in images]).transpose(0, 3, 1, 2)
+        if any(self._sides):
+            seen = _fitted(seen, *self._sides)
+            stack = np.stack([_interpolate(image.astype(np.float32), seen, False, range(seen[0])) for image in stack])
+        found = self.run(stack)
         if "ids" in found and seen == size and not logits:
             return [(ids, None) for ids in found["ids"]]
         if "logits" not in found:  # nothing lies between two class numbers
@@ -206,17 +243,22 @@ class Predictor:
                 for ids in found["ids"]
             ]
         aligned = bool(self.metadata["align_corners"])
+        # Twice, as in validation: to the size of what the network saw, and from there to the image's own.
+        given = [_interpolate(v, seen, aligned, range(seen[0])) for v in found["logits"]]
         if logits:
-            values = [_interpolate(v, size, aligned, range(size[0])) for v in found["logits"]]
+            values = [_interpolate(v, size, aligned, range(size[0])) for v in given]
             return [(v.argmax(0).astype(np.uint8), v) for v in values]
-        return [(_classes(v, size, aligned), None) for v in found["logits"]]
+        return [(_classes(v, size, aligned), None) for v in given]
 
     def _through_windows(self, pixels: Bytes, logits: bool) -> tuple[Bytes, Floats | None]:
         """Row of windows after row of windows: what no later window touches is done and leaves the memory."""
         assert self._window is not None
         (height, width), (tall, wide) = pixels.shape[:2], self._window
         padded = np.pad(pixels, ((0, max(0, tall - height)), (0, max(0, wide - width)), (0, 0)), mode="edge")
-        rows, columns = _starts(padded.shape[0], tall), _starts(padded.shape[1], wide)
+        rows, columns = (
+            _starts(length, side, stride)
+            for length, side, stride in zip(padded.shape[:2], self._window, self._stride, strict=True)
+        )
         ids = np.zeros(padded.shape[:2], np.uint8)
         kept = np.zeros((len(self.classes), *padded.shape[:2]), np.float32) if logits else None
         count = np.zeros(padded.shape[1], np.float32)
@@ -298,16 +340,43 @@ def _as_image(pixels: NDArray[Any]) -> Image.Image:
     raise ValueError(f"an array {shape} of {kind}; expected (H,W,3) uint8 RGB, (H,W,4), or (H,W) of one channel")
 
 
+def _fitted(size: Size, short: int | None, long: int | None) -> Size:
+    """Mmcv's rule, as in `Protocol`: as large as both sides allow, the ratio kept."""
+    factor = min(side / end for side, end in ((short, min(size)), (long, max(size))) if side)
+    return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))
+
+
 def _resize(pixels: Bytes, size: Size) -> Bytes:
-    """As in training: bilinear, averaging where it shrinks."""
-    if pixels.shape[:2] == tuple(size):
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
+    """As in training, to the last bit: bilinear, averaging where it shrinks, first along rows, then along columns."""
+    for axis in (1, 0):
+        if pixels.shape[axis] != size[axis]:
+            pixels = _resample(pixels, axis, size[axis])
+    return pixels
 
 
-def _starts(length: int, window: int) -> list[int]:
+def _resample(pixels: Bytes, axis: int, target: int) -> Bytes:
+    """Torch's `interpolate(…, antialias=True)` of bytes along one axis: a triangle's weights in 16 bits."""
+    source = pixels.shape[axis]
+    scale = source / target
+    support = max(scale, 1.0)
+    centre = scale * (np.arange(target) + 0.5)
+    first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
+    last = np.minimum((centre + support + 0.5).astype(np.int64), source)
+    places = first[:, None] + np.arange(int((last - first).max()))
+    weights = np.maximum(1 - np.abs((places - centre[:, None] + 0.5) / support), 0) * (places < last[:, None])
+    weights /= weights.sum(1, keepdims=True)
+    bits = next(bits for bits in range(22) if int(0.5 + weights.max() * 2 ** (bits + 1)) >= 2**15 or bits == 21)
+    counts = np.floor(weights * 2**bits + 0.5).astype(np.int32)
+    shape = [target if side == axis else 1 for side in range(pixels.ndim)]
+    total = np.full(1, 2 ** (bits - 1), np.int32)
+    for place, count in zip(places.T, counts.T, strict=True):
+        total = total + pixels.take(np.minimum(place, source - 1), axis).astype(np.int32) * count.reshape(shape)
+    return (total >> bits).clip(0, 255).astype(np.uint8)
+
+
+def _starts(length: int, window: int, stride: int | None) -> list[int]:
     """Where windows begin along one side: every two thirds of their length, the last one moved back to the border."""
-    stride = max(1, window * 2 // 3)
+    stride = stride or max(1, int(window * 2 / 3 + 0.5))
     steps = max(0, math.ceil((length - window) / stride))
     return [min(step * stride, length - window) for step in range(steps + 1)]
 

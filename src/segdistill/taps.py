@@ -340,7 +340,7 @@ def match_maps(student: Taps, teacher: Taps) -> tuple[Taps, Taps]:
 
 def resize(x: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
     """Resize (N,C,h,w) bilinearly to (N,C,*size); the same tensor where nothing is to do."""
-    if x.shape[-2:] == torch.Size(size):
+    if has_size(x, size):
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
@@ -355,7 +355,22 @@ def resize_logits(logits: Tensor, size: tuple[int, int], align_corners: bool = F
         size: (H,W).
         align_corners: as the network wants it.
     """
-    return logits if logits.shape[-2:] == torch.Size(size) else resize(upcast(logits), size, align_corners)
+    return logits if has_size(logits, size) else resize(upcast(logits), size, align_corners)
+
+
+def has_size(x: Tensor, size: tuple[int, int]) -> bool:
+    """Whether a map has a size; of one that is exported for any size, whether it has it whatever the image's size is.
+
+    Args:
+        x: (N,C,h,w).
+        size: (H,W).
+    """
+    if not torch.compiler.is_exporting():
+        return x.shape[-2:] == torch.Size(size)
+    # Asking whether two symbolic sizes are equal would fix the answer to that of the example.
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return all(statically_known_true(have == want) for have, want in zip(x.shape[-2:], size, strict=True))
 
 
 def aligned(network: nn.Module) -> bool:

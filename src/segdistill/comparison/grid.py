@@ -14,6 +14,7 @@ from segdistill.comparison.plan import Cell, Plan, load_plan
 from segdistill.comparison.result import COMPARISON, counts_path, evaluation_path, gather
 from segdistill.comparison.table import write_tables
 from segdistill.comparison.work import evaluate_teacher, measure, train_and_evaluate
+from segdistill.data.check import quick_check
 from segdistill.engine.build import build_split
 from segdistill.engine.config import Config, load_config
 from segdistill.engine.lock import locked
@@ -100,7 +101,7 @@ def _check_splits(plan: Plan) -> None:
     for config in {run.data: run.config for run in plan.runs}.values():
         build_split(config.data, "train")
         try:
-            build_split(config.data, split)
+            quick_check(build_split(config.data, split))
         except ValueError as error:
             hint = "; split=val compares on the validation split" if split == "test" else ""
             raise ValueError(f"{error}{hint}") from None
@@ -187,7 +188,7 @@ def _evaluate_teachers(plan: Plan) -> dict[str, dict[str, Any]]:
         weights = teacher_digest(config)
         own = next((folder.name for folder in plan.teachers if str(folder) == path), None)
         facts = {"run": own or path or config.teacher.name, "split": plan.options.split, "weights": weights}
-        facts["settings"] = _digest(config, "data.", "teacher.")
+        facts["settings"] = _digest(config, "data.", "eval.", "teacher.")
         results[data] = facts
         if weights is not None and facts.items() <= known.get(data, {}).items():
             results[data] = known[data]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
@@ -27,6 +27,8 @@ class GridConfig(Section):
     """How many runs each entry gets, or the list of their seeds."""
     students: list[Any] | None = Field(None, min_length=1)
     """Entries as for `student:`, names of networks, or configuration files; left out, the configuration's own."""
+    widths: list[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=1)
+    """The one student at several widths instead: multipliers of its channels, as for `student.width`."""
     budget: Literal["steps", "seconds"] | None = None
     """`steps`: all entries train for `train.steps`; `seconds`: all train for the same time. Told by `seconds`."""
     seconds: float | None = Field(None, gt=0)
@@ -47,6 +49,11 @@ class GridConfig(Section):
     def _check(self) -> "GridConfig":
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds: expected a count or different whole numbers, got {self.seeds}")
+        if self.widths is not None:
+            if self.students is not None:
+                raise ValueError("students and widths: give one of them; widths are of the one student")
+            if len(set(self.widths)) < len(self.widths):
+                raise ValueError(f"widths: expected different ones, got {self.widths}")
         if self.budget is None:
             self.budget = "steps" if self.seconds is None else "seconds"
         if (self.budget == "seconds") != (self.seconds is not None):
@@ -154,8 +161,13 @@ def load_plan(
         found = list(_variants(section, raw.get(section), entries or [{}], source))
         return [_mapping(section, read_config({section: entry}, changes)[section]) for entry in found]
 
-    datas, students = expand("data", data_entries), expand("student", options.students)
+    datas, students = expand("data", data_entries), expand("student", options.students or _of_widths(options.widths))
     _check_keys(raw, datas, students, options.methods)
+    if options.widths and students[0].get("pretrained") and set(options.widths) != {1}:
+        raise ValueError(
+            "student.pretrained: ImageNet weights are of width 1 alone, and the other widths would start without; "
+            "student.pretrained=false starts all of them alike"
+        )
     methods = [resolve_methods(entry) for entry in options.methods]
     labels = _unique("methods", [method_label(method) for method in methods])
     data_labels, student_labels = _labels("data", datas), _labels("students", students)
@@ -245,6 +257,11 @@ def _variants(section: str, base: Any, entries: Iterable[Any], source: Any) -> I
             yield dict(entry) if "name" in entry or "checkpoint" in entry else {**base, **entry}
         else:
             raise ValueError(f"{section}: expected names, files or mappings, got {entry!r}")
+
+
+def _of_widths(widths: Sequence[float] | None) -> list[dict[str, float]] | None:
+    """The student's changes for each width."""
+    return None if widths is None else [{"width": width} for width in widths]
 
 
 def _mapping(section: str, value: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -44,8 +44,8 @@ def gather(
         facts: further entries.
 
     Returns:
-        `split`, `budget`, `confidence`, `baseline`, …; `teachers`; `rows`, one per data set, student and method;
-        `runs`, one per folder. Figures are shares in 0…1, bytes and seconds.
+        `split`, `budget`, `confidence`, `baseline`, …; `teachers` and `protocols` by data set; `rows`, one per data
+        set, student and method; `runs`, one per folder. Figures are shares in 0…1, bytes and seconds.
     """
     options = plan.options
     runs: dict[Path, dict[str, Any]] = {}
@@ -69,7 +69,8 @@ def gather(
         row |= _summary(entries)
         against = [runs[run.folder] for run in plan.rows().get((data, student, plan.baseline), [])]
         teacher = teachers.get(data, {}).get("miou")
-        rows.append(row | _difference(options, entries, [] if row["baseline"] else against, counts, teacher))
+        absent = members[0].config.eval.absent
+        rows.append(row | _difference(options, entries, [] if row["baseline"] else against, counts, teacher, absent))
     return {
         "format": FORMAT,
         "segdistill": __version__,
@@ -81,6 +82,7 @@ def gather(
         "resamples": options.resamples,
         "baseline": plan.baseline,
         **facts,
+        "protocols": {run.data: run.config.eval.describe() for run in plan.runs},
         "teachers": dict(teachers),
         "rows": rows,
         "runs": list(runs.values()),
@@ -146,6 +148,7 @@ def _difference(
     against: Sequence[Mapping[str, Any]],
     counts: Mapping[str, Tensor],
     teacher: float | None,
+    absent: Literal["skip", "zero"],
 ) -> dict[str, Any]:
     """The row's difference from the baseline over the seeds that both finished: paired, over images, of the gap."""
     mine, theirs = ({entry["seed"]: entry for entry in _done(side)} for side in (entries, against))
@@ -159,7 +162,7 @@ def _difference(
     values, base = ([side[seed]["miou"] for seed in seeds] for side in (mine, theirs))
     paired = paired_interval(values, base, options.confidence)
     ours, its = (torch.stack([counts[side[seed]["folder"]] for seed in seeds]) for side in (mine, theirs))
-    images = bootstrap_interval(ours, its, options.confidence, resamples=options.resamples)
+    images = bootstrap_interval(ours, its, options.confidence, resamples=options.resamples, absent=absent)
     closed = None if teacher is None else gap_closed(statistics.fmean(values), statistics.fmean(base), teacher)
     return {
         "pairs": len(seeds),

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -129,11 +130,12 @@ def paired_interval(values: Sequence[float], baseline: Sequence[float], confiden
     return Interval(mean, mean - half, mean + half)
 
 
-def mean_iou(counts: Tensor) -> Tensor:
-    """Mean IoU of summed counts; classes that are neither in the truth nor in the prediction leave the mean.
+def mean_iou(counts: Tensor, absent: Literal["skip", "zero"] = "skip") -> Tensor:
+    """Mean IoU of summed counts.
 
     Args:
         counts: (…,3,C), as `image_counts` gives them, summed over images.
+        absent: whether classes that are neither in the truth nor in the prediction leave the mean or count as 0.
 
     Returns:
         (…) float64.
@@ -141,11 +143,18 @@ def mean_iou(counts: Tensor) -> Tensor:
     >>> mean_iou(torch.tensor([[3, 4, 0], [4, 4, 0], [3, 5, 0]])).item()
     0.775
     """
-    return class_iou(counts).nanmean(-1)
+    iou = class_iou(counts)
+    return iou.nanmean(-1) if absent == "skip" else iou.nan_to_num(0).mean(-1)
 
 
 def bootstrap_interval(
-    counts: Tensor, baseline: Tensor, confidence: float = 0.95, *, resamples: int = 2000, seed: int = 0
+    counts: Tensor,
+    baseline: Tensor,
+    confidence: float = 0.95,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    absent: Literal["skip", "zero"] = "skip",
 ) -> Interval:
     """Difference in mean IoU, with a percentile interval over resampled images.
 
@@ -159,6 +168,7 @@ def bootstrap_interval(
         confidence: of the interval.
         resamples: how often N images are drawn.
         seed: of the draws.
+        absent: as for `mean_iou`.
 
     Raises:
         ValueError: if the shapes differ.
@@ -178,12 +188,12 @@ def bootstrap_interval(
 
     def per_resample(side: Tensor) -> Tensor:
         summed = torch.einsum("bn,snkc->sbkc", times, side.double())
-        return mean_iou(summed).mean(0)
+        return mean_iou(summed, absent).mean(0)
 
     tail = (1 - confidence) / 2
     differences = per_resample(counts) - per_resample(baseline)
     low, high = differences.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    estimate = (mean_iou(counts.sum(1)) - mean_iou(baseline.sum(1))).mean().item()
+    estimate = (mean_iou(counts.sum(1), absent) - mean_iou(baseline.sum(1), absent)).mean().item()
     return Interval(estimate, low, high)
 
 

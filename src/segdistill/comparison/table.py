@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from segdistill.engine.presets import in_words
 from segdistill.engine.run_folder import write_text
 
 Comparison = Mapping[str, Any]
@@ -73,6 +74,8 @@ def notes(result: Comparison, *, costs: bool = True) -> list[str]:
         f"on val. Difference from {result['baseline']}, with two intervals: over seeds, Student's t on pairs of one "
         f"seed; over images, bootstrap of {result['resamples']} resamples. The verdict is that over seeds.",
     ]
+    protocols = {in_words(protocol) for protocol in result.get("protocols", {}).values()}  # none in an older file
+    lines += [f"{line[0].upper()}{line[1:]}." for line in sorted(protocols)]
     if result["budget"] == "seconds":
         lines.append(f"Budget: {result['seconds']:g} s of training per run, as steps of the time measured before.")
     if costs and result["jobs"] > 1:

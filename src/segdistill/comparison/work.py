@@ -79,6 +79,7 @@ def evaluate_teacher(config: Config, split: str) -> dict[str, Any]:
         result = evaluate(
             Mapped(teacher.network, teacher.class_map),
             dataset,
+            protocol=config.eval.build(),
             size=data.resize,
             batch_size=data.eval_batch_size,
             workers=data.workers,

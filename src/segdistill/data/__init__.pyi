@@ -1,10 +1,12 @@
 from .check import DatasetReport as DatasetReport
 from .check import check_data as check_data
 from .check import check_dataset as check_dataset
+from .check import check_splits as check_splits
 from .check import quick_check as quick_check
 from .dataset import SPLITS as SPLITS
 from .dataset import SegmentationDataset as SegmentationDataset
 from .pairs import FileDataset as FileDataset
+from .prepare import prepare_dataset as prepare_dataset
 from .sampler import eval_loader as eval_loader
 from .sampler import train_loader as train_loader
 from .sets import build_dataset as build_dataset

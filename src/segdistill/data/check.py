@@ -2,16 +2,23 @@
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from segdistill.data.dataset import MissingMasks, SegmentationDataset
+from segdistill.data.dataset import SPLITS, MissingMasks, SegmentationDataset
+from segdistill.data.packed import PackedDataset
+from segdistill.data.pairs import FileDataset
+from segdistill.data.records import Record, RecordStore, read_records
 from segdistill.data.sets import build_dataset
 from segdistill.functional import IGNORE
 
 ONE_CLASS = "the only class is {!r}: every pixel is right from the start; add a background class"
+SHOWN = 100
+"""Problems that are printed; all of them are in the JSON file."""
 BINARY = "nothing but 0 and 255, which is ignored; if 255 is a class, set values: {0: 0, 255: 1}"
 
 
@@ -23,61 +30,159 @@ class DatasetReport:
         images: how many there are.
         sizes: (height, width) → how many images have it; unreadable ones are left out.
         share: class → its share of the labelled pixels.
+        images_with: class → how many images have a pixel of it.
         ignored: share of all pixels that are 255.
         unseen: classes without a single pixel.
+        mean: of red, green and blue over all pixels, where 0 is black and 1 is white.
+        std: standard deviation, likewise.
+        readable: indices of the items that could be read.
+        seen: (N,C), which classes an image holds.
         problems: one line each; empty: training can start.
+        remarks: what is conspicuous and may be meant so, one line each.
     """
 
     images: int
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     share: dict[str, float] = field(default_factory=dict)
+    images_with: dict[str, int] = field(default_factory=dict)
     ignored: float = 0.0
     unseen: list[str] = field(default_factory=list)
+    mean: list[float] = field(default_factory=list)
+    std: list[float] = field(default_factory=list)
+    readable: list[int] = field(default_factory=list, repr=False)
+    seen: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool), repr=False)
     problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """The report as lines of text."""
         sizes = [f"{count} of {width}×{height}" for (height, width), count in self.sizes.most_common(5)]
         sizes += [f"{len(self.sizes) - 5} more sizes"] if len(self.sizes) > 5 else []
         lines = [f"{self.images} images: {', '.join(sizes) or 'none readable'}"]
-        lines += [f"{share:8.3%}  {name}" for name, share in self.share.items()]
-        lines += [f"{self.ignored:8.3%}  ignored (of all pixels)"]
-        if self.unseen:
-            lines.append(f"never seen: {', '.join(self.unseen)}")
-        lines += [f"problem: {problem}" for problem in self.problems]
+        if self.mean:
+            mean, std = (" ".join(f"{value:.4f}" for value in values) for values in (self.mean, self.std))
+            lines.append(f"mean {mean}, deviation {std} (RGB, 0 to 1)")
+        if any(self.share.values()):
+            lines += [
+                f"{share:8.3%} in {self.images_with[name]:6} images  {name}" for name, share in self.share.items()
+            ]
+            lines += [f"{self.ignored:8.3%}  ignored (of all pixels)"]
+            if self.unseen:
+                lines.append(f"never seen: {', '.join(self.unseen)}")
+        else:
+            lines.append("no labels: every pixel is ignored")
+        lines += [f"note: {remark}" for remark in self.remarks]
+        lines += [f"problem: {problem}" for problem in self.problems[:SHOWN]]
+        if len(self.problems) > SHOWN:
+            lines.append(f"… and {len(self.problems) - SHOWN} more; --json FILE keeps all of them")
         return [*lines, f"{len(self.problems)} problems" if self.problems else "no problems"]
 
+    def figures(self) -> dict[str, Any]:
+        """The report as JSON can hold it, without what each image holds."""
+        sizes = [{"height": h, "width": w, "images": count} for (h, w), count in self.sizes.most_common()]
+        names = ("images", "share", "images_with", "ignored", "unseen", "mean", "std", "problems", "remarks")
+        return {"sizes": sizes} | {name: getattr(self, name) for name in names}
 
-def check_dataset(dataset: SegmentationDataset, *, progress: Callable[[int, int], None] | None = None) -> DatasetReport:
+
+class Copies:
+    """Finds images of equal pixels, within a split and between splits; it keeps digests only."""
+
+    def __init__(self) -> None:
+        self.first: dict[bytes, tuple[str, str, bytes]] = {}
+        self.pairs: dict[tuple[str, str], list[tuple[str, str, bool]]] = {}
+
+    def add(self, split: str, name: str, record: Record) -> None:
+        """Look for an image among the earlier ones.
+
+        Args:
+            split: of the image.
+            name: of the image.
+            record: of the image.
+        """
+        image, mask = bytes.fromhex(record["image"]), bytes.fromhex(record["mask"])
+        earlier = self.first.setdefault(image, (split, name, mask))
+        if earlier[:2] != (split, name):
+            self.pairs.setdefault((earlier[0], split), []).append((earlier[1], name, earlier[2] == mask))
+
+    def lines(self, one: str, other: str) -> list[str]:
+        """One line on the copies of images of one split in another, or in itself.
+
+        Args:
+            one: the split that was looked at first.
+            other: the other, or the same.
+        """
+        found = self.pairs.get((one, other), [])
+        if not found:
+            return []
+        where = f"occur in {one} and in {other}" if one != other else "occur more than once"
+        differ = sum(not same for _, _, same in found)
+        masks = f", {differ} of them with another mask" if differ else ""
+        shown = ", ".join(f"{first} = {second}" for first, second, _ in found[:3]) + (", …" if len(found) > 3 else "")
+        return [f"{len(found)} images {where}, pixel by pixel{masks} ({shown})"]
+
+
+def check_dataset(
+    dataset: SegmentationDataset,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 0,
+    store: RecordStore | None = None,
+    copies: Copies | None = None,
+    split: str = "it",
+) -> DatasetReport:
     """Read every item and count; problems are collected instead of raised.
 
     Args:
         dataset: to be checked.
         progress: called with (items done, items in all) after each item.
+        workers: processes that read; 0: this one.
+        store: what is known of items from an earlier check.
+        copies: that knows the images of other splits.
+        split: its name, for the lines on copies.
     """
-    report = DatasetReport(len(dataset))
-    counts = np.zeros(256, np.int64)
+    report = DatasetReport(len(dataset), remarks=list(dataset.remarks))
+    copies = Copies() if copies is None else copies
+    counts, sums, squares = np.zeros(256, np.int64), np.zeros(3, np.int64), np.zeros(3, np.int64)
+    report.seen = np.zeros((len(dataset), len(dataset.classes)), bool)
     empty = []
-    for index, name in enumerate(dataset.names):
-        try:
-            image, mask = dataset[index]
-        except ValueError:
-            report.problems += dataset.problems(index)
+    for index, record in enumerate(read_records(dataset, workers=workers, store=store)):
+        name = dataset.names[index]
+        if "problems" in record:
+            report.problems += record["problems"]
         else:
-            report.sizes[(image.shape[1], image.shape[2])] += 1
-            here = np.bincount(mask.numpy().ravel(), minlength=256)
-            counts += here
-            if here[IGNORE] == mask.numel():
+            height, width = record["size"]
+            report.sizes[(height, width)] += 1
+            report.readable.append(index)
+            values = np.array([int(value) for value in record["counts"]])
+            counts[values] += np.array(list(record["counts"].values()))
+            sums += record["sums"]
+            squares += record["squares"]
+            report.seen[index, values[values < len(dataset.classes)]] = True
+            if values.tolist() == [IGNORE]:
                 empty.append(name)
+            copies.add(split, name, record)
         if progress is not None:
             progress(index + 1, len(dataset))
-    labelled = counts[: len(dataset.classes)]
-    total = max(1, int(counts[:IGNORE].sum()))
-    report.share = {name: float(count / total) for name, count in zip(dataset.classes, labelled, strict=True)}
-    report.ignored = float(counts[IGNORE] / max(1, counts.sum()))
-    report.unseen = [name for name, count in zip(dataset.classes, labelled, strict=True) if not count]
+    _summarise(report, dataset.classes, counts, sums, squares)
     report.problems += _conspicuous(dataset, counts, empty)
+    report.remarks += copies.lines(split, split)
     return report
+
+
+def _summarise(
+    report: DatasetReport, classes: list[str], counts: np.ndarray, sums: np.ndarray, squares: np.ndarray
+) -> None:
+    """Shares and means from the counts of all pixels."""
+    labelled, pixels = counts[: len(classes)], int(counts.sum())
+    total = max(1, int(counts[:IGNORE].sum()))
+    report.share = {name: float(count / total) for name, count in zip(classes, labelled, strict=True)}
+    report.images_with = dict(zip(classes, report.seen.sum(0).tolist(), strict=True))
+    report.ignored = float(counts[IGNORE] / max(1, pixels))
+    report.unseen = [name for name, count in zip(classes, labelled, strict=True) if not count]
+    if pixels:
+        mean = sums / pixels
+        report.mean = (mean / 255).tolist()
+        report.std = (np.sqrt(np.maximum(0, squares / pixels - mean**2)) / 255).tolist()
 
 
 def _conspicuous(dataset: SegmentationDataset, counts: np.ndarray, empty: list[str]) -> list[str]:
@@ -101,7 +206,7 @@ def _binary(counts: np.ndarray) -> bool:
 
 
 def quick_check(dataset: SegmentationDataset, sample: int = 8) -> list[str]:
-    """Look at a few items, evenly spaced, before a training: what `check_dataset` would call a problem of all of them.
+    """Look at a few items, evenly spaced, before work: what `check_dataset` would call a problem of all of them.
 
     Args:
         dataset: images with labels.
@@ -111,11 +216,13 @@ def quick_check(dataset: SegmentationDataset, sample: int = 8) -> list[str]:
         What is conspicuous and may be meant so, a line each.
 
     Raises:
-        ValueError: if an item cannot be read, or if training cannot make sense: there is one class alone, or every
-            mask of the sample is 255 throughout.
+        ValueError: if an item cannot be read, or if the work cannot make sense: there is one class alone, or there
+            are no labels, or every mask of the sample is 255 throughout.
     """
     if len(dataset.classes) == 1:
         raise ValueError(ONE_CLASS.format(dataset.classes[0]))
+    if isinstance(dataset, FileDataset) and dataset.masks is None:
+        raise ValueError("; ".join(["images without labels: nothing can be learned or scored", *dataset.remarks]))
     count = min(sample, len(dataset))
     if not count:
         return []
@@ -124,18 +231,24 @@ def quick_check(dataset: SegmentationDataset, sample: int = 8) -> list[str]:
     empty = sum(int(here[IGNORE] == mask.size) for here, mask in zip(counts, masks, strict=True))
     seen = f"{count} masks that were looked at"
     if empty == count:
-        raise ValueError(
-            f"all of {seen} are 255 throughout, which is ignored: nothing can be learned; see what values they have "
-            "(data.values, data.ignore), with `segdistill data check`"
+        why = "; ".join(dataset.remarks) or (
+            "see what values they have (data.values, data.ignore), with `segdistill data check`"
         )
-    lines = [f"{empty} of {seen} are 255 throughout, which is ignored"] if empty else []
+        raise ValueError(f"all of {seen} are 255 throughout, which is ignored: nothing can be learned or scored; {why}")
+    lines = [*dataset.remarks]
+    lines += [f"{empty} of {seen} are 255 throughout, which is ignored"] if empty else []
     if _binary(np.sum(counts, axis=0)):
         lines.append(f"all of {seen} hold {BINARY}")
     return lines
 
 
 def check_data(
-    name: str, split: str, *, progress: Callable[[int, int], None] | None = None, **options: Any
+    name: str,
+    split: str,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 0,
+    **options: Any,
 ) -> DatasetReport:
     """Check one split of a data set; images without a mask are listed with the other problems.
 
@@ -143,14 +256,82 @@ def check_data(
         name: as in `list_datasets()`.
         split: train, val or test.
         progress: called with (items done, items in all) after each item.
+        workers: processes that read; 0: this one.
         **options: of the data set, as a config gives them.
 
     Raises:
         ValueError: if there is nothing to check: no such folder, split or option.
     """
+    return _check_split(name, split, options, progress=progress, workers=workers)
+
+
+def _check_split(
+    name: str, split: str, options: dict[str, Any], packed: str | None = None, **how: Any
+) -> DatasetReport:
+    dataset, problems = open_split(name, split, options, packed)
+    report = check_dataset(dataset, split=split, **how)
+    report.problems = problems + report.problems
+    return report
+
+
+def open_split(
+    name: str, split: str, options: dict[str, Any], packed: str | None = None
+) -> tuple[SegmentationDataset, list[str]]:
+    """A split as far as it is there, and a line for each image of it that has no mask.
+
+    Args:
+        name: as in `list_datasets()`.
+        split: train, val or test.
+        options: of the data set.
+        packed: folder of a pack whose images are taken instead of the files.
+
+    Raises:
+        ValueError: if there is no such folder, split or option, or the pack is of other data.
+    """
+    if packed is not None:
+        return PackedDataset(packed, split, name=name, options=options), []
     try:
-        return check_dataset(build_dataset(name, split, **options), progress=progress)
+        return build_dataset(name, split, **options), []
     except MissingMasks as error:
-        report = check_dataset(error.dataset, progress=progress)
-        report.problems = error.problems + report.problems
-        return report
+        return error.dataset, error.problems
+
+
+def check_splits(
+    name: str,
+    options: dict[str, Any],
+    *,
+    packed: str | None = None,
+    workers: int = 0,
+    records: Path | None = None,
+    progress: Callable[[str], AbstractContextManager[Callable[[int, int], None]]] | None = None,
+) -> dict[str, DatasetReport | str]:
+    """Check all splits of a data set, each by itself and against the others; why a split is not there, in its place.
+
+    An image of train that occurs in val or test as well is a problem of the latter, whose figures it makes too good.
+
+    Args:
+        name: as in `list_datasets()`.
+        options: of the data set.
+        packed: folder of a pack whose images are checked instead of the files.
+        workers: processes that read; 0: this one.
+        records: file in which what was found is kept, image by image.
+        progress: called with a split's name; a context that gives a function of (items done, items in all).
+    """
+    found: dict[str, DatasetReport | str] = {}
+    copies = Copies()
+    settings = {"name": name, **options}
+    with RecordStore(records, settings) if records is not None else nullcontext() as store:
+        for split in SPLITS:
+            try:
+                with progress(split) if progress is not None else nullcontext() as told:
+                    how = {"progress": told, "workers": workers, "store": store, "copies": copies}
+                    report = _check_split(name, split, options, packed, **how)
+            except ValueError as error:
+                found[split] = str(error)
+                continue
+            if split != "train":
+                report.problems += copies.lines("train", split)
+            if split == "test":
+                report.remarks += copies.lines("val", split)
+            found[split] = report
+    return found

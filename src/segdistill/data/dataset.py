@@ -3,13 +3,86 @@
 import colorsys
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from segdistill._types import Colour
+from segdistill._types import Box, Colour, Size
 from segdistill.functional import IGNORE
 
 SPLITS = ("train", "val", "test")
+
+
+class Source:
+    """One item of a data set that is read in pieces: a transform knows the size first, then takes what it will use.
+
+    Attributes:
+        size: (H,W) of the whole image and of its mask.
+    """
+
+    size: Size
+
+    def image(self, box: Box, reduce: int = 1) -> Tensor:
+        """A part of the image, uint8 (3,h,w) RGB.
+
+        Args:
+            box: the part.
+            reduce: 2, 4 or 8 allows that it comes with so many times fewer rows and columns, where that is cheaper to
+                read; starts and stops of the box are multiples of it.
+
+        Raises:
+            ValueError: as the data set's items do.
+        """
+        raise NotImplementedError
+
+    def mask(self, box: Box) -> Tensor:
+        """A part of the mask, uint8 (h,w); it is never reduced.
+
+        Args:
+            box: the part.
+        """
+        raise NotImplementedError
+
+
+class Held(Source):
+    """An item that is in memory as a whole.
+
+    Args:
+        image: uint8 (3,H,W).
+        mask: (H,W) of whole numbers.
+    """
+
+    def __init__(self, image: Tensor, mask: Tensor):
+        self.size = image.shape[1], image.shape[2]
+        self._image, self._mask = image, mask.to(torch.uint8)  # until it is a target, an eighth of the bytes is enough
+
+    def image(self, box: Box, reduce: int = 1) -> Tensor:
+        """A part of the image, always in full."""
+        return self._image[:, *box]
+
+    def mask(self, box: Box) -> Tensor:
+        """A part of the mask."""
+        return self._mask[box]
+
+
+class Unlabelled(Source):
+    """An item without its mask, which is 255 throughout and never read.
+
+    Args:
+        source: the item.
+    """
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.size = source.size
+
+    def image(self, box: Box, reduce: int = 1) -> Tensor:
+        """A part of the image."""
+        return self.source.image(box, reduce)
+
+    def mask(self, box: Box) -> Tensor:
+        """255 in every pixel of the box."""
+        return torch.full([part.stop - part.start for part in box], IGNORE, dtype=torch.uint8)
 
 
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -24,18 +97,29 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         classes: names; a class's position is its id in the masks, 0 … C-1.
         palette: one RGB colour per class, for pictures.
         names: one per item, for messages and reports: the image's path inside its folder, without suffix.
+        remarks: what is conspicuous about the whole and may be meant so, a line each; told before a training and by
+            `segdistill data check`.
     """
 
     classes: list[str]
     palette: list[Colour]
     names: list[str]
+    remarks: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """One item: the image, uint8 (3,H,W) RGB, and the mask, uint8 (H,W) of class ids or 255."""
+        """One item: the image, uint8 (3,H,W) RGB, and the mask, int64 (H,W) of class ids or 255."""
         raise NotImplementedError
+
+    def source(self, index: int) -> Source:
+        """The same item to be read in pieces; a data set that can read less than a whole item says how.
+
+        Args:
+            index: of the item.
+        """
+        return Held(*self[index])
 
     def problems(self, index: int) -> list[str]:
         """What is wrong with an item, one line each; nothing if it can be read.

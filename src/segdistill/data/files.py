@@ -1,5 +1,6 @@
 """The one reader of images and masks: what a file holds, as bytes of colour or as values of classes, through Pillow."""
 
+import io
 import math
 import os
 import threading
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from segdistill._printing import one_line
+from segdistill._types import Box, Size
 from segdistill.data.walk import dangling_link
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
@@ -22,6 +24,11 @@ Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
 Range = tuple[float, float]
 
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
+"""What is read, as Pillow names it: what it decodes by itself. A file of PostScript it would hand on to Ghostscript,
+whatever the file is called."""
+
+ORIENTATION = ExifTags.Base.Orientation.value
 COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 """Pillow's modes of 8 bits and less that mean what RGB means."""
 
@@ -37,13 +44,13 @@ def check_range(image_range: Range | None, option: str) -> None:
         raise ValueError(f"{option}: expected the darkest and the brightest value, such as 0 1, got {image_range}")
 
 
-def read_image(path: Path, *, image_range: Range | None = None, max_pixels: int | None = None) -> Bytes:
+def read_image(path: Path | bytes, *, image_range: Range | None = None, max_pixels: int | None = None) -> Bytes:
     """Read the pixels of an image file, (H,W,3) RGB, turned upright as its EXIF data say.
 
     Transparency is dropped: the colours under it count. Of 16-bit images the high byte counts, unless there is a range.
 
     Args:
-        path: of any kind that Pillow reads, with one image in it.
+        path: of one of `FORMATS`, with one image in it; or what such a file holds.
         image_range: the values that become 0 and 255, what lies beyond them is cut off, NaN becomes 0. Floats and whole
             numbers of 32 bits cannot be read without; 8-bit images are refused if the range is not one of bytes.
         max_pixels: the largest image that is read; None: Pillow's own limit, beyond which it suspects an attack.
@@ -51,8 +58,42 @@ def read_image(path: Path, *, image_range: Range | None = None, max_pixels: int 
     Raises:
         ValueError: if the file cannot be read, is too large, or its values cannot be mapped safely.
     """
-    with _opened(path, max_pixels) as (image, tiles):
-        return _pixels(image, image_range, str(path), tiles)
+    return read_part(path, image_range=image_range, max_pixels=max_pixels)[0]
+
+
+def read_part(
+    path: Path | bytes,
+    box: Box | None = None,
+    reduce: int = 1,
+    *,
+    image_range: Range | None = None,
+    max_pixels: int | None = None,
+) -> tuple[Bytes, Size]:
+    """Read a part of an image, as `read_image`, and the size (H,W) of the whole.
+
+    A file is decoded as a whole, since no usual format lets one skip; but what lies outside the box costs nothing more.
+    A JPEG may be decoded at a half, a quarter or an eighth of its size, which takes less time.
+
+    Args:
+        path: as for `read_image`.
+        box: the part; None: all. What lies outside the image is black.
+        reduce: 2, 4 or 8: decode a JPEG at that fraction of its size. Other files, and JPEGs that are not upright, come
+            in full.
+        image_range: as for `read_image`.
+        max_pixels: as for `read_image`.
+
+    Raises:
+        ValueError: as `read_image`.
+    """
+    name = str(_name(path))
+    with _opened(path, max_pixels, reduce) as (image, tiles, size):
+        if box is None:
+            return _pixels(image, image_range, name, tiles), size
+        if image.mode not in COLOURS:
+            return _pixels(image, image_range, name, tiles)[box], size
+        by = 1 if (image.height, image.width) == size else reduce
+        left, top, right, bottom = (e // by for e in (box[1].start, box[0].start, box[1].stop, box[0].stop))
+        return _pixels(image.crop((left, top, right, bottom)), image_range, name, tiles), size
 
 
 def image_pixels(image: Image.Image, *, image_range: Range | None = None) -> Bytes:
@@ -83,7 +124,7 @@ def _pixels(image: Image.Image, image_range: Range | None, name: str, tiles: lis
     if image.mode not in COLOURS:
         raise ValueError(f"{name}: colours of mode {image.mode}, which is not RGB; save it as RGB")
     image.info.pop("transparency", None)  # Pillow would warn of it at every conversion
-    pixels = np.array(image.convert("RGB"))
+    pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     if image_range is None:
         return pixels
     low, high = image_range
@@ -124,21 +165,22 @@ def _mapped(values: Array, image_range: Range) -> Bytes:
     return mapped
 
 
-def read_mask(path: Path, *, by_colour: bool = False, max_pixels: int | None = None) -> Array:
+def read_mask(path: Path | bytes, *, by_colour: bool = False, max_pixels: int | None = None) -> Array:
     """Read the values of a mask file: (H,W) ids, or (H,W,3) colours if the file has colours; upright as an image.
 
     A palette PNG (mode P, as VOC's masks are) holds indices *and* colours: the indices are the ids, unless its colours
     are asked for.
 
     Args:
-        path: of the mask.
+        path: of the mask, or what such a file holds.
         by_colour: read a palette image by its colours.
         max_pixels: as for `read_image`.
 
     Raises:
         ValueError: if the file cannot be read, or does not hold whole numbers as they are.
     """
-    with _opened(path, max_pixels) as (mask, tiles):
+    with _opened(path, max_pixels) as (mask, tiles, _):
+        path = _name(path)
         scaled = [args[-1] for _, _, _, args in tiles if mask.format == "PPM" and isinstance(args, tuple)]
         if scaled and scaled[0] not in (255, 65535):
             raise ValueError(f"{path}: a PGM with values up to {scaled[0]}, which Pillow scales; save class ids as PNG")
@@ -153,8 +195,13 @@ def read_mask(path: Path, *, by_colour: bool = False, max_pixels: int | None = N
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int | None) -> Iterator[tuple[Image.Image, list[Any]]]:
-    """Open and decode a file; the image, and how Pillow found its data stored. One line says what is wrong."""
+def _opened(
+    path: Path | bytes, max_pixels: int | None, reduce: int = 1
+) -> Iterator[tuple[Image.Image, list[Any], Size]]:
+    """Open and decode a file; the image, how Pillow found its data stored, and its size. One line says what is wrong.
+
+    The size is that of the file, upright; the image is smaller if it was decoded so.
+    """
     try:
         image = _open(path, max_pixels)
     except Exception as error:  # a damaged file makes Pillow raise anything
@@ -163,13 +210,42 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[tuple[Image.Image, l
         try:
             pages = _pages(image)
             tiles = list(getattr(image, "tile", []))
+            size = image.height, image.width
+            if reduce > 1 and _can_be_reduced(image, reduce):
+                image.draft(image.mode, (image.width // reduce, image.height // reduce))
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)
+            if image.getexif().get(ORIENTATION, 1) != 1:
+                ImageOps.exif_transpose(image, in_place=True)
+                size = image.height, image.width
         except Exception as error:
             raise ValueError(_line(path, error)) from error
         if pages > 1:
-            raise ValueError(f"{path}: {pages} images in one file; save each as a file of its own")
-        yield image, tiles
+            raise ValueError(f"{_name(path)}: {pages} images in one file; save each as a file of its own")
+        yield image, tiles, size
+
+
+def _can_be_reduced(image: Image.Image, reduce: int) -> bool:
+    """Whether an image that is open but not decoded can be decoded at a fraction of its size."""
+    if image.format != "JPEG" or image.mode not in ("L", "RGB") or min(image.size) < 16 * reduce:
+        return False
+    return bool(image.getexif().get(ORIENTATION, 1) == 1)  # else a box is not where it seems
+
+
+def count_pixels(path: Path, *, max_pixels: int | None = None) -> int:
+    """How many pixels an image has, from the file's head.
+
+    Args:
+        path: of the image.
+        max_pixels: as for `read_image`.
+
+    Raises:
+        ValueError: if the file is no image, or is too large.
+    """
+    try:
+        with _open(path, max_pixels) as image:
+            return image.width * image.height
+    except Exception as error:
+        raise ValueError(_line(path, error)) from error
 
 
 _PILLOW = threading.Lock()
@@ -177,12 +253,17 @@ if hasattr(os, "register_at_fork"):  # a process that loads images must not inhe
     os.register_at_fork(before=_PILLOW.acquire, after_in_parent=_PILLOW.release, after_in_child=_PILLOW.release)
 
 
-def _open(path: Path, max_pixels: int | None) -> Image.Image:
+def _name(source: Path | bytes) -> Path:
+    """What messages call a source."""
+    return Path("image") if isinstance(source, bytes) else source
+
+
+def _open(path: Path | bytes, max_pixels: int | None) -> Image.Image:
     # Pillow has one limit for the whole process; it is lifted while a header is read, and the size checked here.
     with _PILLOW:
         pillows, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(path)
+            image = Image.open(io.BytesIO(path) if isinstance(path, bytes) else path, formats=FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = pillows
     limit = max_pixels if max_pixels is not None else 2 * pillows if pillows is not None else math.inf
@@ -206,11 +287,12 @@ def _pages(image: Image.Image) -> int:
     return pages
 
 
-def _line(path: Path, error: Exception) -> str:
+def _line(source: Path | bytes, error: Exception) -> str:
     """What is wrong with a file that could not be opened or decoded, and what to do."""
+    path = _name(source)
     if isinstance(error, PermissionError):
         return f"{path}: may not be read ({error.strerror}); see that you have the right to"
-    dangling = dangling_link(path)
+    dangling = None if isinstance(source, bytes) else dangling_link(path)
     if dangling is not None:
         return dangling
     if isinstance(error, FileNotFoundError):
@@ -224,7 +306,7 @@ def _line(path: Path, error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"{path}: too large for the memory that is free; cut it into smaller images"
     reason = one_line(str(error))
-    if path.is_file() and not path.stat().st_size:
+    if not source if isinstance(source, bytes) else path.is_file() and not path.stat().st_size:
         reason = "an empty file, of 0 bytes"
     elif isinstance(error, UnidentifiedImageError) or not reason:
         reason = "Pillow does not know what it is"

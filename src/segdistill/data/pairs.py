@@ -1,15 +1,15 @@
 """Data sets made of files: pairs of an image and a mask, and how a mask becomes class ids."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from segdistill._types import Colour
-from segdistill.data.dataset import MissingMasks, SegmentationDataset
-from segdistill.data.files import Array, Bytes, Range, read_image, read_mask
+from segdistill._types import Box, Colour, Size
+from segdistill.data.dataset import Held, MissingMasks, SegmentationDataset, Source
+from segdistill.data.files import Array, Bytes, Range, read_mask, read_part
 from segdistill.functional import IGNORE
 
 
@@ -39,14 +39,14 @@ def colours_to_ids(colours: Bytes, ids: Mapping[Colour, int], path: Path, hint: 
     return mapped
 
 
-def check_ids(ids: Array, num_classes: int, path: Path, hint: str = "") -> Bytes:
+def check_ids(ids: Array, num_classes: int, path: Path, hint: str | Callable[[], str] = "") -> Bytes:
     """The ids as bytes, if all of them are 0 … C-1 or 255.
 
     Args:
         ids: (H,W), whole numbers.
         num_classes: C.
         path: of the mask, for the error line.
-        hint: what to do about values that mean something else.
+        hint: what to do about values that mean something else; or what finds it out, if that takes time.
 
     Raises:
         ValueError: naming the file and the values.
@@ -54,11 +54,12 @@ def check_ids(ids: Array, num_classes: int, path: Path, hint: str = "") -> Bytes
     bad = (ids != IGNORE) & ((ids < 0) | (ids >= num_classes))
     if bad.any():
         found = [str(value) for value in np.unique(ids[bad]).tolist()]
+        hint = hint if isinstance(hint, str) else hint()
         raise ValueError(
             f"{path}: label values {_some(found)} in {bad.sum()} pixels; expected 0 to {num_classes - 1}, or {IGNORE} "
             f"for void{'; ' + hint if hint else ''}"
         )
-    return ids.astype(np.uint8)
+    return ids.astype(np.uint8, copy=False)
 
 
 def _some(values: Iterable[str]) -> str:
@@ -103,7 +104,20 @@ class FileDataset(SegmentationDataset):
         Raises:
             ValueError: if the file cannot be read.
         """
-        return read_image(path, image_range=self.image_range, max_pixels=self.max_pixels)
+        return self.read_part(path)[0]
+
+    def read_part(self, path: Path, box: Box | None = None, reduce: int = 1) -> tuple[Bytes, Size]:
+        """A part of an image file, and the size of the whole, as `files.read_part`.
+
+        Args:
+            path: of the image.
+            box: the part; None: all.
+            reduce: the fraction of its size at which a JPEG may be decoded.
+
+        Raises:
+            ValueError: if the file cannot be read.
+        """
+        return read_part(path, box, reduce, image_range=self.image_range, max_pixels=self.max_pixels)
 
     def read_mask(self, path: Path) -> Array:
         """The values of a mask file, (H,W) or (H,W,3), before they become ids.
@@ -133,8 +147,12 @@ class FileDataset(SegmentationDataset):
             mask = np.full(image.shape[:2], IGNORE, np.uint8)
         else:
             mask = self.read_ids(self.masks[index])
-            self._check_sizes(index, image, mask)
-        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)
+            self.check_sizes(index, image.shape, mask.shape)
+        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask).long()
+
+    def source(self, index: int) -> Source:
+        """The item, of which the image is decoded when it is known how much of it is wanted."""
+        return Held(*self[index]) if self.masks is None else _FileSource(self, index)
 
     def problems(self, index: int) -> list[str]:
         """What is wrong with the image, with its mask, and with the two together."""
@@ -156,17 +174,44 @@ class FileDataset(SegmentationDataset):
             attempt(self.read_ids, path)
         if image is not None and values is not None:
             try:
-                self._check_sizes(index, image, values)
+                self.check_sizes(index, image.shape, values.shape)
             except ValueError as error:
                 found.append(str(error))
         return found
 
-    def _check_sizes(self, index: int, image: Array, mask: Array) -> None:
-        if self.masks is not None and image.shape[:2] != mask.shape[:2]:
-            (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape[:2]
+    def check_sizes(self, index: int, image: Sequence[int], mask: Sequence[int]) -> None:
+        """Raise ValueError with one line if an image and its mask are not of one size.
+
+        Args:
+            index: of the item.
+            image: shape of the image, (H,W,…).
+            mask: shape of the mask, (H,W,…).
+        """
+        (height, width), (mask_height, mask_width) = image[:2], mask[:2]
+        if self.masks is not None and (height, width) != (mask_height, mask_width):
             swapped = (height, width) == (mask_width, mask_height)
             turned = " (turned: does the image have EXIF orientation?)" if swapped else ""
             raise ValueError(
                 f"{self.images[index]} is {width}×{height} but its mask {self.masks[index]} is "
                 f"{mask_width}×{mask_height}{turned}; they must have one size"
             )
+
+
+class _FileSource(Source):
+    """A pair of files: the mask is decoded first and says how large the image is, then as much of that as is wanted."""
+
+    def __init__(self, dataset: FileDataset, index: int):
+        assert dataset.masks is not None
+        self.dataset, self.index = dataset, index
+        self.ids = dataset.read_ids(dataset.masks[index])
+        self.size = self.ids.shape[0], self.ids.shape[1]
+
+    def image(self, box: Box, reduce: int = 1) -> Tensor:
+        """A part of the image; a JPEG may be reduced."""
+        pixels, size = self.dataset.read_part(self.dataset.images[self.index], box, reduce)
+        self.dataset.check_sizes(self.index, size, self.size)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def mask(self, box: Box) -> Tensor:
+        """A part of the mask."""
+        return torch.from_numpy(self.ids[box])

@@ -1,29 +1,32 @@
 """Batches that are addressed by step: the same ones for any number of workers, processes and accumulation chunks."""
 
+import math
 import os
 import signal
 from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from segdistill.data.dataset import SegmentationDataset
-from segdistill.data.transforms import EvalTransform
-from segdistill.functional import IGNORE
+from segdistill.data.dataset import SegmentationDataset, Unlabelled
+from segdistill.data.transforms import Crop, Crops, EvalTransform, TrainTransform, stack
 
 Batch = tuple[Tensor, Tensor]
 Transform = Callable[[Tensor, Tensor], Batch]
+
 Address = tuple[int, int, int]
 """Of a view: `LABELLED` or `UNLABELLED`, the image's number in its data set, the view's number."""
 Recall = Callable[[Sequence[Address]], dict[str, Tensor]]
 """What is known of some views beside their images, (N,…) each."""
 
 LABELLED, UNLABELLED = 0, 1
+VIEWS = 2**63 - 1
+"""Stands in the place of the seed where views come again: they are the same in runs of every seed."""
 
 
 def train_loader(
@@ -40,15 +43,16 @@ def train_loader(
     world: int = 1,
     unlabelled: SegmentationDataset | None = None,
     unlabelled_batch: int = 0,
+    device: torch.device | str | None = None,
     views: int | None = None,
     recall: Recall | None = None,
 ) -> Iterable[Any]:
     """Batches of the steps `start` … `steps - 1`, each cut into `accumulate` micro-batches that come one after another.
 
     Which image stands at a position of a step's batch, and how it is augmented, depends on (seed, step, position)
-    alone; with `views`, how image i is augmented in epoch e depends on (seed, i, e mod views), so that its views come
-    again. An epoch is a permutation; a batch may straddle two. A process gets a contiguous share of the batch, and cuts
-    that into micro-batches; the images without labels stand behind the others in each micro-batch.
+    alone; with `views`, how image i is augmented in epoch e depends on (i, e mod views), so that its views come again,
+    in runs of any seed. An epoch is a permutation; a batch may straddle two. A process gets a contiguous share of the
+    batch, and cuts that into micro-batches; the images without labels stand behind the others in each micro-batch.
 
     Args:
         dataset: images with labels.
@@ -63,6 +67,7 @@ def train_loader(
         world: number of processes.
         unlabelled: images for the losses that need no labels; masks they may have are replaced by 255.
         unlabelled_batch: how many of them come with each step, over all processes and micro-batches.
+        device: where the batches of a `TrainTransform` are made: they travel there as bytes. None: they stay.
         views: how many ways of augmenting each image there are; None: another one each time.
         recall: what is read beside each micro-batch of views, by the process that loads it; a batch is then (images,
             target, what it gave).
@@ -86,7 +91,7 @@ def train_loader(
         if not len(stream.dataset):
             raise ValueError(f"{name}: the data set has no images")
     micro_batches = _MicroBatches(streams, transform, seed, accumulate, rank, world, recall)
-    return _Loader(micro_batches, range(start * accumulate, steps * accumulate), workers)
+    return _Loader(micro_batches, range(start * accumulate, steps * accumulate), workers, device)
 
 
 def view_loader(
@@ -94,8 +99,8 @@ def view_loader(
     transform: Transform,
     groups: Sequence[Sequence[Address]],
     *,
-    seed: int = 0,
     workers: int = 0,
+    device: torch.device | str | None = None,
 ) -> Iterable[Batch]:
     """The very views that `train_loader` gives with `views`, in groups.
 
@@ -103,11 +108,11 @@ def view_loader(
         datasets: the images with labels, then those without, if there are any.
         transform: as for `train_loader`.
         groups: addresses of views, a batch each.
-        seed: as for `train_loader`.
-        workers: likewise.
+        workers: as for `train_loader`.
+        device: likewise.
     """
     streams = [_Stream(dataset, 1, number) for number, dataset in enumerate(datasets)]
-    return _Loader(_Views(streams, transform, seed, groups), range(len(groups)), workers)
+    return _Loader(_Views(streams, transform, groups), range(len(groups)), workers, device)
 
 
 def eval_loader(
@@ -133,6 +138,17 @@ def eval_loader(
     return _Loader(groups, range(len(groups)), workers)
 
 
+def load_in_order(items: Dataset[Any], indices: Sequence[int], workers: int) -> Iterable[Any]:
+    """Items of anything, in the order of their indices; a signal to the process group leaves the workers alone.
+
+    Args:
+        items: that are loaded.
+        indices: which of them.
+        workers: processes that load ahead; 0: load in this one.
+    """
+    return _Loader(items, indices, workers)
+
+
 class _Stream:
     """An endless sequence of permutations of a data set, of which each step takes the next `size` images."""
 
@@ -147,18 +163,26 @@ class _Stream:
         index = int(_permutation(len(self.dataset), seed, self.number, epoch)[place])
         return self.number, index, epoch % (self.views or 1)
 
-    def sample(self, seed: int, step: int, position: int, transform: Transform) -> Batch:
+    def sample(self, seed: int, step: int, position: int, transform: Transform) -> Batch | Crop:
         _, index, view = self.address(seed, step, position)
-        return self.draw(index, seed, (step, position) if self.views is None else (index, view), transform)
+        if self.views is not None:
+            return self.view(index, view, transform)
+        return self._draw(index, _sample_seed(seed, self.number, step, position), transform)
 
-    def draw(self, index: int, seed: int, key: tuple[int, int], transform: Transform) -> Batch:
-        image, mask = self.dataset[index]
+    def view(self, index: int, view: int, transform: Transform) -> Batch | Crop:
+        return self._draw(index, _sample_seed(VIEWS, self.number, index, view), transform)
+
+    def _draw(self, index: int, seed: int, transform: Transform) -> Batch | Crop:
+        source = self.dataset.source(index)
         if self.number == UNLABELLED:
-            mask = torch.full_like(mask, IGNORE)
+            source = Unlabelled(source)
         # torch.manual_seed would reset the generators of all devices as well; only the CPU's is put back afterwards.
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(_sample_seed(seed, self.number, *key))
-            return transform(image, mask)
+            torch.default_generator.manual_seed(seed)
+            if isinstance(transform, TrainTransform):
+                return transform.draw(source)
+            whole = (slice(0, source.size[0]), slice(0, source.size[1]))
+            return transform(source.image(whole), source.mask(whole))
 
 
 @lru_cache(maxsize=8)
@@ -170,7 +194,14 @@ def _sample_seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
-class _MicroBatches(Dataset[Any]):
+class _Recalled(NamedTuple):
+    """A batch, and what was read beside it."""
+
+    batch: Batch | Crops
+    known: dict[str, Tensor]
+
+
+class _MicroBatches(Dataset[Batch | Crops | _Recalled | ValueError]):
     def __init__(
         self,
         streams: list[_Stream],
@@ -189,9 +220,10 @@ class _MicroBatches(Dataset[Any]):
         self.world = world
         self.recall = recall
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> Batch | Crops | _Recalled | ValueError:
         step, chunk = divmod(index, self.accumulate)
-        samples, addresses = [], []
+        samples: list[Batch | Crop] = []
+        addresses = []
         try:
             for stream in self.streams:
                 share = stream.size // (self.world * self.accumulate)
@@ -199,27 +231,22 @@ class _MicroBatches(Dataset[Any]):
                 for position in range(first, first + share):
                     samples.append(stream.sample(self.seed, step, position, self.transform))
                     addresses.append(stream.address(self.seed, step, position))
-            batch = _stack(samples)
-            return batch if self.recall is None else (*batch, self.recall(addresses))
+            batch = _collate(samples)
+            return batch if self.recall is None else _Recalled(batch, self.recall(addresses))
         except ValueError as error:
             return _plain(error)
 
 
-class _Views(Dataset[Batch | ValueError]):
-    def __init__(self, streams: list[_Stream], transform: Transform, seed: int, groups: Sequence[Sequence[Address]]):
+class _Views(Dataset[Batch | Crops | ValueError]):
+    def __init__(self, streams: list[_Stream], transform: Transform, groups: Sequence[Sequence[Address]]):
         self.streams = streams
         self.transform = transform
-        self.seed = seed
         self.groups = groups
 
-    def __getitem__(self, group: int) -> Batch | ValueError:
+    def __getitem__(self, group: int) -> Batch | Crops | ValueError:
         try:
-            return _stack(
-                [
-                    self.streams[number].draw(index, self.seed, (index, view), self.transform)
-                    for number, index, view in self.groups[group]
-                ]
-            )
+            views = [(self.streams[number], index, view) for number, index, view in self.groups[group]]
+            return _collate([stream.view(index, view, self.transform) for stream, index, view in views])
         except ValueError as error:
             return _plain(error)
 
@@ -243,13 +270,33 @@ class _Groups(Dataset[list[Batch] | ValueError]):
             return _plain(error)
 
 
+def _collate(samples: Sequence[Batch | Crop]) -> Batch | Crops:
+    crops = [sample for sample in samples if isinstance(sample, Crop)]
+    if not crops:
+        return _stack([sample for sample in samples if not isinstance(sample, Crop)])
+    _check_sizes(crop.size for crop in crops)
+    return stack(crops, _empty)
+
+
 def _stack(samples: list[Batch]) -> Batch:
-    sizes = sorted({(image.shape[1], image.shape[2]) for image, _ in samples})
-    if len(sizes) > 1:
-        shown = " and ".join(f"{width}×{height}" for height, width in sizes[:2])
+    _check_sizes((image.shape[1], image.shape[2]) for image, _ in samples)
+    images, targets = default_collate(samples)  # at once in memory that is shared, as `_empty` makes it
+    return images, targets
+
+
+def _check_sizes(sizes: Iterable[tuple[int, int]]) -> None:
+    different = sorted(set(sizes))
+    if len(different) > 1:
+        shown = " and ".join(f"{width}×{height}" for height, width in different[:2])
         raise ValueError(f"images of {shown} do not fit into one batch; set data.crop (or data.size)")
-    images, targets = zip(*samples, strict=True)
-    return torch.stack(images), torch.stack(targets)
+
+
+def _empty(shape: tuple[int, ...]) -> Tensor:
+    """Bytes to be written; in a loader's process such as the other process sees, so that they need not be copied."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage: Any = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _plain(error: ValueError) -> ValueError:
@@ -274,8 +321,11 @@ def _leave_group(_worker: int) -> None:
 class _Loader:
     """A DataLoader over ready-made batches, which raises the errors that its workers hand over."""
 
-    def __init__(self, batches: Dataset[Any], indices: range, workers: int):
+    def __init__(
+        self, batches: Dataset[Any], indices: Sequence[int], workers: int, device: torch.device | str | None = None
+    ):
         self.indices = indices
+        self.device = device
         self.loader = DataLoader(
             batches,
             batch_size=None,
@@ -292,6 +342,12 @@ class _Loader:
             for item in self.loader:
                 if isinstance(item, ValueError):
                     raise item
-                yield from item if isinstance(item, list) else [item]
+                if isinstance(item, _Recalled):
+                    yield (*self._numbers(item.batch), item.known)
+                else:
+                    yield from item if isinstance(item, list) else [self._numbers(item)]
         except (ConnectionError, EOFError):  # what is heard first of a worker that was killed, now and then
             raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from None
+
+    def _numbers(self, item: Any) -> Any:
+        return item.numbers(self.device) if isinstance(item, Crops) else item

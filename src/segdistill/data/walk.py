@@ -1,7 +1,7 @@
 """What lies in a folder: files by their names, through links, without what the system has left there."""
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def files_below(folder: Path, suffixes: Collection[str], without: Iterable[Path]
 
     Args:
         folder: where to look, in subfolders too.
-        suffixes: of the files wanted, in lower case.
+        suffixes: of the files wanted; case makes no difference.
         without: folders below it that are left out.
 
     Raises:
@@ -48,7 +48,7 @@ def names_below(folder: Path, suffixes: Collection[str], without: Iterable[Path]
 
     Args:
         folder: where to look, in subfolders too.
-        suffixes: of the files wanted, in lower case.
+        suffixes: of the files wanted; case makes no difference.
         without: folders below it that are left out.
     """
     # Folder by folder, as paths are sorted: nothing sorts before NUL. Lists of parts would take three times as long.
@@ -60,13 +60,14 @@ def holds_files(folder: Path, suffixes: Collection[str]) -> bool:
 
     Args:
         folder: where to look, in subfolders too.
-        suffixes: of the files wanted, in lower case.
+        suffixes: of the files wanted; case makes no difference.
     """
     return folder.is_dir() and any(True for _ in _walk(folder, tuple(suffixes), ()))
 
 
 def _walk(folder: Path, suffixes: tuple[str, ...], without: Iterable[Path]) -> Iterator[str]:
     """Paths of files inside a folder, in no order."""
+    suffixes = tuple(suffix.lower() for suffix in suffixes)
     seen = {_identity(path) for path in without if path.is_dir()}
     real, linked = [""], list[str]()
     while real or linked:
@@ -152,7 +153,7 @@ def find_files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
 
     Args:
         folder: where to look, in subfolders too.
-        suffixes: of the files wanted, in lower case.
+        suffixes: of the files wanted; case makes no difference.
 
     Raises:
         ValueError: if the folder is missing, or two files differ in nothing but the suffix.
@@ -182,6 +183,23 @@ def check_folder(folder: Path, hint: str = "") -> None:
     if folder.is_file():
         raise ValueError(f"{folder}: a file, not a folder{end}")
     parent = next((p for p in folder.parents if p.is_dir()), Path())
-    inside = folders_in(parent)
-    shown = ", ".join(inside[:6]) + (", …" if len(inside) > 6 else "") if inside else "no folder"
-    raise ValueError(f"{folder}: no such folder; in {parent} there is {shown}{end}")
+    raise ValueError(f"{folder}: no such folder; in {parent} there is {shown(folders_in(parent)) or 'no folder'}{end}")
+
+
+def found_in(folder: Path) -> str:
+    """What lies directly in a folder, for an error line: its first folders, else its first files, else "nothing".
+
+    Args:
+        folder: that is there.
+    """
+    files = (entry.name for entry in entries(folder) if not is_hidden(entry.name))
+    return shown(folders_in(folder)) or shown(sorted(files)) or "nothing"
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first of some names, for an error line.
+
+    Args:
+        names: of folders or files.
+    """
+    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "")

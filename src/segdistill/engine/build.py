@@ -1,10 +1,13 @@
 """From a configuration to the things it names: data sets, networks, the student."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from segdistill.data import SegmentationDataset, build_dataset
+from segdistill.data import FileDataset, SegmentationDataset, build_dataset, dataset_options
+from segdistill.data.packed import PackedDataset
+from segdistill.data.transforms import TrainTransform
 from segdistill.engine.config import Config, DataConfig, NetworkConfig
 from segdistill.engine.student import load_student, read_card
 from segdistill.models import build_model
@@ -13,6 +16,12 @@ from segdistill.models.external import is_external
 from segdistill.models.proposal import propose_taps
 from segdistill.taps import ClassMap, Tapped
 
+WITHOUT_LABELS: dict[str, dict[str, Any]] = {
+    "folder": {"images": ".", "masks": None, "splits": {"train": "."}},
+    "huggingface": {"mask": None},
+}
+"""Options of data sets that can do without labels."""
+
 
 def build_split(data: DataConfig, split: str) -> SegmentationDataset:
     """One split of the configured data set.
@@ -20,8 +29,30 @@ def build_split(data: DataConfig, split: str) -> SegmentationDataset:
     Args:
         data: section of the configuration.
         split: `train`, `val` or `test`.
+
+    Raises:
+        ValueError: as `build_dataset`; or if the data are read from a pack, and it is of other data.
     """
+    if data.packed is not None:
+        return PackedDataset(data.packed, split, name=data.name, options=data.options)
     return build_dataset(data.name, split, **data.options)
+
+
+def build_transform(data: DataConfig, mean: Sequence[float] | None = None) -> TrainTransform:
+    """The augmentation of training images.
+
+    Args:
+        data: section of the configuration.
+        mean: RGB in 0 … 1 that the student subtracts, the colour of padding if the configuration names none.
+
+    Raises:
+        ValueError: if its keys do not go together.
+    """
+    own = {key: getattr(data, key) for key in ("crop", "scale", "scale_step", "fit", "flip", "cat_max_ratio")}
+    fill = mean if data.fill is None else data.fill
+    if fill is not None:
+        own["fill"] = tuple(fill)
+    return TrainTransform(**own, photometric=data.photometric, padding=data.padding, size=data.resize, draft=data.draft)
 
 
 def build_unlabelled(data: DataConfig) -> SegmentationDataset | None:
@@ -32,9 +63,14 @@ def build_unlabelled(data: DataConfig) -> SegmentationDataset | None:
     """
     if data.unlabelled is None:
         return None
-    reading = {key: data.options[key] for key in ("image_range", "max_pixels") if key in data.options}
-    everything: dict[str, Any] = {"images": ".", "masks": None, "splits": {"train": "."}}
-    return build_dataset("folder", "train", root=data.unlabelled.root, **everything, **reading)
+    name, options = data.unlabelled.name, data.unlabelled.options
+    known = dataset_options(name).model_fields
+    inherited = {key: data.options[key] for key in ("image_range", "max_pixels", "size") if key in data.options}
+    options = {key: value for key, value in inherited.items() if key in known} | WITHOUT_LABELS.get(name, {}) | options
+    dataset = build_dataset(name, "train", **options)
+    if isinstance(dataset, FileDataset):
+        dataset.masks = None
+    return dataset
 
 
 def build_network(config: NetworkConfig, num_classes: int, role: str) -> nn.Module:

@@ -9,23 +9,20 @@ from typing import Any, Literal, get_args
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from segdistill._options import closest, first_mistake, refuse_unknown
 from segdistill._printing import one_line
 from segdistill._types import Size
+from segdistill.data.augmentations import AUGMENTATIONS, augmentation
 from segdistill.data.sets import SETS
+from segdistill.engine.eval_config import EvalConfig as EvalConfig
+from segdistill.engine.section import Section as Section
 from segdistill.engine.shipped import find_config, is_shipped
 from segdistill.methods._catalogue import METHODS, method_entries, resolve_methods
 from segdistill.models.external import external_keywords, is_external
 from segdistill.models.families import FAMILIES, named_family
 from segdistill.models.normalisation import Normalisation
-
-
-class Section(BaseModel):
-    """A section of the configuration; the docstring under a key is its entry in the reference."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Open(Section):
@@ -44,13 +41,31 @@ class Open(Section):
         self.__pydantic_extra__.update({k: v for k, v in options.items() if k not in type(self).model_fields})
 
 
-class UnlabelledConfig(Section):
-    """Images without labels, mixed into each batch: every term but cross-entropy sees them."""
+class UnlabelledConfig(Open):
+    """Images without labels, mixed into each batch: every term but cross-entropy sees them.
 
-    root: str
-    """Folder of the images; subfolders are searched too."""
+    Other keys are options of the data set `name`.
+    """
+
+    name: str = "folder"
+    """Name of the data set whose training images they are; `folder` is any folder of images. Labels that it has are not
+    read."""
+    root: str | None = None
+    """Folder of the images, whose subfolders are searched too; of a data set with another `name`, its own root."""
     batch_size: int = Field(gt=0)
     """How many of them join each batch, beside `data.batch_size` labelled ones."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the data set itself."""
+        return self.extra_keys | ({} if self.root is None else {"root": self.root})
+
+    @pydantic.model_validator(mode="after")
+    def _check_options(self) -> "UnlabelledConfig":
+        known = SETS.options(self.name).model_fields
+        refuse_unknown(self.options, {*known, *UnlabelledConfig.model_fields}, "unknown key data.unlabelled.{}")
+        SETS.resolve(self.name, self.options)
+        return self
 
 
 class DataConfig(Open):
@@ -64,12 +79,37 @@ class DataConfig(Open):
     crop: Size | None = None
     """[height, width] of the random crop that is trained on; images that are smaller are padded. Left out, whole images
     are used, which then must all have one size."""
+    augmentation: str | None = None
+    """Name of an augmentation as a paper's code does it, which sets the keys from `scale` to `padding` below: `skd`,
+    `cwd`, `cirkd`, `mmseg` (ADE20K, VOC, COCO-Stuff), `mmseg_cityscapes`, `mmseg_context` (docs/data.md). Keys that are
+    given beside it win."""
     scale: tuple[float, float] = (0.5, 2.0)
     """[least, largest] factor by which a training image is resized at random before it is cropped."""
+    scale_step: float | None = Field(None, gt=0)
+    """Distance of the factors that are drawn, such as 0.1: 0.5, 0.6, …, 2.0. Left out, any factor in the range is."""
+    fit: tuple[int, int] | None = None
+    """[long, short] sides of a rectangle, lying or standing, that a training image would just fit into at factor 1, its
+    proportions kept: with [2048, 512] and factors from 0.5 to 2, short sides are 256 … 1024. Left out, factors are of
+    the image itself."""
     flip: bool = True
     """Whether a training image is mirrored left to right, every second time on average."""
-    photometric: bool = False
-    """Whether brightness, contrast, saturation and hue of training images vary at random."""
+    cat_max_ratio: float | None = Field(None, gt=0, lt=1)
+    """A crop is drawn anew, up to ten times, while it has fewer than two classes, or one that covers this share of its
+    labelled pixels, such as 0.75. Left out, the first crop is taken."""
+    photometric: Literal["fast", "mmseg"] | bool = False
+    """Whether, and how, colours of training images vary at random: `fast` (or true) brightness, contrast, saturation;
+    `mmseg` these and hue, as OpenMMLab's `PhotoMetricDistortion`."""
+    padding: Literal["random", "end", "mirrored"] = "random"
+    """Where an image lies that is smaller than the crop: `random` anywhere in it; `end` above and left, the padding
+    below and right; `mirrored` the same, but that a flip takes the padding along."""
+    fill: tuple[float, float, float] | None = None
+    """RGB colour of the padding, in 0 … 1; labels there are 255. Left out, the mean that the student subtracts."""
+    draft: bool = False
+    """Whether training may decode JPEGs at 1/2, 1/4 or 1/8 of their size where twice the rows and columns that it needs
+    remain: faster for photographs much larger than what is trained on; pixels differ slightly (docs/data.md)."""
+    packed: str | None = None
+    """Folder that `segdistill data pack` has written of these data: images are read from there, already decoded, and
+    the data set's files are not needed. What is trained is the same to the last bit."""
     batch_size: int = Field(8, gt=0)
     """Labelled images in the batch of one step, of all processes together; `train.accumulate` splits it further."""
     workers: int = Field(2, ge=0)
@@ -78,6 +118,18 @@ class DataConfig(Open):
     """Images that are evaluated at a time; more than 1 needs images of one size."""
     unlabelled: UnlabelledConfig | None = None
     """Images without labels that join each batch."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _name_augmentation(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("augmentation") is not None:
+            return {**augmentation(given["augmentation"]), **given}
+        return given
+
+    @pydantic.field_validator("photometric")
+    @classmethod
+    def _name_fast(cls, value: Any) -> Any:
+        return "fast" if value is True else value
 
     @pydantic.field_validator("size", "crop")
     @classmethod
@@ -132,7 +184,7 @@ class NetworkConfig(Open):
     (of mmengine's files the average, as it does itself), and a printed line says so."""
     source: str | None = None
     """Where that file is from: openmmlab, skd, cirkd, torchvision, espnet, or segdistill. Left out, the names of its
-    tensors tell."""
+    tensors tell. Without a file, whose details and normalisation a network of this package is built with."""
     normalisation: Normalisation | None = None
     """`{mean: …, std: …, range: 1 | 255, bgr: …}` of the images, instead of the network's own."""
     align_corners: bool | None = None
@@ -223,7 +275,9 @@ class TrainConfig(Section):
     weight_decay: float = Field(5e-4, ge=0)
     """Of all weights; 5e-4 in SKD, IFVD and OpenMMLab (FAKD), 1e-4 in CIRKD (I2CKD), 1e-5 in SSTKD."""
     power: float = Field(0.9, ge=0)
-    """Of the polynomial schedule: the learning rate is `lr · (1 − step/steps)^power`."""
+    """Of the polynomial schedule: the learning rate is `min_lr + (lr − min_lr) · (1 − step/steps)^power`."""
+    min_lr: float = Field(0.0, ge=0)
+    """Where the learning rate ends; 1e-4 in OpenMMLab's schedules."""
     warmup: int = Field(0, ge=0)
     """Steps over which the learning rate rises linearly from 0."""
     aux_weight: float = Field(0.4, ge=0)
@@ -264,6 +318,12 @@ class TrainConfig(Section):
     tensorboard: bool = False
     """Whether to write TensorBoard's event files as well (extra `track`)."""
 
+    @pydantic.model_validator(mode="after")
+    def _check_rates(self) -> "TrainConfig":
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr is {self.min_lr:g}, above lr, {self.lr:g}; it is where the learning rate ends")
+        return self
+
 
 class Config(Section):
     """The whole configuration of one run."""
@@ -279,6 +339,16 @@ class Config(Section):
     student alone. `segdistill list methods` prints all methods with their options."""
     train: TrainConfig = TrainConfig()
     """Optimisation, precision, what is kept when."""
+    eval: EvalConfig = EvalConfig()
+    """How networks look at images in validation, evaluation and prediction."""
+
+    @pydantic.model_validator(mode="after")
+    def _complete_eval(self) -> "Config":
+        try:
+            self.eval.complete(self.data.name)
+        except ValueError as error:
+            raise ValueError(f"eval.{error}") from None
+        return self
 
     @pydantic.field_validator("method")
     @classmethod
@@ -313,14 +383,23 @@ def check_keys(raw: Mapping[str, Any]) -> None:
         ValueError: with one line on the first unknown key, method or data set.
     """
     refuse_unknown(raw, Config.model_fields, "unknown key {}")
-    own = {"data": set(DataConfig.model_fields), "train": set(TrainConfig.model_fields)}
+    own = {
+        "data": set(DataConfig.model_fields),
+        "train": set(TrainConfig.model_fields),
+        "eval": set(EvalConfig.model_fields),
+    }
     network = set(NetworkConfig.model_fields)
-    for section in ("data", "student", "teacher", "train"):
+    for section in ("data", "student", "teacher", "train", "eval"):
         given = raw.get(section)
         if isinstance(given, Mapping):
-            more = set() if section == "train" else _options_of(section, str(given.get("name")))
+            more = set() if section in ("train", "eval") else _options_of(section, str(given.get("name")))
             if more is not None:
                 refuse_unknown(given, own.get(section, network) | more, f"unknown key {section}.{{}}")
+            inner = given.get("unlabelled") if section == "data" else None
+            if isinstance(inner, Mapping):
+                more = _options_of("data", str(inner.get("name", "folder")))
+                if more is not None:
+                    refuse_unknown(inner, more | set(UnlabelledConfig.model_fields), "unknown key data.unlabelled.{}")
     for name, options in method_entries(raw.get("method", "none")):
         known = METHODS.keywords(name)
         if known is not None:
@@ -378,7 +457,7 @@ def read_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         ValueError: if there is no such file, or it or an override cannot be read.
     """
     raw = dict(source) if isinstance(source, Mapping) else _read_yaml(find_config(source))
-    for override in overrides:
+    for override in sorted(overrides, key=lambda text: not text.startswith("eval.protocol=")):  # others change it
         _set(raw, override)
     return raw
 
@@ -419,12 +498,21 @@ def _set(raw: dict[str, Any], override: str) -> None:
             raise ValueError(f"override {override!r}: {parent} is {inner!r}, which has no keys")
         section[parent] = dict(inner)
         section = section[parent]
+    if parents == ["eval"] and last == "protocol":  # it says what all the other keys are
+        section.clear()
     # A checkpoint says what network it is, and a name replaces a checkpoint: the other one has to go.
     if parents and parents[-1] in ("student", "teacher") and last == "checkpoint":
         for key in [key for key in section if not str(key).startswith("cache")]:
             del section[key]
     if parents and parents[-1] in ("student", "teacher") and last == "name":
         section.pop("checkpoint", None)
+    if parents == ["data"] and last == "name":  # what only the other data set knows has no meaning any more
+        old, new = (_options_of("data", str(name)) or set() for name in (section.get("name"), value))
+        for key in old - new - set(DataConfig.model_fields):
+            section.pop(key, None)
+    if parents and parents[-1] == "data" and last == "augmentation":  # of another one, or of none, all keys are there
+        for key in {key for keys in AUGMENTATIONS.values() for key in keys}:
+            section.pop(key, None)
     section[last] = value
 
 
@@ -435,7 +523,9 @@ def _one_line(error: pydantic.ValidationError) -> str:
         return f"unknown key {path}{closest(where[-1], _fields_at(where[:-1]))}"
     if line.startswith("unknown key network."):
         return line.replace("network.", f"{path}.", 1)
-    return f"{path}: missing from the configuration" if kind == "missing" else f"{path}: {line}"
+    if kind == "missing":
+        return f"{path}: missing from the configuration"
+    return f"{path}: {line}" if path else line  # a mistake of the whole names its key itself
 
 
 def _fields_at(location: Sequence[str]) -> set[str]:

@@ -1,30 +1,34 @@
 """Evaluation on whole images."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from segdistill._types import Size
 from segdistill.data import SegmentationDataset
+from segdistill.data.check import quick_check
 from segdistill.data.sampler import eval_loader
 from segdistill.engine.build import build_split
 from segdistill.engine.config import is_config, load_config
 from segdistill.engine.distiller import evaluating
+from segdistill.engine.protocol import PLAIN, Protocol, infer_ids
 from segdistill.engine.run_folder import CONFIG
 from segdistill.engine.runtime import Runtime, runtime
 from segdistill.engine.student import load_student, read_card, student_path
 from segdistill.engine.teacher import build_trained, check_order, tell_range
 from segdistill.metrics import confusion_matrix, image_counts, scores
-from segdistill.taps import aligned, as_logits, resize_logits
 
 
 def evaluate(
     model: nn.Module | str | Path,
     dataset: SegmentationDataset,
     *,
-    size: tuple[int, int] | None = None,
+    protocol: Protocol = PLAIN,
+    size: Size | None = None,
     batch_size: int = 1,
     workers: int = 0,
     run: Runtime | None = None,
@@ -36,7 +40,9 @@ def evaluate(
         model: a network that takes RGB images in 0…1 and gives logits (or whatever `as_logits` understands), or the
             path of a run or a student's file.
         dataset: what to evaluate on.
-        size: (H,W) to which images and masks are resized first (default: as they are).
+        protocol: how the network looks at an image, and which classes the mean IoU is over.
+        size: (H,W) to which images and masks are resized first, as a property of the data (default: as they are). The
+            protocol comes after it, and resizes images only.
         batch_size: images at a time; more than 1 needs images of one size.
         workers: processes that load images.
         run: device, precision and processes (default: the model's device, float32, one process).
@@ -45,7 +51,7 @@ def evaluate(
     Returns:
         `miou`, `macc`, `pixel_accuracy`, `iou` and `accuracy` by class (None for absent classes), `images`,
         `confusion` (C×C pixel counts, truth along rows); if asked for, `per_image`, what `image_counts` gives for each
-        image, (images,3,C).
+        image, (images,3,C); besides `size` and `protocol`, as they were.
 
     Raises:
         ValueError: if the model's number of classes is not the data set's.
@@ -58,17 +64,17 @@ def evaluate(
     by_image = torch.zeros(len(dataset) if per_image else 0, 3, len(dataset.classes), dtype=torch.long)
     seen = 0
     batches = eval_loader(dataset, workers=workers, size=size, batch_size=batch_size, rank=run.rank, world=run.world)
+
+    def check(count: int) -> None:
+        if count != len(dataset.classes):
+            known = f"{len(dataset.classes)} ({', '.join(dataset.classes)})"
+            raise ValueError(f"the model has {count} classes, the data set {known}")
+
     with evaluating(network), torch.no_grad():
         for images, target in batches:
             images, target = images.to(run.device, non_blocking=True), target.to(run.device, non_blocking=True)
             with run.autocast():
-                logits = as_logits(network(images))
-            if logits.shape[1] != len(dataset.classes):
-                raise ValueError(
-                    f"the model has {logits.shape[1]} classes, the data set {len(dataset.classes)} "
-                    f"({', '.join(dataset.classes)})"
-                )
-            prediction = resize_logits(logits, (target.shape[-2], target.shape[-1]), aligned(network)).argmax(1)
+                prediction = infer_ids(network, images, protocol, check=check)
             counts.update(prediction, target)
             if per_image:
                 each = zip(prediction, target, strict=True)
@@ -77,9 +83,11 @@ def evaluate(
             seen += len(images)
     confusion = run.sum(counts.confmat)
     return {
-        **scores(confusion, dataset.classes),
+        **scores(confusion, dataset.classes, protocol.absent),
         "images": int(run.sum(torch.tensor(seen, device=run.device))),
         "confusion": confusion.cpu().tolist(),
+        "size": None if size is None else list(size),
+        "protocol": protocol.as_dict(),
         **({"per_image": run.sum(by_image.to(run.device)).tolist()} if per_image else {}),
     }
 
@@ -96,6 +104,9 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate a trained student in float32 on the data that its run names, or a network with weights as it is.
 
+    The protocol is that of the section `eval:` of the configuration whose data are used. What is conspicuous about the
+    data, such as another number of images than the published one, is printed.
+
     Args:
         model: run folder or `student.safetensors`; or a configuration, a YAML file, whose student (else teacher) has
             `weights` or a `checkpoint`.
@@ -110,11 +121,12 @@ def evaluate_run(
         What `evaluate` returns, besides `split` and `model`.
 
     Raises:
-        ValueError: if there is no configuration, or the data or the model are not there.
+        ValueError: if there is no configuration, the data or the model are not there, or the split has no labels.
     """
     if is_config(model):
         named = load_config(model, overrides)
-        data = named.data if config is None else load_config(config).data
+        seen = named if config is None else load_config(config)
+        data = seen.data
         dataset = build_split(data, split)
         trained = build_trained(named, dataset.classes)
         network: nn.Module = trained
@@ -124,27 +136,33 @@ def evaluate_run(
         folder = student_path(model).parent
         if config is None and not (folder / CONFIG).is_file():
             raise ValueError(f"{folder} has no {CONFIG}; say what to evaluate on with --config")
-        data = load_config(config if config is not None else folder, overrides).data
+        seen = load_config(config if config is not None else folder, overrides)
+        data = seen.data
         dataset = build_split(data, split)
         check_order(card["classes"], dataset.classes, str(model))
         tell_range(card, dataset, str(model))
         network = load_student(model, allow_code=allow_code)
         label = str(model)
+    for line in quick_check(dataset):
+        print(f"data, {split}: {line}", file=sys.stderr, flush=True)
     with runtime(device) as run:
         result = evaluate(
             network,
             dataset,
+            protocol=seen.eval.build(),
             size=data.resize,
             batch_size=data.eval_batch_size,
             workers=data.workers,
             run=run,
             per_image=per_image,
         )
-    return {"model": label, "split": split, **result}
+    return {"model": label, "split": split, **result, "protocol": seen.eval.describe()}
 
 
-def is_on_own_data(model: str | Path, *, config: str | Path | None = None, overrides: Sequence[str] = ()) -> bool:
-    """Whether `evaluate_run` looks at the images that the run was validated on, so that the figures are the run's own.
+def what_is_foreign(
+    model: str | Path, *, config: str | Path | None = None, overrides: Sequence[str] = ()
+) -> Literal["these data are", "this protocol is"] | None:
+    """What `evaluate_run` does otherwise than the run's validation did; None where the figures are the run's own.
 
     Args:
         model: run folder or `student.safetensors`; a file that lies in no run's folder has no data of its own.
@@ -153,6 +171,9 @@ def is_on_own_data(model: str | Path, *, config: str | Path | None = None, overr
     """
     folder = student_path(model).parent
     if not (folder / CONFIG).is_file():
-        return True
-    own, seen = (load_config(source, changes).data for source, changes in ((folder, ()), (config or folder, overrides)))
-    return (own.name, own.size, own.options) == (seen.name, seen.size, seen.options)
+        return None
+    own, seen = (load_config(source, changes) for source, changes in ((folder, ()), (config or folder, overrides)))
+    a, b = own.data, seen.data
+    if (a.name, a.size, a.options) != (b.name, b.size, b.options):
+        return "these data are"
+    return None if own.eval.build() == seen.eval.build() else "this protocol is"

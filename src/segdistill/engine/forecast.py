@@ -197,6 +197,7 @@ def _image_time(training: Training) -> float:
     """Seconds that validation takes per image, from a few images."""
     data, few = training.config.data, copy.copy(training.val_set)
     how: dict[str, Any] = {"size": data.resize, "batch_size": data.eval_batch_size, "run": training.run}
+    how["protocol"] = training.config.eval.build()
     seconds = 0.0
     for count in (1, max(4, data.eval_batch_size)):  # the first image warms up
         few.names = training.val_set.names[:count]

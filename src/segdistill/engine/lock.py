@@ -66,7 +66,7 @@ def _acquire(lock: Any, folder: Path, patience: float) -> bool:
                 if waited >= (patience if is_alive(holder) else max(patience, GRACE)):
                     who = f"pid {holder['pid']} on {holder['host']}" if holder else "it did not say which"
                     raise ValueError(
-                        f"{folder} is in use: another process ({who}) trains or evaluates there; wait for it, end it, "
+                        f"{folder} is in use: another process ({who}) works there; wait for it, end it, "
                         "or name another folder with --out"
                     ) from None
                 time.sleep(0.1)

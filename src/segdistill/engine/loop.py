@@ -22,6 +22,7 @@ from segdistill.engine.faults import kept, known_fault, not_finite
 from segdistill.engine.lock import locked
 from segdistill.engine.opening import open_run
 from segdistill.engine.optim import schedule, set_rate
+from segdistill.engine.run_folder import CannotWriteError
 from segdistill.engine.runtime import Runtime, runtime
 from segdistill.engine.teacher import observe
 from segdistill.engine.training import Training
@@ -58,8 +59,8 @@ def distill(
 
     Raises:
         ValueError: with one line, on anything that is wrong with the configuration, the data or the run folder.
-        TrainingStopped: if a term, a gradient or a weight is not finite, memory did not suffice, or the process was
-            asked to stop.
+        TrainingStopped: if a term, a gradient or a weight is not finite, memory or the disk did not suffice, or the
+            process was asked to stop.
     """
     if override and not resume:
         raise ValueError("--override changes the settings of a run that goes on; it needs --resume")
@@ -74,10 +75,13 @@ def distill(
                     return finished
                 train(training)
                 return training.finish()
+            except CannotWriteError as error:
+                fault = f"{error}{'' if resume == 'auto' else ' with --resume auto'}"
             except (RuntimeError, MemoryError, OSError) as error:
-                fault = known_fault(error)
-                if fault is None:
+                known = known_fault(error)
+                if known is None:
                     raise
+                fault = known
             finally:
                 training.close()
         # Out here the error and its frames are gone, and with them the loader: torch reports one that lost a worker

@@ -88,11 +88,15 @@ def onnx_card(predictor: Predictor) -> dict[str, Any]:
         predictor: the file.
     """
     said = predictor.metadata
+    protocol = dict(said.get("protocol") or {})
+    if predictor.size is not None and said.get("eval_size") is None:
+        protocol["window"] = protocol.get("window") or list(predictor.size)  # it takes no other
     return {
         "network": None,
         "classes": predictor.classes,
         "palette": [list(colour) for colour in predictor.palette],
         "size": said.get("eval_size"),
+        "protocol": protocol,
         "image_range": said.get("image_range"),
         "normalisation": said.get("normalisation"),
         "onnx": said,

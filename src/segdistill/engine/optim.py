@@ -46,14 +46,15 @@ def set_options(optimizer: torch.optim.Optimizer, options: Iterable[dict[str, An
 
 
 def schedule(step: int, train: TrainConfig) -> float:
-    """Factor on every learning rate at a step: linear warm-up, then (1 − step/steps)^power.
+    """Factor on every learning rate at a step: linear warm-up, then from 1 to min_lr/lr by (1 − step/steps)^power.
 
     Args:
         step: from 0.
         train: section of the configuration.
     """
     warm = min(1.0, (step + 1) / train.warmup) if train.warmup else 1.0
-    return float(warm * (1 - step / train.steps) ** train.power)
+    floor = train.min_lr / train.lr
+    return float(warm * (floor + (1 - floor) * (1 - step / train.steps) ** train.power))
 
 
 def set_rate(optimizers: Iterable[torch.optim.Optimizer | None], factor: float) -> None:

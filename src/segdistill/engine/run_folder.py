@@ -35,6 +35,10 @@ ADVICE = {
 """What helps, by what the system said."""
 
 
+class CannotWriteError(ValueError):
+    """The system did not take what was to be written; the line says why, and what helps."""
+
+
 @contextmanager
 def explaining(path: Path) -> Iterator[None]:
     """Turn what the system says about writing a file into one line that says what helps.
@@ -43,7 +47,7 @@ def explaining(path: Path) -> Iterator[None]:
         path: of the file or folder.
 
     Raises:
-        ValueError: instead of an `OSError`, or of an error that a library raised on one.
+        CannotWriteError: instead of an `OSError`, or of an error that a library raised on one.
     """
     try:
         yield
@@ -54,10 +58,8 @@ def explaining(path: Path) -> Iterator[None]:
         if cause is None:
             raise
         advice = ADVICE.get(cause.errno or 0, "see to it")
-        raise ValueError(
-            f"cannot write {path}: {cause.strerror or cause}; {advice}, then run the same command again (training goes "
-            "on with --resume auto)"
-        ) from error
+        line = f"cannot write {path}: {cause.strerror or cause}; {advice}, then run the same command again"
+        raise CannotWriteError(line) from error
 
 
 def make_folder(path: Path) -> None:

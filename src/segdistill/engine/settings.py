@@ -9,6 +9,8 @@ from segdistill.engine.run_folder import ENVIRONMENT, stored_json
 from segdistill.engine.teacher import teacher_digest
 
 FREE_TO_CHANGE = {
+    "data.augmentation",  # a name for other settings
+    "data.packed",
     "data.workers",
     "train.device",
     "train.gradient_samples",
@@ -23,6 +25,7 @@ OVERRIDABLE = {
     "train.accumulate",
     "train.clip",
     "train.lr",
+    "train.min_lr",
     "train.momentum",
     "train.power",
     "train.precision",

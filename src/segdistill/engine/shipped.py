@@ -1,6 +1,7 @@
 """The configurations that come with the package: a folder a data set, named `camvid/student_cpu` wherever a file is."""
 
 import difflib
+from itertools import takewhile
 from pathlib import Path
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -12,13 +13,14 @@ def list_configs() -> list[str]:
 
 
 def describe_config(name: str) -> str:
-    """The first line of the comment that a configuration of the package starts with.
+    """The first sentence of the comment that a configuration of the package starts with.
 
     Args:
         name: as in `list_configs()`.
     """
     with (CONFIGS / f"{name}.yaml").open(encoding="utf-8") as lines:
-        return next(lines).lstrip("# ").strip()
+        comment = " ".join(line.lstrip("# ").strip() for line in takewhile(lambda line: line.startswith("#"), lines))
+    return comment.partition(". ")[0].rstrip(".") + "."
 
 
 def find_config(source: str | Path) -> Path:

@@ -19,6 +19,8 @@ from segdistill.models.weights.files import load_named, read_tensors
 from segdistill.runtime import Predictor
 
 CARD_KEY = "segdistill"
+FORMAT = 2
+"""Of the card. In format 1 `width` was the channels of the head, which are `head_width` since."""
 
 
 def save_student(path: str | Path, network: nn.Module, card: Mapping[str, Any]) -> None:
@@ -48,7 +50,7 @@ def make_card(
     """
     spec = getattr(network, "spec", None)
     return {
-        "format": 1,
+        "format": FORMAT,
         "segdistill": __version__,
         "network": None if spec is None else {k: False if k == "aux" else v for k, v in spec.items()},
         "input": "RGB, 0…1, (N,3,H,W); the network normalises by itself",
@@ -135,6 +137,14 @@ def read_student(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _current(card: Mapping[str, Any]) -> dict[str, Any]:
+    """A card's arguments of `build_model`, under the names that they have today."""
+    options = dict(card["network"])
+    if card.get("format", 1) < 2 and "width" in options and ":" not in str(options["name"]):  # else another's option
+        options["head_width"] = options.pop("width")
+    return options
+
+
 def load_student(path: str | Path, network: nn.Module | None = None, *, allow_code: bool | None = None) -> nn.Module:
     """Load a trained student, ready to use: RGB images in 0…1 (N,3,H,W) → logits (N,C,H,W).
 
@@ -157,7 +167,7 @@ def load_student(path: str | Path, network: nn.Module | None = None, *, allow_co
     if network is None:
         if card["network"] is None:
             raise ValueError(f"{path} was trained from a network of your own; pass it: load_student(path, network)")
-        options = dict(card["network"])
+        options = _current(card)
         name = str(options.pop("name"))
         if allow_code is None:
             allow_code = os.environ.get("SEGDISTILL_ALLOW_CODE", "0") not in ("", "0")

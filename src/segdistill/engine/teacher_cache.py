@@ -29,7 +29,7 @@ FACTS = "cache.json"
 """What a cache was filled with."""
 
 NOT_SEEN = (
-    *("data.root", "data.unlabelled", "data.batch_size", "data.eval_batch_size"),
+    *("data.root", "data.unlabelled", "data.batch_size", "data.eval_batch_size", "data.packed"),
     *("teacher.taps", "teacher.classifier", "teacher.weights_key", *sorted(TEACHER_PATHS)),
 )
 """Settings that change nothing of what a cache holds, or are told otherwise: images and weights by what they are."""
@@ -138,7 +138,7 @@ def _facts(training: "Training", store: TapStore) -> dict[str, Any]:
     """All that a cache depends on."""
     config, teacher = training.config, training.teacher
     assert teacher is not None
-    seen = {"train.seed", "train.precision"}
+    seen = {"train.precision"}
     settings = {
         key: value
         for key, value in fixed_settings(config).items()
@@ -191,7 +191,8 @@ def fill(training: "Training", store: TapStore) -> None:
         raise ValueError(f"teacher.cache: {store.folder} lacks views and cannot be written to; name another folder")
     addresses = [store.addresses(group) for group in mine]
     workers = data.workers if mine else 0
-    batches = view_loader(_datasets(training), training.transform, addresses, seed=cfg.seed, workers=workers)
+    datasets = _datasets(training)
+    batches = view_loader(datasets, training.transform, addresses, workers=workers, device=run.device)
     for number, (group, (images, _)) in enumerate(zip(mine, batches, strict=True), start=1):
         if run.stopped:
             break

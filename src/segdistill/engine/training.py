@@ -134,15 +134,7 @@ class Training:
     @property
     def transform(self) -> TrainTransform:
         """How training images are augmented."""
-        data = self.config.data
-        return TrainTransform(
-            crop=data.crop,
-            scale=data.scale,
-            flip=data.flip,
-            photometric=data.photometric,
-            size=data.resize,
-            fill=getattr(self.network, "mean", (0.485, 0.456, 0.406)),
-        )
+        return build.build_transform(self.config.data, getattr(self.network, "mean", None))
 
     def fill_cache(self) -> None:
         """With `teacher.cache`: see to it that every view's taps are on the disk; the teacher leaves the device.
@@ -175,6 +167,7 @@ class Training:
             world=run.world,
             unlabelled=self.unlabelled,
             unlabelled_batch=data.unlabelled.batch_size if data.unlabelled is not None else 0,
+            device=run.device,
             views=section.cache_views if self.cached and section is not None else None,
             recall=None if self.cache is None else self.cache.read,
         )
@@ -263,9 +256,16 @@ class Training:
 
     def _evaluate(self, network: nn.Module, dataset: SegmentationDataset, run: Runtime) -> dict[str, Any]:
         data = self.config.data
-        return evaluate(
-            network, dataset, size=data.resize, batch_size=data.eval_batch_size, workers=data.workers, run=run
+        result = evaluate(
+            network,
+            dataset,
+            protocol=self.config.eval.build(),
+            size=data.resize,
+            batch_size=data.eval_batch_size,
+            workers=data.workers,
+            run=run,
         )
+        return {**result, "protocol": self.config.eval.describe()}
 
     def validate(self) -> None:
         """Evaluate on the validation split; the best student so far becomes `student.safetensors`."""
@@ -291,7 +291,8 @@ class Training:
             miou=result["miou"],
             step=self.done,
             data=self.config.data.name,
-            size=self.config.data.resize,
+            size=self.config.data.size,
+            protocol=self.config.eval.describe(),
             image_range=getattr(self.train_set, "image_range", None),
             method=self.config.method_names,
         )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from segdistill._printing import first_line
+from segdistill.deploy.graph import Interface, to_onnx
 from segdistill.engine.runtime import environment, pick_device, synchronize
 from segdistill.engine.student import load_student
 from segdistill.measure.method_costs import method_costs
@@ -203,10 +204,9 @@ class OnnxNetwork:
             raise ValueError(f"this ONNX Runtime does not run on {image.device.type}; leave out --onnx")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        interface = Interface((image.shape[-2], image.shape[-1]), output="logits")
         try:
-            program = torch.onnx.export(network, (image,), dynamo=True, verbose=False)
-            assert program is not None
-            model = program.model_proto.SerializeToString()
+            model = to_onnx(network, interface).SerializeToString()
             self.session = onnxruntime.InferenceSession(model, options, providers=[provider])
         except Exception as error:
             told = first_line(error)

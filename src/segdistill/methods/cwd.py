@@ -1,5 +1,6 @@
 """CWD: channel-wise distillation of where each channel looks (Shu et al., ICCV 2021)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,7 +11,7 @@ from segdistill.taps import Taps
 
 
 @full_precision
-def channel_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
+def channel_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, valid: Tensor | None = None) -> Tensor:
     """Kullback-Leibler divergence of each channel's distribution over positions, KL(teacher‖student)·τ².
 
     A channel becomes a distribution by a softmax over its H·W positions; summed over positions, mean over N and C.
@@ -19,6 +20,8 @@ def channel_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) ->
         student: map (N,C,H,W), logits or features.
         teacher: map (N,C,H,W), detached here.
         temperature: τ; both maps are divided by it before the softmax.
+        valid: (N,H,W) bool, the positions that count (default: all, as in the paper); the softmax is over them, and an
+            image without any is left out. None valid: 0, with a graph.
 
     Raises:
         ValueError: if the shapes differ.
@@ -32,9 +35,16 @@ def channel_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) ->
     0.1201
     """
     check_maps(student, teacher)
-    log_student = F.log_softmax(student.flatten(2) / temperature, dim=2)
-    log_teacher = F.log_softmax(teacher.detach().flatten(2) / temperature, dim=2)
-    return kl_terms(log_teacher, log_student).sum(2).mean() * temperature**2
+    own, other = (x.flatten(2) / temperature for x in (student, teacher.detach()))
+    if valid is None:
+        return kl_terms(F.log_softmax(other, dim=2), F.log_softmax(own, dim=2)).sum(2).mean() * temperature**2
+    if valid.shape != (student.shape[0], *student.shape[2:]):
+        raise ValueError(f"valid: expected {(student.shape[0], *student.shape[2:])}, got {tuple(valid.shape)}")
+    inside = valid.flatten(1)[:, None]
+    lowest = torch.finfo(own.dtype).min
+    own, other = (F.log_softmax(x.where(inside, lowest), dim=2).where(inside, 0) for x in (own, other))
+    images = inside.any(2).sum().clamp(min=1) * student.shape[1]
+    return kl_terms(other, own).sum() / images * temperature**2
 
 
 class ChannelWise(Method):

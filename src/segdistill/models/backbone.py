@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill._options import closest
+from segdistill.models.scaling import backbone_maker, check_scale
 from segdistill.models.weights.files import load_backbone_weights
 
 MEAN = (0.485, 0.456, 0.406)
@@ -24,12 +25,13 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet18_v1c": ("resnet18", {"stem_type": "deep", "stem_width": 32}),
     "resnet50_v1c": ("resnet50", {"stem_type": "deep", "stem_width": 32}),
     "resnet101_v1c": ("resnet101", {"stem_type": "deep", "stem_width": 32}),
-    "resnet18_half": ("resnet18", {"channels": (32, 64, 128, 256)}),
-    "resnet18_quarter": ("resnet18", {"channels": (16, 32, 64, 128)}),
     "mobilenetv2": ("mobilenetv2_100", {}),
     "mobilenetv2_plus": ("mobilenetv2_100", {}),
 }
 """Backbones that timm has no such name for: name → (timm's name, arguments)."""
+
+NARROW = {"resnet18_half": ("resnet18", 0.5), "resnet18_quarter": ("resnet18", 0.25)}
+"""Other names of backbones of another width: name → (the backbone, its width)."""
 
 
 class Stages(nn.Module):
@@ -53,24 +55,48 @@ class Backbone(Stages):
     """A timm network without its classifier: images (N,3,H,W) → its last four feature maps, shallow to deep.
 
     Args:
-        name: a timm name, or one of `OURS`.
+        name: a timm name, or one of `OURS` or `NARROW`.
         output_stride: stride of the deepest map (8, 16 or 32); later stages are dilated instead.
         pretrained: True asks timm's hub; a string is a file, or `pip:DISTRIBUTION` for weights in an installed package.
+        width: multiplies channels, as in `segdistill.models.scaling`.
+        depth: multiplies the blocks of each stage, likewise.
 
     Raises:
-        ValueError: on an unknown name, or a network that has no four maps at that stride.
+        ValueError: on an unknown name, a network that has no four maps at that stride or cannot be scaled, or a scaled
+            one that is to fetch weights.
     """
 
-    def __init__(self, name: str, *, output_stride: int = 8, pretrained: bool | str = False):
-        timm_name, arguments = OURS.get(name, (name, {}))
+    def __init__(
+        self,
+        name: str,
+        *,
+        output_stride: int = 8,
+        pretrained: bool | str = False,
+        width: float = 1.0,
+        depth: float = 1.0,
+    ):
+        check_scale(width, depth)
+        whole, narrow = NARROW.get(name, (name, 1.0))
+        width *= narrow
+        timm_name, arguments = OURS.get(whole, (whole, {}))
         if not timm.is_model(timm_name):
-            raise ValueError(f"no backbone {name!r}{closest(name, [*timm.list_models(), *OURS])}")
+            raise ValueError(f"no backbone {name!r}{closest(name, [*timm.list_models(), *OURS, *NARROW])}")
+        if pretrained is True and (width, depth) != (1, 1):
+            raise ValueError(
+                f"pretrained: nobody publishes weights of {whole} with width {width:g} and depth {depth:g}; leave "
+                "pretrained out, or give a file of that very network"
+            )
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride: expected 8, 16 or 32, got {output_stride}")
         try:
-            body: Any = timm.create_model(timm_name, features_only=True, output_stride=output_stride, **arguments)
-        except (TypeError, NotImplementedError, RuntimeError) as error:
-            raise ValueError(f"backbone {name} cannot be built with output_stride={output_stride}: {error}") from error
+            make = backbone_maker(timm_name, arguments, width, depth)
+            body: Any = make(features_only=True, output_stride=output_stride)
+        except (TypeError, NotImplementedError, RuntimeError, AssertionError) as error:
+            scale = "" if (width, depth) == (1, 1) else f", width={width:g}, depth={depth:g}"
+            told = str(error) or "timm does not take these numbers; try others"
+            raise ValueError(
+                f"backbone {name} cannot be built with output_stride={output_stride}{scale}: {told}"
+            ) from error
         info = body.feature_info
         if len(info.channels()) < 4 or info.reduction()[-1] != output_stride:
             raise ValueError(
@@ -78,9 +104,9 @@ class Backbone(Stages):
                 "try another output_stride or backbone"
             )
         super().__init__(info.channels()[-4:], body.default_cfg["mean"], body.default_cfg["std"])
-        self.body: nn.Module = body
+        self.body: Any = body
         if pretrained:
-            load_backbone_weights(self.body, timm_name, arguments, pretrained)
+            load_backbone_weights(self.body, timm_name, make, pretrained)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Feature maps of four stages.
@@ -144,11 +170,17 @@ class MobileNetV2Plus(Backbone):
     Args:
         output_stride: stride of the deepest map (8, 16 or 32); 8 in LightNet.
         pretrained: as in `Backbone`, of timm's mobilenetv2_100.
+        width: multiplies channels.
+        depth: multiplies the blocks of each stage.
     """
 
-    def __init__(self, *, output_stride: int = 8, pretrained: bool | str = False):
-        super().__init__("mobilenetv2_plus", output_stride=output_stride, pretrained=pretrained)
-        self.channels = [24 + 16, 32, 96, 16 + 24 + 32 + 64 + 96 + 160 + 320]
+    def __init__(
+        self, *, output_stride: int = 8, pretrained: bool | str = False, width: float = 1.0, depth: float = 1.0
+    ):
+        scale = {"width": width, "depth": depth}
+        super().__init__("mobilenetv2_plus", output_stride=output_stride, pretrained=pretrained, **scale)
+        stages = [_out_channels(stage) for stage in self.body.blocks]  # 16, 24, 32, 64, 96, 160, 320
+        self.channels = [stages[1] + stages[0], stages[2], stages[4], sum(stages)]
         strides = [min(stride, output_stride) for stride in (2, 4, 8, 16, 16, 32, 32)]
         self.halvings = [(output_stride // stride).bit_length() - 1 for stride in strides]
         self.body = SevenStages(self.body)
@@ -168,6 +200,10 @@ class MobileNetV2Plus(Backbone):
         return self.low1(low1), self.low2(maps[2]), maps[4], self.excite(joined)
 
 
+def _out_channels(stage: nn.Module) -> int:
+    return [module.out_channels for module in stage.modules() if isinstance(module, nn.Conv2d)][-1]
+
+
 def _dilate(stage: nn.Module, dilation: int) -> None:
     """Set the dilation of a stage's depthwise convolutions that do not stride."""
     for module in stage.modules():
@@ -182,14 +218,23 @@ def _halved(x: Tensor, times: int) -> Tensor:
     return x
 
 
-def make_backbone(name: str, *, output_stride: int = 8, pretrained: bool | str = False) -> Backbone:
+def make_backbone(
+    name: str,
+    *,
+    output_stride: int = 8,
+    pretrained: bool | str = False,
+    width: float = 1.0,
+    depth: float = 1.0,
+) -> Backbone:
     """The backbone of a name.
 
     Args:
-        name: a timm name, or one of `OURS`.
+        name: a timm name, or one of `OURS` or `NARROW`.
         output_stride: stride of the deepest map.
         pretrained: True, False, a path, or `pip:DISTRIBUTION`.
+        width: multiplies channels.
+        depth: multiplies the blocks of each stage.
     """
     if name == "mobilenetv2_plus":
-        return MobileNetV2Plus(output_stride=output_stride, pretrained=pretrained)
-    return Backbone(name, output_stride=output_stride, pretrained=pretrained)
+        return MobileNetV2Plus(output_stride=output_stride, pretrained=pretrained, width=width, depth=depth)
+    return Backbone(name, output_stride=output_stride, pretrained=pretrained, width=width, depth=depth)

@@ -7,7 +7,7 @@ import pydantic
 from torch import nn
 
 from segdistill._options import closest
-from segdistill.models.backbone import OURS
+from segdistill.models.backbone import NARROW, OURS
 from segdistill.models.external import build_external, external_options, is_external
 from segdistill.models.families import FAMILIES, list_families
 from segdistill.models.forms import form_of
@@ -21,6 +21,7 @@ BACKBONES = (
     "resnet50",
     "resnet101",
     *OURS,
+    *NARROW,
     "efficientnet_b1",
     "mobilenetv2_100",
     "tf_efficientnet_lite0",
@@ -97,7 +98,8 @@ def build_model(
             `cirkd`, `torchvision`, `espnet`.
         align_corners: whether logits, and maps in the decoder of a network of ours, are resized with aligned corners;
             left out, as its source does, else not.
-        **options: of the family: `aux`, `pretrained`, `output_stride`, `width`, `dropout`; or of the library.
+        **options: of the family: `aux`, `pretrained`, `output_stride`, `width`, `depth`, `head_width`, `dropout`;
+                or of the library.
 
     Returns:
         A network that takes RGB images in 0…1, (N,3,H,W), and gives logits (N,C,H,W). It says where its taps are

@@ -18,7 +18,7 @@ from segdistill.models import build_model, model_options, split_name
 from segdistill.models.external import is_external
 from segdistill.models.forms import SOURCES, form_of
 from segdistill.models.weights.files import load_named, read_source
-from segdistill.models.weights.renames import RENAMES, SIGNS
+from segdistill.models.weights.renames import RENAMES, SIGNS, renamed
 from segdistill.models.weights.state_dicts import Tensors, fitting, unwrapped
 
 
@@ -53,14 +53,7 @@ def convert(tensors: Mapping[str, Tensor], source: str, family: str) -> Tensors:
         raise ValueError(
             f"source {source} is known for {there}, not {family}; for a network of its own use its library"
         )
-    renamed = {}
-    for name, tensor in tensors.items():
-        for theirs, ours in RENAMES[source][family]:
-            if re.match(theirs, name):
-                name = re.sub(theirs, ours, name, count=1)
-                break
-        renamed[name] = tensor
-    return _REORDER.get((source, family), dict)(renamed)
+    return _REORDER.get((source, family), dict)(renamed(tensors, RENAMES[source][family]))
 
 
 def _skd(tensors: Tensors) -> Tensors:
@@ -113,7 +106,9 @@ def _seen_options(
     tensors: Tensors, family: str, source: str, options: Mapping[str, Any], known: set[str]
 ) -> dict[str, Any]:
     """Options of a family that the shapes tell, where they are not given."""
-    places = {"width": ("classifier.weight", 1), "aux_width": ("aux.2.weight", 1), "fuse_kernel": (_ASPP_FUSE, -1)}
+    places = {"fuse_kernel": (_ASPP_FUSE, -1)}
+    if options.get("width") in (None, 1):  # otherwise they are multiplied
+        places |= {"head_width": ("classifier.weight", 1), "aux_width": ("aux.2.weight", 1)}
     found: dict[str, Any] = {
         option: tensors[name].shape[place] for option, (name, place) in places.items() if name in tensors
     }
@@ -187,6 +182,8 @@ def load_weights(
         if source is None:
             say(f"{path}: taken as {form_of(found, num_classes).what}; source: segdistill says otherwise")
     told = {key: value for key, value in options.items() if value is not None}
+    if told.get("pretrained"):  # the file has all tensors: a first start would be fetched only to be overwritten
+        told["pretrained"] = False
     network = build_model(name, num_classes=num_classes, **{**(facts or {}), **told})
     if is_external(name):
         tensors = _external(tensors, name, network.state_dict())

@@ -9,6 +9,7 @@ from segdistill.engine.run_folder import make_folder, stored_json, write_text
 from segdistill.report import curves, panels
 from segdistill.report.classes import Matrix, class_rows, improvement, largest_changes, stored_confusions
 from segdistill.report.figures import Album, Format, style
+from segdistill.report.formats import draw_formats, stored_formats
 from segdistill.report.gradients import gradients
 from segdistill.report.inference import Survey, survey
 from segdistill.report.page import Content, render
@@ -81,6 +82,8 @@ def write_report(
         content.classes = [panels.class_bars(album, study, content.rows, study.focus.label)]
         content.classes += panels.gains(album, content.rows)
     content.costs = [drawing for drawing in [panels.cost(album, study)] if drawing is not None]
+    measured = stored_formats(study.focus.first.folder)
+    content.costs += [] if measured is None else [draw_formats(album, measured)]
     page = folder / PAGE
     write_text(page, render(content))
     return page

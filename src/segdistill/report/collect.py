@@ -20,6 +20,15 @@ COSTS = ("lr", "grad_norm", "images_per_s", "data_wait", "memory_mb")
 SHOWN = ("val_", "analysis_", "gradient_", "cosine_")
 """Beginnings of names of what a record holds beside loss terms and costs."""
 
+MAPPING, LIST, TEXT, WHOLE, TABLE = "a mapping", "a list", "a text", "a whole number", "rows of numbers"
+KINDS: dict[str, dict[str, str]] = {
+    CONFIG: {"data": MAPPING, "student": MAPPING, "teacher": MAPPING, "train": MAPPING},
+    SUMMARY: {"iou": MAPPING, "steps": WHOLE, "best_step": WHOLE, "student": TEXT, "flops_size": LIST},
+    ENVIRONMENT: {"versions": MAPPING, "gpus": LIST},
+    "eval": {"iou": MAPPING, "confusion": TABLE},
+}
+"""What a report takes apart in the files of a run, and what it has to be; single figures may be anything."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -203,17 +212,38 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     evaluations = {}
     for file in sorted(folder.glob("eval_*.json")):
-        evaluations[file.stem.removeprefix("eval_")] = stored_json(file)
+        evaluations[file.stem.removeprefix("eval_")] = _of_kind(file, stored_json(file), "eval")
     records = read_records(folder / METRICS)
     return Run(
         folder,
-        read_config(folder) if (folder / CONFIG).is_file() else {},
-        stored_json(folder / SUMMARY),
+        _of_kind(folder / CONFIG, read_config(folder), CONFIG) if (folder / CONFIG).is_file() else {},
+        _of_kind(folder / SUMMARY, stored_json(folder / SUMMARY), SUMMARY),
         [record for record in records if "loss" in record],
         [record for record in records if "val_miou" in record],
         evaluations,
-        stored_json(folder / ENVIRONMENT),
+        _of_kind(folder / ENVIRONMENT, stored_json(folder / ENVIRONMENT), ENVIRONMENT),
     )
+
+
+def _of_kind(file: Path, values: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a file holds, if all that is taken apart later is of the kind that it has to be."""
+    for key, kind in KINDS[name].items():
+        value = values.get(key)
+        if value is not None and not _is(value, kind):
+            found = f"{key} is {value!r:.80}, expected {kind}"
+            raise ValueError(f"{file}: {found}; put a copy of the file back, or run what wrote it again")
+    return values
+
+
+def _is(value: Any, kind: str) -> bool:
+    if kind == TABLE:
+        rows = value if isinstance(value, list) else [None]
+        lengths = {
+            len(row) if isinstance(row, list) and all(number(n) is not None for n in row) else -1 for row in rows
+        }
+        return len(lengths - {-1}) == len(lengths) < 2
+    types = {MAPPING: Mapping, LIST: list, TEXT: str, WHOLE: int}
+    return isinstance(value, types[kind]) and not isinstance(value, bool)
 
 
 def shared_classes(runs: Sequence[Run]) -> list[str]:

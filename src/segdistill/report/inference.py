@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from segdistill._types import Size
 from segdistill.data import SegmentationDataset
@@ -16,6 +16,7 @@ from segdistill.data.transforms import EvalTransform
 from segdistill.engine.build import build_split
 from segdistill.engine.config import load_config
 from segdistill.engine.distiller import evaluating
+from segdistill.engine.protocol import PLAIN, Protocol, infer_ids
 from segdistill.engine.runtime import Runtime, runtime
 from segdistill.engine.student import load_student, read_card
 from segdistill.metrics import class_iou, confusion_matrix, image_counts
@@ -23,7 +24,7 @@ from segdistill.report.classes import Matrix
 from segdistill.report.collect import has_student
 from segdistill.report.prototypes import ClassDistances, Prototypes
 from segdistill.report.study import Group, Study
-from segdistill.taps import Tapped, match_maps, resize_logits
+from segdistill.taps import Tapped, match_maps
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Survey:
     size: Size | None
     networks: dict[str, Tapped]
     run: Runtime
+    protocol: Protocol = PLAIN
     confusion: dict[str, Matrix] = field(default_factory=dict)
     """(C,C) counts, truth along rows."""
     by_image: dict[str, Matrix] = field(default_factory=dict)
@@ -50,7 +52,7 @@ class Survey:
         image, target = EvalTransform(size=self.size)(*self.dataset[index])
         with torch.no_grad():
             found = {
-                name: _classes(self._run(net, image[None])["output"], target, net.align_corners)
+                name: infer_ids(net.network, image[None].to(self.run.device), self.protocol)
                 for name, net in self._each()
             }
         return image, target, {name: ids[0].cpu() for name, ids in found.items()}
@@ -58,8 +60,36 @@ class Survey:
     def _each(self) -> Iterator[tuple[str, Tapped]]:
         yield from self.networks.items()
 
-    def _run(self, network: Tapped, images: Tensor, names: frozenset[str] = frozenset()) -> dict[str, Tensor]:
-        return network(images.to(self.run.device), names)  # type: ignore[no-any-return]
+    def look(
+        self, network: Tapped, images: Tensor, names: frozenset[str], wanted: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """A network's classes of images (N,H,W) under the protocol, and its taps of the whole images.
+
+        Args:
+            network: one of `networks`.
+            images: (N,3,H,W).
+            names: of the taps.
+            wanted: whether taps are wanted; the protocol may make them cost a second pass.
+        """
+        images, watched = images.to(self.run.device), _Watched(network, names)
+        ids = infer_ids(watched, images, self.protocol)
+        if wanted and not self.protocol.sees_once:
+            watched(images)
+        return ids, watched.taps
+
+
+class _Watched(nn.Module):
+    """A tapped network that gives its output, as any other does, and remembers its taps."""
+
+    def __init__(self, network: Tapped, names: frozenset[str]):
+        super().__init__()
+        self.network, self.names = network, names
+        self.align_corners = network.align_corners
+        self.taps: dict[str, Tensor] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.taps = self.network(images, self.names)
+        return self.taps["output"]
 
 
 @contextmanager
@@ -75,7 +105,8 @@ def survey(study: Study, device: str = "auto", say: Callable[[str], object] = pr
         ValueError: if data or weights are not there.
     """
     focus = study.focus.first
-    data = load_config(focus.folder).data
+    config = load_config(focus.folder)
+    data = config.data
     dataset = build_split(data, "val")
     with ExitStack() as stack:
         run = stack.enter_context(runtime(device))
@@ -90,7 +121,7 @@ def survey(study: Study, device: str = "auto", say: Callable[[str], object] = pr
                 raise ValueError(f"{name} has other classes than the data: {', '.join(classes)}")
             stack.enter_context(evaluating(network))
         say(f"{len(dataset)} images through {', '.join(networks)}")
-        found = Survey(dataset, data.resize, networks, run)
+        found = Survey(dataset, data.resize, networks, run, config.eval.build())
         teacher = study.teacher.label if study.teacher else ""
         _look(found, data.workers, teacher if teacher in networks else None)
         yield found
@@ -112,9 +143,9 @@ def _look(found: Survey, workers: int, teacher: str | None) -> None:
     with torch.no_grad():
         for index, (images, target) in enumerate(eval_loader(found.dataset, workers=workers, size=found.size)):
             target = target.to(run.device)
-            taps = {name: found._run(network, images, tapped[name]) for name, network in found.networks.items()}
-            for name, seen in taps.items():
-                ids = _classes(seen["output"], target, found.networks[name].align_corners)
+            taps: dict[str, dict[str, Tensor]] = {}
+            for name, network in found.networks.items():
+                ids, taps[name] = found.look(network, images, tapped[name], bool(prototypes))
                 counts[name].update(ids, target)
                 rows[name].append(_image_iou(ids, target, classes))
             for (name, space), gathered in prototypes.items():
@@ -134,10 +165,6 @@ def _load(group: Group, study: Study) -> Tapped:
         section = load_config(study.focus.first.folder).teacher if study.focus.first.teacher else section
     taps, classifier = (section.taps, section.classifier) if section else (None, None)
     return Tapped(load_student(run.folder), taps, classifier).requires_grad_(False)
-
-
-def _classes(logits: Tensor, target: Tensor, aligned: bool) -> Tensor:
-    return resize_logits(logits, (target.shape[-2], target.shape[-1]), aligned).argmax(1)
 
 
 def _image_iou(ids: Tensor, target: Tensor, classes: int) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from segdistill._version import __version__
 from segdistill.comparison.table import COSTS, TEXTS, Comparison, cells, notes
+from segdistill.engine.presets import in_words
 from segdistill.report.classes import ClassRow, gain_table
 from segdistill.report.collect import SCORES, Run, Spread
 from segdistill.report.curves import LINES
@@ -68,6 +69,7 @@ def render(content: Content) -> str:
         focus=focus,
         baseline=baseline,
         size=(focus.runs[0].config.get("data") or {}).get("size"),
+        protocol=_protocol(focus.runs[0]),
         tiles=tiles(study),
         means=LINES if sum(len(group.runs) for group in study.groups) > LINES else None,
         table=[_line(study, group) for group in study.everyone],
@@ -151,6 +153,12 @@ def _seeds(group: Group) -> str:
     if len(group.runs) == 1:
         return f"one run, seed {group.first.seed}" if group.first.seed is not None else "one run"
     return f"{len(group.runs)} runs"
+
+
+def _protocol(run: Run) -> str | None:
+    """How the run's networks were evaluated, in words; None of a run that does not say."""
+    section = run.config.get("eval")
+    return in_words({**section, "name": section.get("protocol")}) if isinstance(section, dict) else None
 
 
 def _line(study: Study, group: Group) -> dict[str, Any]:

@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from segdistill.data.classes import Classes, read_classes, read_colour
-from segdistill.data.dataset import check_split, distinct_colours
+from segdistill.data.classes import Classes
+from segdistill.data.dataset import check_split
 from segdistill.data.files import Array, Bytes, check_range, read_mask
+from segdistill.data.labels import Ignored, LabelRule
 from segdistill.data.layouts import AUTO, Endings, Layout, detect_layout, find_pairs
-from segdistill.data.pairs import FileDataset, check_ids, colours_to_ids
+from segdistill.data.pairs import FileDataset
 from segdistill.data.splits import choose_fraction, choose_listed, find_lists, find_splits, split_of
 from segdistill.data.walk import check_folder, folders_in
 from segdistill.functional import IGNORE
@@ -72,7 +71,7 @@ class Folder(FileDataset):
         image_suffix: str | None = None,
         mask_suffix: str | None = None,
         splits: dict[Split, str] | None = None,
-        ignore: list[int | str | list[int]] | int = IGNORE,
+        ignore: Ignored = IGNORE,
         values: dict[int, int] | None = None,
         reduce_zero_label: bool = False,
         by_colour: bool | None = None,
@@ -84,66 +83,30 @@ class Folder(FileDataset):
     ):
         check_split(split)
         check_range(image_range, "data.image_range")
-        self.image_range, self.max_pixels, self.reduce_zero_label = image_range, max_pixels, reduce_zero_label
+        self.image_range, self.max_pixels = image_range, max_pixels
         folder = Path(root).expanduser()
         check_folder(folder, "set data.root")
         endings = None if image_suffix is None and mask_suffix is None else (image_suffix or "", mask_suffix or "")
         layout = detect_layout(folder, Layout(images, masks, endings), (splits or {}).values())
         if classes is None and masks is not None:
             raise ValueError("folder: no classes; set data.classes to their names, or to a file that lists them")
-        names, colours = ([], []) if classes is None else read_classes(classes, folder)
-        if len(names) == 1 and masks is not None:
-            raise ValueError(f"data.classes: only {names[0]!r}, which every pixel would be; add a background class, as "
-                             f"in [background, {names[0]}]")  # fmt: skip
-        self.classes = names
-        self.palette = colours or distinct_colours(len(names))
-        ignored = [ignore] if isinstance(ignore, int) else ignore
-        self.has_colours = bool(colours)
-        self.by_colour = self.has_colours if by_colour is None else by_colour
-        self.ids = {colour: index for index, colour in reversed(list(enumerate(colours)))}
-        self.ids |= {read_colour(value, "ignore"): IGNORE for value in ignored if not isinstance(value, int)}
-        self.values = {value: IGNORE for value in ignored if isinstance(value, int)} | (values or {})
+        self.rule = LabelRule(
+            classes, folder, ignore=ignore, values=values, reduce_zero_label=reduce_zero_label, by_colour=by_colour
+        )
+        if masks is not None:
+            self.rule.check_several()
+        self.classes, self.palette = self.rule.classes, self.rule.palette
         fractions = (0.0, 0.0) if masks is None else (val_fraction, test_fraction)
         files = _choose(folder, split, layout, splits, fractions, split_seed)
         super().__init__(files.images, None if masks is None else files.masks, files.expected)
 
     def read_mask(self, path: Path) -> Array:
         """The values of a mask file: ids, or colours if the classes have some."""
-        return read_mask(path, by_colour=self.by_colour, max_pixels=self.max_pixels)
+        return read_mask(path, by_colour=self.rule.by_colour, max_pixels=self.max_pixels)
 
     def read_ids(self, path: Path) -> Bytes:
         """The class ids of a mask of ids or of colours."""
-        values = self.read_mask(path)
-        if values.ndim == 3:
-            if self.reduce_zero_label:
-                raise ValueError(f"{path}: a mask of colours, but reduce_zero_label is about ids; remove it")
-            if not self.has_colours:
-                raise ValueError(
-                    f"{path}: a mask of colours, but the classes have none; give each a colour in data.classes "
-                    "({road: [128, 64, 128], …}), or save class ids as an 8-bit PNG of one channel"
-                )
-            hint = (
-                "add it to data.classes or data.ignore, or, if the mask's palette indices are ids, set by_colour: false"
-            )
-            return colours_to_ids(values.astype(np.uint8), self.ids, path, hint)
-        mapped = values.astype(np.int64)
-        if self.reduce_zero_label:
-            kept = (mapped == IGNORE) | (mapped == IGNORE + 1)  # the latter is no class, and must not become void
-            mapped = np.where(mapped == 0, IGNORE, np.where(kept, mapped, mapped - 1))
-        for value, index in self.values.items():
-            mapped[values == value] = index
-        return check_ids(mapped, len(self.classes), path, self._hint(set(np.unique(mapped).tolist())))
-
-    def _hint(self, values: set[int]) -> str:
-        count = len(self.classes)
-        bad = values - set(range(count)) - {IGNORE}
-        if bad == {count}:
-            return f"if {count} means void, set ignore: [{count}]; if ids count from 1, set reduce_zero_label: true"
-        if values <= {0, 127, 128, 255, 254, 1} and bad:
-            return "grey levels rather than ids? map them, for instance values: {0: 0, 255: 1}"
-        return (
-            "map them with data.values, drop them with data.ignore, or give colours in data.classes for a palette mask"
-        )
+        return self.rule.ids(self.read_mask(path), path)
 
 
 @dataclass(frozen=True)

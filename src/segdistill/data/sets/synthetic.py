@@ -83,12 +83,10 @@ class Synthetic(SegmentationDataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         if not 0 <= index < len(self):
             raise IndexError(f"synthetic: item {index} of {len(self)}")
-        if index in self._drawn:
-            return self._drawn[index]
-        item = self._draw(index)
+        item = self._drawn.get(index) or self._draw(index)
         if (len(self._drawn) + 1) * item[0].numel() < MEMORY:
             self._drawn[index] = item
-        return item
+        return item[0], item[1].long()
 
     def _draw(self, index: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])

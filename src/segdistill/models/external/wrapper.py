@@ -1,7 +1,8 @@
 """The wrapper that makes a network from elsewhere keep to the contract of ours."""
 
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from segdistill.models.normalisation import Normalisation
@@ -68,7 +69,9 @@ class External(nn.Module):
         """
         if self.square:
             height = width = round((height * width) ** 0.5)
-        height, width = (-(-max(side, self.minimum) // self.multiple) * self.multiple for side in (height, width))
+        # Negating twice would round up in fewer words, but ONNX's division truncates.
+        k, sides = self.multiple, (torch.sym_max(side, self.minimum) for side in (height, width))
+        height, width = (cast(int, (side + k - 1) // k * k) for side in sides)
         return height, width
 
     def forward(self, images: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.models.backbone import Stages, make_backbone
+from segdistill.models.scaling import scaled
 from segdistill.models.segmenter import BackboneSegmenter, conv_bn_relu
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
@@ -64,9 +65,9 @@ class ASPPHead(nn.Module):
         return self.fuse(self.aspp(deep))  # type: ignore[no-any-return]
 
 
-def head_width(backbone: Stages) -> int:
-    """Channels of a DeepLab head: 256 on wide backbones (ResNet-50/101), 128 on small ones, as CIRKD has them."""
-    return 256 if backbone.channels[3] >= 1024 else 128
+def usual_width(backbone: Stages, width: float) -> int:
+    """Channels of a DeepLab head at width 1: 256 on wide backbones (ResNet-50/101), 128 on small ones, as in CIRKD."""
+    return 256 if backbone.channels[3] >= 1024 * width else 128
 
 
 class DeepLabV3(BackboneSegmenter):
@@ -78,7 +79,9 @@ class DeepLabV3(BackboneSegmenter):
         aux: whether to add the auxiliary head.
         pretrained: ImageNet weights of the backbone: True, False, a path, or `pip:DISTRIBUTION`.
         output_stride: of the deepest map.
-        width: channels of the head; by default 256 on wide backbones (ResNet-50/101), 128 on small ones.
+        width: multiplies channels, of the backbone and of the heads.
+        depth: multiplies the blocks of each stage of the backbone.
+        head_width: channels of the head; by default 256 on wide backbones (ResNet-50/101), 128 on small ones.
         dropout: probability before the classifier.
     """
 
@@ -90,10 +93,12 @@ class DeepLabV3(BackboneSegmenter):
         aux: bool = False,
         pretrained: bool | str = False,
         output_stride: int = 8,
-        width: int | None = None,
+        width: float = 1.0,
+        depth: float = 1.0,
+        head_width: int | None = None,
         dropout: float = 0.1,
     ):
-        body = make_backbone(backbone, output_stride=output_stride, pretrained=pretrained)
-        width = head_width(body) if width is None else width
-        decoder = ASPPHead(body.channels[3], width, output_stride)
-        super().__init__(body, decoder, width, num_classes, aux=aux, dropout=dropout)
+        body = make_backbone(backbone, output_stride=output_stride, pretrained=pretrained, width=width, depth=depth)
+        channels = scaled(usual_width(body, width) if head_width is None else head_width, width)
+        decoder = ASPPHead(body.channels[3], channels, output_stride)
+        super().__init__(body, decoder, channels, num_classes, aux=aux, dropout=dropout)

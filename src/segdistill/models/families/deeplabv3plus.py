@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from segdistill.models.backbone import make_backbone
 from segdistill.models.families.deeplabv3 import ASPP
+from segdistill.models.scaling import scaled
 from segdistill.models.segmenter import BackboneSegmenter, conv_bn_relu, separable_conv
 
 OPENMMLAB = ("mobilenetv2", "mobilenetv2_100")
@@ -52,7 +53,8 @@ class EncoderDecoder(nn.Module):
 class DeepLabV3Plus(BackboneSegmenter):
     """DeepLabV3+: DeepLabV3 with a decoder at stride 4.
 
-    On `OPENMMLAB` backbones `output_stride`, `width`, `fuse_kernel` and `aux_width` are 8, 512, 3 and 256 by default.
+    On `OPENMMLAB` backbones `output_stride`, `head_width`, `fuse_kernel` and `aux_width` are 8, 512, 3 and 256 by
+    default.
 
     Args:
         backbone: a timm name or one of ours.
@@ -60,7 +62,9 @@ class DeepLabV3Plus(BackboneSegmenter):
         aux: whether to add the auxiliary head.
         pretrained: ImageNet weights of the backbone: True, False, a path, or `pip:DISTRIBUTION`.
         output_stride: of the deepest map; 16 by default.
-        width: channels of the head; 256 by default, as in the paper.
+        width: multiplies channels, of the backbone and of the heads.
+        depth: multiplies the blocks of each stage of the backbone.
+        head_width: channels of the head; 256 by default, as in the paper.
         fuse_kernel: of the convolution that joins the branches of ASPP; 1 by default, as in the paper.
         aux_width: channels of the auxiliary head; a quarter of the third map's by default.
         dropout: probability before the classifier.
@@ -74,16 +78,21 @@ class DeepLabV3Plus(BackboneSegmenter):
         aux: bool = False,
         pretrained: bool | str = False,
         output_stride: int | None = None,
-        width: int | None = None,
+        width: float = 1.0,
+        depth: float = 1.0,
+        head_width: int | None = None,
         fuse_kernel: int | None = None,
         aux_width: int | None = None,
         dropout: float = 0.1,
     ):
         openmmlab = backbone in OPENMMLAB
         output_stride = (8 if openmmlab else 16) if output_stride is None else output_stride
-        width = (512 if openmmlab else 256) if width is None else width
+        channels = scaled((512 if openmmlab else 256) if head_width is None else head_width, width)
         fuse_kernel = (3 if openmmlab else 1) if fuse_kernel is None else fuse_kernel
         aux_width = 256 if openmmlab and aux_width is None else aux_width
-        body = make_backbone(backbone, output_stride=output_stride, pretrained=pretrained)
-        decoder = EncoderDecoder(body.channels[0], body.channels[3], width, output_stride, fuse_kernel)
-        super().__init__(body, decoder, width, num_classes, aux=aux, aux_width=aux_width, dropout=dropout)
+        body = make_backbone(backbone, output_stride=output_stride, pretrained=pretrained, width=width, depth=depth)
+        aux_width = None if aux_width is None else scaled(aux_width, width)
+        decoder = EncoderDecoder(
+            body.channels[0], body.channels[3], channels, output_stride, fuse_kernel, low_width=scaled(48, width)
+        )
+        super().__init__(body, decoder, channels, num_classes, aux=aux, aux_width=aux_width, dropout=dropout)

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from segdistill.models.scaling import check_scale, scaled, shortened
 from segdistill.models.segmenter import Segmenter
 
 EPS = 1e-3
@@ -111,23 +112,27 @@ class Encoder(nn.Module):
         num_classes: C.
         p: ESP modules at stride 4.
         q: ESP modules at stride 8.
+        width: multiplies channels.
+        depth: multiplies p and q.
     """
 
-    def __init__(self, num_classes: int, p: int, q: int):
+    def __init__(self, num_classes: int, p: int, q: int, width: float = 1.0, depth: float = 1.0):
+        check_scale(width, depth)
         super().__init__()
-        self.level1 = ConvNormAct(3, 16, 3, 2)
+        one, two, three = self.channels = tuple(scaled(channels, width) for channels in (16, 64, 128))
+        self.level1 = ConvNormAct(3, one, 3, 2)
         self.sample = nn.AvgPool2d(3, stride=2, padding=1)
-        self.b1 = NormAct(16 + 3)
-        self.level2_0 = Down(16 + 3, 64)
-        self.level2 = nn.Sequential(*(ESP(64, 64) for _ in range(p)))
-        self.b2 = NormAct(64 + 64 + 3)
-        self.level3_0 = Down(64 + 64 + 3, 128)
-        self.level3 = nn.Sequential(*(ESP(128, 128) for _ in range(q)))
-        self.b3 = NormAct(128 + 128)
-        self.classifier = Conv(128 + 128, num_classes, 1)
+        self.b1 = NormAct(one + 3)
+        self.level2_0 = Down(one + 3, two)
+        self.level2 = nn.Sequential(*(ESP(two, two) for _ in range(shortened(p, depth))))
+        self.b2 = NormAct(two + two + 3)
+        self.level3_0 = Down(two + two + 3, three)
+        self.level3 = nn.Sequential(*(ESP(three, three) for _ in range(shortened(q, depth))))
+        self.b3 = NormAct(three + three)
+        self.classifier = Conv(three + three, num_classes, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps of 19 channels at stride 2 and 131 at stride 4, and logits at stride 8.
+        """Maps at stride 2 (19 channels at width 1) and at stride 4 (131), and logits at stride 8.
 
         Args:
             images: (N,3,H,W), normalised.
@@ -167,6 +172,8 @@ class ESPNet(Segmenter):
         num_classes: C.
         p: ESP modules at stride 4; 2 in the paper.
         q: ESP modules at stride 8; 8 in the paper's largest network.
+        width: multiplies channels, but those of the decoder, which are the classes'.
+        depth: multiplies p and q.
     """
 
     names: ClassVar[tuple[str, ...]] = ("espnet",)
@@ -178,14 +185,24 @@ class ESPNet(Segmenter):
     }
     classifier_path = None
 
-    def __init__(self, name: str = "espnet", *, num_classes: int, p: int = 2, q: int = 8):
+    def __init__(
+        self,
+        name: str = "espnet",
+        *,
+        num_classes: int,
+        p: int = 2,
+        q: int = 8,
+        width: float = 1.0,
+        depth: float = 1.0,
+    ):
         check_depth(p, q)
         super().__init__(num_classes)
         c = max(num_classes, len(DILATIONS))  # the decoder's ESP module gives each dilation a channel at least
-        self.encoder = Encoder(c, p, q)
-        self.level3_C = Conv(64 + 64 + 3, c, 1)
+        self.encoder = Encoder(c, p, q, width, depth)
+        one, two, _ = self.encoder.channels
+        self.level3_C = Conv(two + two + 3, c, 1)
         self.br = nn.BatchNorm2d(c, eps=EPS)
-        self.conv = ConvNormAct(16 + 3 + c, c, 3)
+        self.conv = ConvNormAct(one + 3 + c, c, 3)
         self.up_l3 = nn.Sequential(nn.ConvTranspose2d(c, c, 2, stride=2, bias=False))
         self.combine_l2_l3 = nn.Sequential(NormAct(2 * c), ESP(2 * c, c))
         self.up_l2 = nn.Sequential(nn.ConvTranspose2d(c, c, 2, stride=2, bias=False), NormAct(c))

@@ -17,6 +17,8 @@ class ESPNetC(Segmenter):
         num_classes: C.
         p: ESP modules at stride 4; 2 in the paper.
         q: ESP modules at stride 8; 8 in the paper's largest network.
+        width: multiplies channels.
+        depth: multiplies p and q.
     """
 
     names: ClassVar[tuple[str, ...]] = ("espnet_c",)
@@ -28,10 +30,19 @@ class ESPNetC(Segmenter):
     }
     classifier_path = "encoder.classifier.conv"
 
-    def __init__(self, name: str = "espnet_c", *, num_classes: int, p: int = 2, q: int = 8):
+    def __init__(
+        self,
+        name: str = "espnet_c",
+        *,
+        num_classes: int,
+        p: int = 2,
+        q: int = 8,
+        width: float = 1.0,
+        depth: float = 1.0,
+    ):
         check_depth(p, q)
         super().__init__(num_classes)
-        self.encoder = Encoder(num_classes, p, q)
+        self.encoder = Encoder(num_classes, p, q, width, depth)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits at the images' resolution."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.models.backbone import make_backbone
+from segdistill.models.scaling import scaled
 from segdistill.models.segmenter import BackboneSegmenter, conv_bn_relu
 
 
@@ -34,7 +35,9 @@ class FCN(BackboneSegmenter):
         aux: whether to add the auxiliary head.
         pretrained: ImageNet weights of the backbone: True, False, a path, or `pip:DISTRIBUTION`.
         output_stride: of the deepest map.
-        width: channels of the head; a quarter of the backbone's by default (512 on ResNet-101, 128 on ResNet-18).
+        width: multiplies channels, of the backbone and of the heads.
+        depth: multiplies the blocks of each stage of the backbone.
+        head_width: channels of the head; a quarter of the backbone's by default (512 on ResNet-101, 128 on ResNet-18).
         dropout: probability before the classifier.
     """
 
@@ -46,9 +49,11 @@ class FCN(BackboneSegmenter):
         aux: bool = False,
         pretrained: bool | str = False,
         output_stride: int = 8,
-        width: int | None = None,
+        width: float = 1.0,
+        depth: float = 1.0,
+        head_width: int | None = None,
         dropout: float = 0.1,
     ):
-        body = make_backbone(backbone, output_stride=output_stride, pretrained=pretrained)
-        width = body.channels[3] // 4 if width is None else width
-        super().__init__(body, FCNHead(body.channels[3], width), width, num_classes, aux=aux, dropout=dropout)
+        body = make_backbone(backbone, output_stride=output_stride, pretrained=pretrained, width=width, depth=depth)
+        channels = body.channels[3] // 4 if head_width is None else scaled(head_width, width)
+        super().__init__(body, FCNHead(body.channels[3], channels), channels, num_classes, aux=aux, dropout=dropout)

@@ -1,13 +1,16 @@
 """HRNet (Sun et al., CVPR 2019; Wang et al., TPAMI 2021) with its FCN head; layers are named as in its checkpoints."""
 
+from functools import partial
 from typing import ClassVar, NamedTuple
 
+import timm
 import torch
 import torch.nn.functional as F
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from segdistill.models.backbone import Stages
+from segdistill.models.scaling import check_scale, scaled, shortened
 from segdistill.models.segmenter import BackboneSegmenter, conv_bn_relu
 from segdistill.models.weights.files import load_backbone_weights
 
@@ -19,11 +22,23 @@ class Plan(NamedTuple):
     blocks: tuple[int, int, int, int]
     modules: tuple[int, int, int]
     timm_name: str
+    scale: float = 1.0
+    """Multiplies all channels."""
 
     @property
     def channels(self) -> list[int]:
         """Of the four branches, fine to coarse."""
-        return [self.width * 2**i for i in range(4)]
+        return [scaled(self.width * 2**i, self.scale) for i in range(4)]
+
+    def scaled(self, width: float, depth: float) -> "Plan":
+        """The same with other channels, and other numbers of residual blocks; modules, which exchange, stay.
+
+        Args:
+            width: multiplies channels.
+            depth: multiplies blocks.
+        """
+        one, two, three, four = (shortened(count, depth) for count in self.blocks)
+        return self._replace(blocks=(one, two, three, four), scale=width)
 
 
 SIZES = {
@@ -113,13 +128,15 @@ class Body(nn.Module):
     def __init__(self, size: Plan):
         super().__init__()
         channels = size.channels
-        self.conv1 = nn.Conv2d(3, 64, 3, 2, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.conv2 = nn.Conv2d(64, 64, 3, 2, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(64)
-        first = Bottleneck(64, 64, downsample=conv_bn(64, 256, 1, relu=False))
-        self.layer1 = nn.Sequential(first, *(Bottleneck(256, 64) for _ in range(size.blocks[0] - 1)))
-        self.transition1 = Transition([256], channels[:2])
+        stem = scaled(64, size.scale)
+        wide = 4 * stem
+        self.conv1 = nn.Conv2d(3, stem, 3, 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.conv2 = nn.Conv2d(stem, stem, 3, 2, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(stem)
+        first = Bottleneck(stem, stem, downsample=conv_bn(stem, wide, 1, relu=False))
+        self.layer1 = nn.Sequential(first, *(Bottleneck(wide, stem) for _ in range(size.blocks[0] - 1)))
+        self.transition1 = Transition([wide], channels[:2])
         self.stage2 = self._stage(size, 2)
         self.transition2 = Transition(channels[:2], channels[:3])
         self.stage3 = self._stage(size, 3)
@@ -150,7 +167,7 @@ class HighResolution(Stages):
     stride 4), and the coarse branch of the second (stride 8).
 
     Args:
-        size: one of `SIZES`.
+        size: one of `SIZES`, perhaps scaled.
         pretrained: True asks timm's hub; a string is a file, or `pip:DISTRIBUTION`.
     """
 
@@ -158,7 +175,7 @@ class HighResolution(Stages):
         super().__init__(size.channels)
         self.body = Body(size)
         if pretrained:
-            load_backbone_weights(self.body, size.timm_name, {}, pretrained)
+            load_backbone_weights(self.body, size.timm_name, partial(timm.create_model, size.timm_name), pretrained)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Branches after the last stage, fine to coarse.
@@ -200,12 +217,29 @@ class HRNet(BackboneSegmenter):
         name: one of `SIZES`.
         num_classes: C.
         pretrained: ImageNet weights: True, False, a path, or `pip:DISTRIBUTION`.
+        width: multiplies channels.
+        depth: multiplies the residual blocks of each branch.
         dropout: probability before the classifier; none in the papers.
+
+    Raises:
+        ValueError: if width or depth is no multiplier, or a scaled network is to have ImageNet weights.
     """
 
     names: ClassVar[tuple[str, ...]] = tuple(SIZES)
 
-    def __init__(self, name: str, *, num_classes: int, pretrained: bool | str = False, dropout: float = 0.0):
-        body = HighResolution(SIZES[name], pretrained=pretrained)
-        width = sum(body.channels)
-        super().__init__(body, HRNetHead(width), width, num_classes, dropout=dropout)
+    def __init__(
+        self,
+        name: str,
+        *,
+        num_classes: int,
+        pretrained: bool | str = False,
+        width: float = 1.0,
+        depth: float = 1.0,
+        dropout: float = 0.0,
+    ):
+        check_scale(width, depth)
+        if pretrained and (width, depth) != (1, 1):
+            raise ValueError(f"pretrained: ImageNet weights of {name} fit width 1 and depth 1 only; leave one out")
+        body = HighResolution(SIZES[name].scaled(width, depth), pretrained=pretrained)
+        channels = sum(body.channels)
+        super().__init__(body, HRNetHead(channels), channels, num_classes, dropout=dropout)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.models.backbone import Excitation, MobileNetV2Plus
+from segdistill.models.scaling import scaled
 from segdistill.models.segmenter import BackboneSegmenter
 
 
@@ -68,7 +69,9 @@ class LightNet(BackboneSegmenter):
         aux: whether to add an auxiliary head; LightNet has none.
         pretrained: ImageNet weights of the backbone: True, False, a path, or `pip:DISTRIBUTION`.
         output_stride: of the deepest map.
-        width: channels of ASPP.
+        width: multiplies channels, of the backbone and of the heads.
+        depth: multiplies the blocks of each stage of the backbone.
+        head_width: channels of ASPP.
         dropout: probability after ASPP.
     """
 
@@ -82,9 +85,12 @@ class LightNet(BackboneSegmenter):
         aux: bool = False,
         pretrained: bool | str = False,
         output_stride: int = 8,
-        width: int = 256,
+        width: float = 1.0,
+        depth: float = 1.0,
+        head_width: int = 256,
         dropout: float = 0.2,
     ):
-        body = MobileNetV2Plus(output_stride=output_stride, pretrained=pretrained)
-        decoder = LightHead(body.channels[0], body.channels[3], width, output_stride, dropout)
-        super().__init__(body, decoder, width + body.channels[0], num_classes, aux=aux, dropout=0.0)
+        body = MobileNetV2Plus(output_stride=output_stride, pretrained=pretrained, width=width, depth=depth)
+        channels = scaled(head_width, width)
+        decoder = LightHead(body.channels[0], body.channels[3], channels, output_stride, dropout)
+        super().__init__(body, decoder, channels + body.channels[0], num_classes, aux=aux, dropout=0.0)

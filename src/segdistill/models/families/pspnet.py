@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.models.backbone import make_backbone
+from segdistill.models.scaling import scaled
 from segdistill.models.segmenter import BackboneSegmenter, conv_bn_relu
 
 WIDTHS = {"resnet18_half": 128, "mobilenetv2_plus": 312}
@@ -48,7 +49,9 @@ class PSPNet(BackboneSegmenter):
         aux: whether to add the auxiliary head.
         pretrained: ImageNet weights of the backbone: True, False, a path, or `pip:DISTRIBUTION`.
         output_stride: of the deepest map; 8 in the paper.
-        width: channels of the head; a quarter of the backbone's by default (512 on ResNet-101, 128 on ResNet-18),
+        width: multiplies channels, of the backbone and of the heads.
+        depth: multiplies the blocks of each stage of the backbone.
+        head_width: channels of the head; a quarter of the backbone's by default (512 on ResNet-101, 128 on ResNet-18),
             but for `WIDTHS`.
         aux_width: channels of the auxiliary head; half the third map's by default, as in SKD's released networks
             (512 and 128). OpenMMLab's networks have a quarter: 256 on ResNet-50/101, 64 on ResNet-18.
@@ -63,12 +66,15 @@ class PSPNet(BackboneSegmenter):
         aux: bool = False,
         pretrained: bool | str = False,
         output_stride: int = 8,
-        width: int | None = None,
+        width: float = 1.0,
+        depth: float = 1.0,
+        head_width: int | None = None,
         aux_width: int | None = None,
         dropout: float = 0.1,
     ):
-        body = make_backbone(backbone, output_stride=output_stride, pretrained=pretrained)
-        width = WIDTHS.get(backbone, body.channels[3] // 4) if width is None else width
-        decoder = PyramidPooling(body.channels[3], width)
-        aux_width = body.channels[2] // 2 if aux_width is None else aux_width
-        super().__init__(body, decoder, width, num_classes, aux=aux, aux_width=aux_width, dropout=dropout)
+        body = make_backbone(backbone, output_stride=output_stride, pretrained=pretrained, width=width, depth=depth)
+        head_width = WIDTHS.get(backbone) if head_width is None else head_width
+        channels = body.channels[3] // 4 if head_width is None else scaled(head_width, width)
+        decoder = PyramidPooling(body.channels[3], channels)
+        aux_width = body.channels[2] // 2 if aux_width is None else scaled(aux_width, width)
+        super().__init__(body, decoder, channels, num_classes, aux=aux, aux_width=aux_width, dropout=dropout)

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segdistill._printing import first_line
-from segdistill.models.weights.state_dicts import choose_tensors, fitting, unwrapped
+from segdistill.models.weights.renames import IMAGENET_STEMS, renamed
+from segdistill.models.weights.state_dicts import Tensors, choose_tensors, fitting, unwrapped
 
 FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 """Environment variable by which torch refuses to unpickle, also for callers that ask for it."""
@@ -36,7 +36,8 @@ def read_tensors(path: Path, key: str | None = None, say: Callable[[str], Any] =
         ValueError: if the file is missing, is not such a file, or holds anything that would have to be unpickled.
     """
     if not path.is_file():
-        raise ValueError(f"no weights at {path}")
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise ValueError(f"no weights at {path}{where}; give the path of the file")
     if path.suffix == ".safetensors":
         if key is not None:
             raise ValueError(f"{path}: weights_key is for PyTorch files; a .safetensors file holds one state dict")
@@ -152,16 +153,17 @@ def installed_weights(distribution: str) -> Path:
     return Path(str(found[0].locate()))
 
 
-def load_backbone_weights(body: nn.Module, timm_name: str, arguments: dict[str, Any], source: bool | str) -> None:
+def load_backbone_weights(body: nn.Module, timm_name: str, make: Callable[..., nn.Module], source: bool | str) -> None:
     """Load ImageNet weights into a timm network that was built with `features_only`.
 
-    A file's tensors are taken by their names or, where it uses other names, by their order, provided that every single
-    shape agrees (as in ports of the same network). The ImageNet classifier is left out.
+    A file's tensors are taken by their names, those of a stem of three convolutions by SKD's, CIRKD's or OpenMMLab's
+    too; or, where it uses other names, by their order, provided that every single shape agrees (as in ports of the same
+    network). The ImageNet classifier is left out.
 
     Args:
         body: the network.
         timm_name: its name in timm.
-        arguments: with which it was built.
+        make: makes it whole, from further arguments of `timm.create_model`.
         source: True for timm's hub, a path, or `pip:DISTRIBUTION`.
 
     Raises:
@@ -169,7 +171,7 @@ def load_backbone_weights(body: nn.Module, timm_name: str, arguments: dict[str, 
     """
     if source is True:
         try:
-            fetched = timm.create_model(timm_name, pretrained=True, **arguments)
+            fetched = make(pretrained=True)
         except Exception as error:
             raise ValueError(
                 f"cannot fetch weights of {timm_name} from timm's hub ({first_line(error)}); "
@@ -177,13 +179,21 @@ def load_backbone_weights(body: nn.Module, timm_name: str, arguments: dict[str, 
             ) from error
         tensors = dict(fetched.state_dict())
     else:
-        full = timm.create_model(timm_name, **arguments).state_dict()
-        tensors = _by_name_or_order(fitting(unwrapped(read_source(str(source))), full), full, str(source))
+        full = make().state_dict()
+        readings = [reading for names in unwrapped(read_source(str(source))) for reading in _stems(names, full)]
+        tensors = _by_name_or_order(fitting(readings, full), full, str(source))
     wanted = body.state_dict()
     missing = sorted(name for name in set(wanted) - set(tensors) if not name.endswith(COUNTER))
     if missing:
         raise ValueError(f"weights for {timm_name} lack {len(missing)} of {len(wanted)} tensors, {missing[0]} first")
     body.load_state_dict({**wanted, **{name: tensors[name] for name in wanted if name in tensors}})
+
+
+def _stems(tensors: Tensors, full: Mapping[str, Tensor]) -> list[Tensors]:
+    """Tensors as they are named and, for a network with a stem of three convolutions, as others name that stem."""
+    if "conv1.6.weight" not in full:
+        return [tensors]
+    return [tensors, *(renamed(tensors, table) for table in IMAGENET_STEMS)]
 
 
 def _by_name_or_order(tensors: dict[str, Tensor], full: dict[str, Tensor], path: str) -> dict[str, Tensor]:

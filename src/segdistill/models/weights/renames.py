@@ -5,9 +5,25 @@ first that fits counts.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
 
 Renames = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+
+
+def renamed(tensors: Mapping[str, Tensor], table: Renames) -> dict[str, Tensor]:
+    """Tensors under the names that a table gives them; those that it does not know keep theirs.
+
+    Args:
+        tensors: name → tensor.
+        table: of renames.
+    """
+    result = {}
+    for name, tensor in tensors.items():
+        theirs, ours = next((pair for pair in table if re.match(pair[0], name)), (None, ""))
+        result[name if theirs is None else re.sub(theirs, ours, name, count=1)] = tensor
+    return result
 
 
 def block(theirs: str, ours: str, conv: str = "conv", norm: str = "bn") -> Renames:
@@ -34,6 +50,19 @@ def deep_stem(prefix: str) -> Renames:
         (rf"{prefix}(layer\d)\.", r"backbone.body.\1."),
     )
 
+
+IMAGENET_STEMS: tuple[Renames, ...] = (
+    (  # SKD's and CIRKD's
+        (r"conv([123])\.", lambda m: f"conv1.{3 * int(m[1]) - 3}."),
+        (r"bn([12])\.", lambda m: f"conv1.{3 * int(m[1]) - 2}."),
+        (r"bn3\.", r"bn1."),
+    ),
+    (  # OpenMMLab's ResNetV1c
+        (r"stem\.7\.", r"bn1."),
+        (r"stem\.", r"conv1."),
+    ),
+)
+"""Of ImageNet weights of residual networks that begin with three convolutions: to timm's names."""
 
 OPENMMLAB: Renames = (
     (r"backbone\.stem\.6\.", r"backbone.body.conv1.6."),

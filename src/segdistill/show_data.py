@@ -1,0 +1,151 @@
+"""What the commands on data sets print."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from segdistill import show
+
+
+@contextmanager
+def bytes_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A function that is told (bytes done, in all or None): a bar with rate and time left; elsewhere a line a tenth.
+
+    Args:
+        what: is fetched or unpacked.
+    """
+    if sys.stderr.isatty():
+        columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    tenth = 0
+
+    def line(done: int, total: int | None) -> None:
+        nonlocal tenth
+        if total and done * 10 // total > tenth:
+            tenth = done * 10 // total
+            print(f"{what}: {done / 1e6:.1f} of {total / 1e6:.1f} MB", file=sys.stderr, flush=True)
+
+    yield line
+
+
+def prepare(
+    console: Console, name: str, root: Path, *, mirror: str | None, keep_archives: bool, timeout: float
+) -> None:
+    """Print what happens while a data set is fetched."""
+    from segdistill.data.prepare import prepare_dataset
+
+    prepare_dataset(
+        name,
+        root,
+        mirror=mirror,
+        keep_archives=keep_archives,
+        timeout=timeout,
+        say=show.plain(console),
+        bar=bytes_progress,
+    )
+
+
+def check(
+    console: Console,
+    config: Path,
+    overrides: Sequence[str],
+    *,
+    workers: int | None,
+    json: Path | None,
+    sheet: Path | None,
+    records: Path | None,
+) -> bool:
+    """Print what `check_splits` finds, and write it; returns whether there are problems."""
+    from segdistill.engine.config import load_config
+
+    data = load_config(config, overrides).data
+    from segdistill.data.check import check_splits
+    from segdistill.engine.run_folder import explaining, write_atomically, write_json
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with explaining(records or Path()):
+        found = check_splits(
+            data.name,
+            data.options,
+            packed=data.packed,
+            workers=cores if workers is None else workers,
+            records=records,
+            progress=lambda split: show.progress(f"items of {split}"),
+        )
+    # What is wanted in files is there before anything is printed: a terminal that is gone costs nothing.
+    written = []
+    if json is not None:
+        splits = {s: {"missing": r} if isinstance(r, str) else r.figures() for s, r in found.items()}
+        write_json(json, {"data": data.name, "options": data.options, "packed": data.packed, "splits": splits})
+        written.append(f"written to {json}")
+    picture = None if sheet is None else _sheet(data.name, data.options, data.packed, found)
+    if sheet is not None and picture is not None:
+        write_atomically(sheet, lambda path: picture.save(path, format="PNG"))
+    if sheet is not None:
+        written.append(f"drawn in {sheet}" if picture else f"{sheet}: not drawn, as no image can be read")
+    bad = False
+    if data.packed is not None:
+        console.print(f"images of the pack {data.packed}", markup=False)
+    for split, report in found.items():
+        if isinstance(report, str):
+            console.print(f"{split}: {report}", style="yellow" if split == "test" else "red")
+            bad |= split != "test"
+            continue
+        console.print(split, style="bold")
+        for line in report.lines():
+            console.print(line)
+        bad |= bool(report.problems)
+    for line in written:
+        show.plain(console)(line)
+    return bad
+
+
+def _sheet(name: str, options: dict[str, Any], packed: str | None, found: Mapping[str, Any], count: int = 6) -> Any:
+    """A picture of samples of each split that could be read; None if none could."""
+    from segdistill.data.check import open_split
+    from segdistill.data.sheet import choose_samples, draw_sheet
+
+    samples = {}
+    for split, report in found.items():
+        if isinstance(report, str):
+            continue
+        dataset, _ = open_split(name, split, options, packed)
+        readable = report.readable
+        chosen = choose_samples(report.seen[readable], count)
+        if chosen:
+            samples[split] = dataset, [int(readable[index]) for index in chosen]
+    return draw_sheet(samples) if samples else None
+
+
+def pack(
+    console: Console, config: Path, overrides: Sequence[str], out: Path, splits: Sequence[str], *, verify: bool
+) -> bool:
+    """Pack a configuration's data, or compare a pack with its checksums; returns whether there are problems."""
+    from segdistill.engine.config import load_config
+
+    data = load_config(config, overrides).data
+    from segdistill.data.packed import check_origin, damaged_shards, read_pack
+    from segdistill.engine.pack import pack_data
+
+    say = show.plain(console)
+    if not verify:
+        with show.progress("images") as told:
+            pack_data(data, out, splits, say=say, progress=told)
+        return False
+    pack = read_pack(out)
+    check_origin(pack, out, data.name, data.options)
+    problems = damaged_shards(out)
+    for line in problems:
+        say(f"problem: {line}")
+    counts = ", ".join(f"{found['images']} images of {split}" for split, found in pack["splits"].items())
+    say(f"{out}: {counts or 'no split is complete'}; {f'{len(problems)} problems' if problems else 'as it was packed'}")
+    return bool(problems)

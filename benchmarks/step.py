@@ -1,6 +1,9 @@
 """One training step of each method over the floor: teacher forward, student forward, cross-entropy, backward.
 
-    python benchmarks/step.py [--quick] [--only NAME …] [--device cpu|cuda] [--rounds N]
+    python benchmarks/step.py [--cache] [--quick] [--only NAME …] [--device cpu|cuda] [--rounds N]
+
+With `--cache`, the teacher's taps are read from the disk within the step, and the floor is the student's own step, in
+which no teacher runs. Each method is measured with the records in memory, and with them dropped from the page cache.
 
 In every round, each method runs once beside the floor, so that what else the machine does hits both alike. Its step
 is what `engine/loop.py` does with a batch: taps, terms, backward, and for an adversarial method the critic's own step.
@@ -8,9 +11,12 @@ is what `engine/loop.py` does with a batch: taps, terms, backward, and for an ad
 
 import argparse
 import json
+import os
 import statistics
 import sys
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,10 +28,11 @@ from _measure import RESULTS, Work, machine, peak_bytes, seconds
 from segdistill.engine.distiller import Distiller
 from segdistill.engine.loop import backward, forward
 from segdistill.engine.runtime import Runtime
+from segdistill.engine.tap_store import TAPS, TapStore
 from segdistill.engine.teacher import observe
 from segdistill.methods import build_method
 from segdistill.models import build_model
-from segdistill.taps import Tapped
+from segdistill.taps import GIVEN, Tapped, Taps
 
 CASES: dict[str, tuple[Any, float | None]] = {
     "kd": ("kd", 1.10),
@@ -47,6 +54,13 @@ CASES: dict[str, tuple[Any, float | None]] = {
     "jml": ("jml", 1.10),
 }
 """Name → what a config says under `method`, and the ratio to the floor that is aimed at."""
+
+CACHED = ("kd", "cwd", "mimic", "i2ckd", "fakd")
+CACHED_TARGET = 1.05
+"""What `--cache` measures, and the ratio to the student's own step that is aimed at."""
+
+RECORDS = 8
+"""Batches in the cache, which are read in turn."""
 
 CLASSES = 19
 
@@ -74,6 +88,40 @@ class Steps:
 
     def work(self, spec: Any) -> Work:
         """A step with a method; `none` still runs the teacher, which makes it the floor."""
+        learner, step = self._learner(spec)
+        if learner.method.teacher_taps():
+            return step
+
+        def floor() -> None:
+            observe(self.teacher, self.images, {"logits"})
+            step()
+
+        return floor
+
+    def alone(self) -> Work:
+        """The student's own step."""
+        return self._learner("none")[1]
+
+    def cached(self, spec: Any, folder: Path, *, cold: bool) -> Work:
+        """A step with a method whose teacher's taps are read from the disk.
+
+        Args:
+            spec: what a config says under `method`.
+            folder: of the cache.
+            cold: whether the records are dropped from the page cache before each step.
+        """
+        learner, step = self._learner(spec)
+        names = learner.method.teacher_taps()
+        seen = observe(self.teacher, self.images, names)
+        shapes = {name: tuple(seen[name].shape[1:]) for name in sorted(names - set(GIVEN))}
+        store = TapStore(folder, shapes, [self.batch * RECORDS], 1, "float16")
+        folder.mkdir()
+        store.create()
+        for first in range(0, store.entries, self.batch):
+            store.write(range(first, first + self.batch), seen)
+        return CachedStep(store, step, self.batch, cold=cold)
+
+    def _learner(self, spec: Any) -> tuple[SimpleNamespace, Any]:
         distiller = Distiller(Tapped(self.student), build_method(spec))
         distiller.adapt(self.teacher, self.images)
         distiller.to(self.images.device).train()
@@ -86,17 +134,43 @@ class Steps:
             model=distiller, method=method, teacher=self.teacher, critic=critic, run=run, scaler=scaler
         )
 
-        def step() -> None:
-            if not method.teacher_taps():
-                observe(self.teacher, self.images, {"logits"})
-            terms, student, seen = forward(learner, self.images, self.target, 0.5)
+        def step(stored: Taps | None = None) -> None:
+            terms, student, seen = forward(learner, self.images, self.target, 0.5, stored=stored)
             backward(learner, terms, student, seen)
             distiller.zero_grad(set_to_none=True)
             if optimizer is not None:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
 
-        return step
+        return learner, step
+
+
+class CachedStep:
+    """Reads a batch's taps, and does a step with them, one after the other.
+
+    Args:
+        store: the cache.
+        step: takes the taps.
+        batch: images.
+        cold: whether `prepare` drops the records from the page cache.
+    """
+
+    def __init__(self, store: TapStore, step: Any, batch: int, *, cold: bool):
+        self.store, self.step, self.batch, self.cold, self.turn = store, step, batch, cold, 0
+
+    def prepare(self) -> None:
+        """What comes before the time is taken."""
+        if self.cold:
+            self.store.close()  # pages that are mapped are not dropped
+            with (self.store.folder / TAPS).open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def __call__(self) -> None:
+        """Read the next batch's records and do the step."""
+        first = self.turn % RECORDS * self.batch
+        self.turn += 1
+        self.step(self.store.read([(0, index, 0) for index in range(first, first + self.batch)]))
 
 
 def measure(works: Mapping[str, Work], floor: Work, rounds: int) -> dict[str, list[tuple[float, float]]]:
@@ -104,6 +178,8 @@ def measure(works: Mapping[str, Work], floor: Work, rounds: int) -> dict[str, li
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     for round_ in range(rounds + 1):
         for name, work in works.items():
+            if isinstance(work, CachedStep):
+                work.prepare()
             pair = (work, floor) if round_ % 2 else (floor, work)
             first, second = (1e3 * seconds(one) for one in pair)
             if round_:
@@ -116,22 +192,52 @@ def main() -> None:
     """Measure, print the table, write `results/step_<device>.json` (partial runs are not written)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small networks, two rounds: does it run?")
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="some of the methods")
+    parser.add_argument("--cache", action="store_true", help="steps whose teacher is read from the disk")
+    parser.add_argument("--only", nargs="+", choices=CASES, help="some of the methods")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
+    names = arguments.only or list(CACHED if arguments.cache else CASES)
     torch.manual_seed(0)
     steps = Steps(arguments.quick, arguments.device)
-    floor = steps.work("none")
-    works = {name: steps.work(CASES[name][0]) for name in arguments.only}
-    times = measure(works, floor, 2 if arguments.quick else arguments.rounds)
+    targets: dict[str, float | None] = {name: CASES[name][1] for name in names}
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:  # a folder in memory would never be cold
+        if arguments.cache:
+            floor = steps.alone()
+            works = {f"{names[0]} (teacher runs)": steps.work(CASES[names[0]][0])}
+            for number, name in enumerate(names):
+                for cold in (False, True):
+                    place = Path(folder) / f"{number}{cold}"
+                    works[f"{name} ({'cold' if cold else 'warm'})"] = steps.cached(CASES[name][0], place, cold=cold)
+            targets = {name: CACHED_TARGET if isinstance(work, CachedStep) else None for name, work in works.items()}
+        else:
+            floor = steps.work("none")
+            works = {name: steps.work(CASES[name][0]) for name in names}
+        times = measure(works, floor, 2 if arguments.quick else arguments.rounds)
+        rows, floor_row = summarise(works, floor, times, targets)
+    note = f"{steps.pair}, batch {steps.batch}, {steps.size[0]}×{steps.size[1]}, {CLASSES} classes"
+    show(note, floor_row, rows)
+    if not arguments.quick and set(names) == set(CACHED if arguments.cache else CASES):
+        path = RESULTS / f"step{'_cached' if arguments.cache else ''}_{arguments.device}.json"
+        facts = {"command": " ".join(["python", *sys.argv]), "machine": machine(), "note": note, "floor": floor_row}
+        path.write_text(json.dumps({**facts, "rounds": arguments.rounds, "rows": rows}, indent=1) + "\n")
+        print(f"-> {path}")
+
+
+def summarise(
+    works: Mapping[str, Work],
+    floor: Work,
+    times: Mapping[str, list[tuple[float, float]]],
+    targets: Mapping[str, float | None],
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """A row for each work, and one for the floor."""
     floor_ms = statistics.median(below for pairs in times.values() for _, below in pairs)
     floor_mib = peak_bytes(floor) / 2**20
     rows = []
-    for name in arguments.only:
-        target = CASES[name][1]
+    for name, work in works.items():
+        target = targets[name]
         ratio = statistics.median(ours / below for ours, below in times[name])
-        mib = peak_bytes(works[name]) / 2**20
+        mib = peak_bytes(work) / 2**20
         rows.append(
             {
                 "method": name,
@@ -143,14 +249,7 @@ def main() -> None:
                 "memory_ratio": mib / floor_mib,
             }
         )
-    floor_row = {"ms": floor_ms, "mib": floor_mib}
-    note = f"{steps.pair}, batch {steps.batch}, {steps.size[0]}×{steps.size[1]}, {CLASSES} classes"
-    show(note, floor_row, rows)
-    if not arguments.quick and set(arguments.only) == set(CASES):
-        path = RESULTS / f"step_{arguments.device}.json"
-        facts = {"command": " ".join(["python", *sys.argv]), "machine": machine(), "note": note, "floor": floor_row}
-        path.write_text(json.dumps({**facts, "rounds": arguments.rounds, "rows": rows}, indent=1) + "\n")
-        print(f"-> {path}")
+    return rows, {"ms": floor_ms, "mib": floor_mib}
 
 
 def show(note: str, floor: Mapping[str, float], rows: list[dict[str, Any]]) -> None:

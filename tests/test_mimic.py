@@ -56,7 +56,7 @@ def test_a_tap_of_weight_zero_is_not_read():
         ({"taps": ["a", "b", "a"]}, "taps: a is named 2 times"),
         ({"taps": ["low1", "image"]}, "taps: image is no feature map; expected names such as low1 or features"),
         ({"taps": []}, "taps: expected at least one, got none"),
-        ({"taps": "low1"}, "taps: Input should be a valid tuple, got 'low1'"),
+        ({"taps": "low1"}, "taps: expected a list of values, got 'low1'"),
         ({"weight": "much"}, "weight.* got 'much'"),
     ],
 )

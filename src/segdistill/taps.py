@@ -246,12 +246,9 @@ class Tapped(nn.Module):
                         f"tap {UNDROPPED}: the dropout before `features` works in place; set inplace=False"
                     )
                 taps[UNDROPPED] = self._map("features", before, images)
-        if self.classifier is not None:
-            weight = self.network.get_submodule(self.classifier).weight
-            assert isinstance(weight, Tensor)
-            taps["weight"] = weight.flatten(1)
+        if self.weight is not None:
+            taps["weight"] = self.weight
         if self.class_map is not None:
-            taps.pop("weight", None)  # merged classes have no weight of their own
             taps |= {name: self.class_map.merge(upcast(taps[name])) for name in ("logits", "output")}
         return taps
 
@@ -267,6 +264,15 @@ class Tapped(nn.Module):
         if found is None and value.dim() != 4:
             raise ValueError(f"tap {name}: {self.paths[name]!r} gives {tuple(value.shape)}, no map of the image")
         return value if found is None else found
+
+    @property
+    def weight(self) -> Tensor | None:
+        """(C,A) of the final classifier; None where it is not known, or classes are merged, which have none."""
+        if self.classifier is None or self.class_map is not None:
+            return None
+        weight = self.network.get_submodule(self.classifier).weight
+        assert isinstance(weight, Tensor)
+        return weight.flatten(1)
 
     @property
     def align_corners(self) -> bool:

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,14 @@ from segdistill.data.transforms import Crop, Crops, EvalTransform, TrainTransfor
 Batch = tuple[Tensor, Tensor]
 Transform = Callable[[Tensor, Tensor], Batch]
 
+Address = tuple[int, int, int]
+"""Of a view: `LABELLED` or `UNLABELLED`, the image's number in its data set, the view's number."""
+Recall = Callable[[Sequence[Address]], dict[str, Tensor]]
+"""What is known of some views beside their images, (N,…) each."""
+
 LABELLED, UNLABELLED = 0, 1
+VIEWS = 2**63 - 1
+"""Stands in the place of the seed where views come again: they are the same in runs of every seed."""
 
 
 def train_loader(
@@ -37,12 +44,15 @@ def train_loader(
     unlabelled: SegmentationDataset | None = None,
     unlabelled_batch: int = 0,
     device: torch.device | str | None = None,
-) -> Iterable[Batch]:
+    views: int | None = None,
+    recall: Recall | None = None,
+) -> Iterable[Any]:
     """Batches of the steps `start` … `steps - 1`, each cut into `accumulate` micro-batches that come one after another.
 
     Which image stands at a position of a step's batch, and how it is augmented, depends on (seed, step, position)
-    alone. An epoch is a permutation; a batch may straddle two. A process gets a contiguous share of the batch, and cuts
-    that into micro-batches; the images without labels stand behind the others in each micro-batch.
+    alone; with `views`, how image i is augmented in epoch e depends on (i, e mod views), so that its views come again,
+    in runs of any seed. An epoch is a permutation; a batch may straddle two. A process gets a contiguous share of the
+    batch, and cuts that into micro-batches; the images without labels stand behind the others in each micro-batch.
 
     Args:
         dataset: images with labels.
@@ -58,15 +68,20 @@ def train_loader(
         unlabelled: images for the losses that need no labels; masks they may have are replaced by 255.
         unlabelled_batch: how many of them come with each step, over all processes and micro-batches.
         device: where the batches of a `TrainTransform` are made: they travel there as bytes. None: they stay.
+        views: how many ways of augmenting each image there are; None: another one each time.
+        recall: what is read beside each micro-batch of views, by the process that loads it; a batch is then (images,
+            target, what it gave).
 
     Raises:
         ValueError: if a batch cannot be divided evenly; when iterating, what data set and transform raise.
     """
-    streams = [_Stream(dataset, batch_size, LABELLED)]
+    if recall is not None and views is None:
+        raise ValueError("recall needs views: an image that is augmented another way each time is never met again")
+    streams = [_Stream(dataset, batch_size, LABELLED, views)]
     if unlabelled_batch:
         if unlabelled is None:
             raise ValueError(f"unlabelled_batch is {unlabelled_batch} but there are no unlabelled images; give them")
-        streams.append(_Stream(unlabelled, unlabelled_batch, UNLABELLED))
+        streams.append(_Stream(unlabelled, unlabelled_batch, UNLABELLED, views))
     for name, stream in zip(("batch_size", "unlabelled_batch"), streams, strict=False):
         if stream.size < 1 or stream.size % (world * accumulate):
             raise ValueError(
@@ -75,8 +90,29 @@ def train_loader(
             )
         if not len(stream.dataset):
             raise ValueError(f"{name}: the data set has no images")
-    micro_batches = _MicroBatches(streams, transform, seed, accumulate, rank, world)
+    micro_batches = _MicroBatches(streams, transform, seed, accumulate, rank, world, recall)
     return _Loader(micro_batches, range(start * accumulate, steps * accumulate), workers, device)
+
+
+def view_loader(
+    datasets: Sequence[SegmentationDataset],
+    transform: Transform,
+    groups: Sequence[Sequence[Address]],
+    *,
+    workers: int = 0,
+    device: torch.device | str | None = None,
+) -> Iterable[Batch]:
+    """The very views that `train_loader` gives with `views`, in groups.
+
+    Args:
+        datasets: the images with labels, then those without, if there are any.
+        transform: as for `train_loader`.
+        groups: addresses of views, a batch each.
+        workers: as for `train_loader`.
+        device: likewise.
+    """
+    streams = [_Stream(dataset, 1, number) for number, dataset in enumerate(datasets)]
+    return _Loader(_Views(streams, transform, groups), range(len(groups)), workers, device)
 
 
 def eval_loader(
@@ -116,19 +152,33 @@ def load_in_order(items: Dataset[Any], indices: Sequence[int], workers: int) -> 
 class _Stream:
     """An endless sequence of permutations of a data set, of which each step takes the next `size` images."""
 
-    def __init__(self, dataset: SegmentationDataset, size: int, number: int):
+    def __init__(self, dataset: SegmentationDataset, size: int, number: int, views: int | None = None):
         self.dataset = dataset
         self.size = size
         self.number = number
+        self.views = views
+
+    def address(self, seed: int, step: int, position: int) -> Address:
+        epoch, place = divmod(step * self.size + position, len(self.dataset))
+        index = int(_permutation(len(self.dataset), seed, self.number, epoch)[place])
+        return self.number, index, epoch % (self.views or 1)
 
     def sample(self, seed: int, step: int, position: int, transform: Transform) -> Batch | Crop:
-        epoch, place = divmod(step * self.size + position, len(self.dataset))
-        source = self.dataset.source(int(_permutation(len(self.dataset), seed, self.number, epoch)[place]))
+        _, index, view = self.address(seed, step, position)
+        if self.views is not None:
+            return self.view(index, view, transform)
+        return self._draw(index, _sample_seed(seed, self.number, step, position), transform)
+
+    def view(self, index: int, view: int, transform: Transform) -> Batch | Crop:
+        return self._draw(index, _sample_seed(VIEWS, self.number, index, view), transform)
+
+    def _draw(self, index: int, seed: int, transform: Transform) -> Batch | Crop:
+        source = self.dataset.source(index)
         if self.number == UNLABELLED:
             source = Unlabelled(source)
         # torch.manual_seed would reset the generators of all devices as well; only the CPU's is put back afterwards.
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(_sample_seed(seed, self.number, step, position))
+            torch.default_generator.manual_seed(seed)
             if isinstance(transform, TrainTransform):
                 return transform.draw(source)
             whole = (slice(0, source.size[0]), slice(0, source.size[1]))
@@ -144,25 +194,59 @@ def _sample_seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
-class _MicroBatches(Dataset[Batch | Crops | ValueError]):
-    def __init__(self, streams: list[_Stream], transform: Transform, seed: int, accumulate: int, rank: int, world: int):
+class _Recalled(NamedTuple):
+    """A batch, and what was read beside it."""
+
+    batch: Batch | Crops
+    known: dict[str, Tensor]
+
+
+class _MicroBatches(Dataset[Batch | Crops | _Recalled | ValueError]):
+    def __init__(
+        self,
+        streams: list[_Stream],
+        transform: Transform,
+        seed: int,
+        accumulate: int,
+        rank: int,
+        world: int,
+        recall: Recall | None,
+    ):
         self.streams = streams
         self.transform = transform
         self.seed = seed
         self.accumulate = accumulate
         self.rank = rank
         self.world = world
+        self.recall = recall
 
-    def __getitem__(self, index: int) -> Batch | Crops | ValueError:
+    def __getitem__(self, index: int) -> Batch | Crops | _Recalled | ValueError:
         step, chunk = divmod(index, self.accumulate)
         samples: list[Batch | Crop] = []
+        addresses = []
         try:
             for stream in self.streams:
                 share = stream.size // (self.world * self.accumulate)
                 first = (self.rank * self.accumulate + chunk) * share
                 for position in range(first, first + share):
                     samples.append(stream.sample(self.seed, step, position, self.transform))
-            return _collate(samples)
+                    addresses.append(stream.address(self.seed, step, position))
+            batch = _collate(samples)
+            return batch if self.recall is None else _Recalled(batch, self.recall(addresses))
+        except ValueError as error:
+            return _plain(error)
+
+
+class _Views(Dataset[Batch | Crops | ValueError]):
+    def __init__(self, streams: list[_Stream], transform: Transform, groups: Sequence[Sequence[Address]]):
+        self.streams = streams
+        self.transform = transform
+        self.groups = groups
+
+    def __getitem__(self, group: int) -> Batch | Crops | ValueError:
+        try:
+            views = [(self.streams[number], index, view) for number, index, view in self.groups[group]]
+            return _collate([stream.view(index, view, self.transform) for stream, index, view in views])
         except ValueError as error:
             return _plain(error)
 
@@ -253,14 +337,17 @@ class _Loader:
             generator=torch.Generator(),  # else each pass draws from the global one, and a resumed run differs
         )
 
-    def __iter__(self) -> Generator[Batch]:
+    def __iter__(self) -> Generator[Any]:
         try:
             for item in self.loader:
                 if isinstance(item, ValueError):
                     raise item
-                if isinstance(item, Crops):
-                    yield item.numbers(self.device)
+                if isinstance(item, _Recalled):
+                    yield (*self._numbers(item.batch), item.known)
                 else:
-                    yield from item if isinstance(item, list) else [item]
+                    yield from item if isinstance(item, list) else [self._numbers(item)]
         except (ConnectionError, EOFError):  # what is heard first of a worker that was killed, now and then
             raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from None
+
+    def _numbers(self, item: Any) -> Any:
+        return item.numbers(self.device) if isinstance(item, Crops) else item

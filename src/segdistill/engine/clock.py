@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Iterable
-
-from torch import Tensor
+from typing import Any
 
 
 class Clock:
@@ -39,14 +38,14 @@ class Waited:
         batches: what to iterate over.
     """
 
-    def __init__(self, batches: Iterable[tuple[Tensor, Tensor]]):
+    def __init__(self, batches: Iterable[Any]):
         self.batches = (batch for batch in batches)
         self.seconds = 0.0
 
     def __iter__(self) -> "Waited":
         return self
 
-    def __next__(self) -> tuple[Tensor, Tensor]:
+    def __next__(self) -> Any:
         began = time.monotonic()
         batch = next(self.batches)
         self.seconds += time.monotonic() - began

@@ -204,6 +204,20 @@ class NetworkConfig(Open):
     """Which of the data's classes each class of a teacher, or of a network that is evaluated as it is, is: `{its class:
     the data's class}` by name or number, null to leave one out; or `names` for those that have one name."""
 
+    cache: str | None = None
+    """Of a teacher only: folder in which what the methods read from it is kept for `cache_views` views of each image.
+    It is filled once, before training; from then on the teacher does not run, in this run or in the next that has the
+    same teacher, data, augmentation and seed (docs/training.md)."""
+    cache_views: int = Field(1, gt=0)
+    """With `cache`: how many ways of augmenting each image there are; epoch e takes number e mod `cache_views`. Without
+    a cache, augmentation is another one each time."""
+    cache_precision: Literal["float16", "bfloat16", "float32"] = "float16"
+    """With `cache`: how its numbers are kept. `float16` holds all that a teacher in bf16 gives, and refuses values
+    beyond 65 504; `bfloat16` has their range and an eighth of their precision; `float32` takes twice the room."""
+    cache_topk: int | None = Field(None, gt=0)
+    """With `cache`: how many of a pixel's largest logits are kept, with the probability of all others together, which
+    they share evenly when read. An approximation, for data of many classes; left out, all logits are kept."""
+
     @property
     def is_code(self) -> bool:
         """Whether a function of the user's own makes the network."""
@@ -219,6 +233,10 @@ class NetworkConfig(Open):
         from segdistill.models.build import model_options
 
         line = "unknown key network.{}"
+        given = sorted(key for key in self.model_fields_set if key.startswith("cache_"))
+        defaults = {key: type(self).model_fields[key].default for key in given}
+        if self.cache is None and any(getattr(self, key) != defaults[key] for key in given):
+            raise ValueError(f"{given[0]} is of a cached teacher; set cache: FOLDER beside it, or leave it out")
         if self.name is None:
             refuse_unknown(self.options, NetworkConfig.model_fields, line)
             if self.weights is not None:
@@ -336,6 +354,13 @@ class Config(Section):
     @classmethod
     def _resolve(cls, value: Any) -> list[dict[str, Any]]:
         return resolve_methods(value)
+
+    @pydantic.field_validator("student")
+    @classmethod
+    def _check_cache(cls, value: NetworkConfig) -> NetworkConfig:
+        if value.cache is not None:
+            raise ValueError("a student that learns cannot be cached; cache belongs into teacher")
+        return value
 
     @property
     def method_names(self) -> list[str]:
@@ -477,7 +502,8 @@ def _set(raw: dict[str, Any], override: str) -> None:
         section.clear()
     # A checkpoint says what network it is, and a name replaces a checkpoint: the other one has to go.
     if parents and parents[-1] in ("student", "teacher") and last == "checkpoint":
-        section.clear()
+        for key in [key for key in section if not str(key).startswith("cache")]:
+            del section[key]
     if parents and parents[-1] in ("student", "teacher") and last == "name":
         section.pop("checkpoint", None)
     if parents == ["data"] and last == "name":  # what only the other data set knows has no meaning any more

@@ -19,6 +19,7 @@ from segdistill.engine.gradients import term_gradients
 from segdistill.engine.loop import default_folder, forward, train
 from segdistill.engine.record import Recorder
 from segdistill.engine.runtime import peak_memory, runtime
+from segdistill.engine.teacher_cache import plan_cache
 from segdistill.engine.training import Training
 from segdistill.taps import Tapped
 
@@ -34,6 +35,9 @@ class Rehearsal(Training):
         """Write nothing: the run was asked to stop."""
         raise KeyboardInterrupt
 
+    def fill_cache(self) -> None:
+        """Fill nothing: the teacher runs."""
+
     def batch(self) -> tuple[Tensor, Tensor]:
         """One more micro-batch, on the run's device."""
         if self._batches is not None:
@@ -43,9 +47,10 @@ class Rehearsal(Training):
         return images.to(self.run.device, memory_format=self.layout), target.to(self.run.device)
 
     def disk(self) -> int:
-        """Bytes of the run folder at its fullest: checkpoint, the next one while it is written, and the student."""
+        """Bytes of the run folder at its fullest, with checkpoint, the next one and the student, and of a new cache."""
         states = [part.state_dict() for part in self.parts.values() if part is not None]
-        return 2 * sum(map(_bytes, states)) + _bytes(self.deliverable.state_dict())
+        cache = plan_cache(self).bytes if self.cached else 0
+        return 2 * sum(map(_bytes, states)) + _bytes(self.deliverable.state_dict()) + cache
 
 
 class Notes(Recorder):

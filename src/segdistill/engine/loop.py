@@ -99,6 +99,7 @@ def train(training: Training) -> None:
         TrainingStopped: if a term or a gradient is not finite, or the process was asked to stop.
     """
     cfg = training.cfg
+    training.fill_cache()  # with teacher.cache: the teacher sees each view once, and never again
     batches = training.batches()
     training.model.train()
     for step in range(training.done, cfg.steps):
@@ -112,18 +113,18 @@ def train(training: Training) -> None:
 
 
 def _learn(
-    training: Training, parts: Sequence[tuple[Tensor, Tensor]], progress: float
+    training: Training, parts: Sequence[tuple[Any, ...]], progress: float
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Add up the gradients of a step's micro-batches; returns each term's mean, and what is shown of the first one."""
     run, share = training.run, 1 / len(parts)
     shown: dict[str, float] = {}
     history: list[dict[str, Tensor]] = []
-    labelled = _labelled([target for _, target in parts], run)
-    for number, (images, target) in enumerate(parts, start=1):
+    labelled = _labelled([target for _, target, *_ in parts], run)
+    for number, (images, target, *stored) in enumerate(parts, start=1):
         images = images.to(run.device, memory_format=training.layout, non_blocking=True)
         target = target.to(run.device, non_blocking=True)
         with _averaging(training.model, last=number == len(parts)):
-            terms, student, teacher = forward(training, images, target, progress, labelled)
+            terms, student, teacher = forward(training, images, target, progress, labelled, *stored)
             if not history:
                 shown = training.analyse(terms, student, teacher, target)
             terms |= backward(training, terms, student, teacher, share)
@@ -172,7 +173,12 @@ class Learner(Protocol):
 
 
 def forward(
-    learner: Learner, images: Tensor, target: Tensor, progress: float, labelled: Tensor | None = None
+    learner: Learner,
+    images: Tensor,
+    target: Tensor,
+    progress: float,
+    labelled: Tensor | None = None,
+    stored: Taps | None = None,
 ) -> tuple[dict[str, Tensor], Taps, Taps]:
     """Run teacher and student on a batch and compute the loss terms (`Distiller.forward`).
 
@@ -184,12 +190,13 @@ def forward(
         target: (N,H,W) int64 labels, 255 = ignored.
         progress: share of the training that is done.
         labelled: mean number of labelled pixels in the parts of the step's batch; None: this is the whole batch.
+        stored: what the teacher gave for these images before; it does not run then.
 
     Returns:
         The weighted terms by name, and the taps of student and teacher that they were computed from.
     """
     with learner.run.autocast(), frozen(learner.critic):
-        seen = observe(learner.teacher, images, learner.method.teacher_taps())
+        seen = observe(learner.teacher, images, learner.method.teacher_taps(), stored)
         terms, student, seen = learner.model(images, target, seen, progress, learner.critic, labelled)
     return terms, student, seen
 

@@ -61,7 +61,10 @@ def fixed_settings(config: Config) -> dict[str, Any]:
     Args:
         config: of the run.
     """
-    return {key: value for key, value in flat(config.model_dump(mode="json")).items() if key not in FREE_TO_CHANGE}
+    settings = {key: value for key, value in flat(config.model_dump(mode="json")).items() if key not in FREE_TO_CHANGE}
+    if "teacher.cache" in settings:  # where it lies says nothing, and it is held against the run when it is opened
+        settings["teacher.cache"] = settings["teacher.cache"] is not None
+    return settings
 
 
 def check_same(old: Config, new: Config, folder: Path, *, override: bool = False) -> dict[str, list[Any]]:

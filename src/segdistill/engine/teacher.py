@@ -194,16 +194,21 @@ def _file_digest(file: Path, _written: int) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def observe(teacher: Tapped | None, images: Tensor, names: set[str]) -> Taps:
+def observe(teacher: Tapped | None, images: Tensor, names: set[str], stored: Taps | None = None) -> Taps:
     """The teacher's taps, without a graph; none at all where no name is wanted, or there is no teacher.
 
     Args:
         teacher: tapped, in eval mode; None where a student learns alone.
         images: (N,3,H,W) in 0…1.
         names: the taps that the method reads.
+        stored: those that it gave for these images before; the teacher does not run then.
     """
     if teacher is None or not names:
         return {}
+    if stored is not None:
+        read = {name: tap.to(images.device, non_blocking=True) for name, tap in stored.items()}
+        weight = teacher.weight
+        return {**read, "image": images, **({} if weight is None else {"weight": weight.to(images.device)})}
     with torch.no_grad():
         taps: Taps = teacher(images, names)
     return taps

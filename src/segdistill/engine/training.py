@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from segdistill.data import SegmentationDataset
 from segdistill.data.check import quick_check
 from segdistill.data.sampler import train_loader
+from segdistill.data.transforms import TrainTransform
 from segdistill.engine import build
 from segdistill.engine.checkpoint import not_finite_tensors, save_checkpoint
 from segdistill.engine.clock import Clock, Waited
@@ -30,7 +31,9 @@ from segdistill.engine.run_folder import STUDENT, SUMMARY, write_json
 from segdistill.engine.runtime import Runtime, peak_memory, synchronize
 from segdistill.engine.student import load_student, make_card, save_student
 from segdistill.engine.sync_batchnorm import synchronise
+from segdistill.engine.tap_store import TapStore
 from segdistill.engine.teacher import build_teacher, tell_range
+from segdistill.engine.teacher_cache import cached_taps, fill, open_cache
 from segdistill.methods import build_method
 from segdistill.models.stats import model_stats
 from segdistill.taps import Taps
@@ -48,6 +51,7 @@ class Training:
     """
 
     recorder: Recorder
+    cache: TapStore | None = None
     _batches: Waited | None = None
     _finite_at: int | None = None
 
@@ -84,13 +88,15 @@ class Training:
         self.distiller = Distiller(tapped, build_method(config.method), aux_weight=cfg.aux_weight)
         self.distiller.to(run.device)
         torch.manual_seed(cfg.seed + 1)
-        images = torch.rand(1, 3, *self._dry_size(), device=run.device)
+        images = torch.rand(1, 3, *self.dry_size(), device=run.device)
         batch = config.data.images_per_step // (cfg.accumulate * run.world)
         self.distiller.adapt(self.teacher, images, classes=classes, batch=batch)
         self.distiller.to(memory_format=layout)
         if cfg.sync_batchnorm and run.world > 1:
             synchronise(self.distiller, run.device)
         self.method = self.distiller.method
+        self.unlabelled = build.build_unlabelled(config.data)
+        self.cached = cached_taps(config, self.method.teacher_taps())
         self.network = tapped.network
         self.critic = self.method.make_critic()
         if self.critic is not None:
@@ -125,14 +131,32 @@ class Training:
         done = self.done if done is None else done
         return done == self.cfg.steps or (every > 0 and done % every == 0)
 
+    @property
+    def transform(self) -> TrainTransform:
+        """How training images are augmented."""
+        return build.build_transform(self.config.data, getattr(self.network, "mean", None))
+
+    def fill_cache(self) -> None:
+        """With `teacher.cache`: see to it that every view's taps are on the disk; the teacher leaves the device.
+
+        Raises:
+            ValueError: if it cannot be used or made, or was filled by another teacher, from other data or otherwise.
+            TrainingStopped: if the process was asked to stop.
+        """
+        if self.cached and self.teacher is not None:
+            self.cache = open_cache(self)
+            fill(self, self.cache)
+            self.teacher.to("cpu")
+        elif self.config.distils and self.config.teacher is not None and self.config.teacher.cache is not None:
+            self.recorder.say("teacher.cache: nothing is kept, as the methods read nothing of the teacher's images")
+
     def batches(self) -> Waited:
-        """Micro-batches from the step where the run stands."""
+        """Micro-batches from the step where the run stands, each with the teacher's taps if they are cached."""
         data, cfg, run = self.config.data, self.cfg, self.run
-        transform = build.build_transform(data, getattr(self.network, "mean", None))
-        unlabelled = build.build_unlabelled(data)
+        section = self.config.teacher
         loader = train_loader(
             self.train_set,
-            transform,
+            self.transform,
             batch_size=data.batch_size,
             steps=cfg.steps,
             start=self.done,
@@ -141,9 +165,11 @@ class Training:
             accumulate=cfg.accumulate,
             rank=run.rank,
             world=run.world,
-            unlabelled=unlabelled,
+            unlabelled=self.unlabelled,
             unlabelled_batch=data.unlabelled.batch_size if data.unlabelled is not None else 0,
             device=run.device,
+            views=section.cache_views if self.cached and section is not None else None,
+            recall=None if self.cache is None else self.cache.read,
         )
         self._batches = Waited(loader)
         return self._batches
@@ -154,7 +180,7 @@ class Training:
         if self._batches is not None:
             self._batches.close()
 
-    def _dry_size(self) -> tuple[int, int]:
+    def dry_size(self) -> tuple[int, int]:
         """The size of the dry run: that of training, since some methods fit layers or maps to it."""
         data = self.config.data
         size = data.crop or data.size

@@ -1,0 +1,209 @@
+"""A cached teacher: what the methods read of it, for K views of each image, computed once and read with the images."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from segdistill._version import __version__
+from segdistill.data import SegmentationDataset
+from segdistill.data.sampler import view_loader
+from segdistill.engine.checkpoint import tensor_digest
+from segdistill.engine.config import Config
+from segdistill.engine.faults import TrainingStopped
+from segdistill.engine.lock import locked
+from segdistill.engine.run_folder import read_json, write_json
+from segdistill.engine.settings import TEACHER_PATHS, fixed_settings
+from segdistill.engine.tap_store import TapStore
+from segdistill.engine.teacher import observe
+from segdistill.taps import GIVEN
+
+if TYPE_CHECKING:
+    from segdistill.engine.training import Training
+
+FACTS = "cache.json"
+"""What a cache was filled with."""
+
+NOT_SEEN = (
+    *("data.root", "data.unlabelled", "data.batch_size", "data.eval_batch_size", "data.packed"),
+    *("teacher.taps", "teacher.classifier", "teacher.weights_key", *sorted(TEACHER_PATHS)),
+)
+"""Settings that change nothing of what a cache holds, or are told otherwise: images and weights by what they are."""
+
+PATIENCE = 60.0
+"""Seconds to wait for another run that makes the files."""
+
+SAMPLE = 16
+"""Images whose pixels tell one data set from another, besides the names of all of them."""
+
+
+def cached_taps(config: Config, names: set[str]) -> set[str]:
+    """The taps that are kept; none where no teacher is cached, or the methods read nothing of it.
+
+    Args:
+        config: the configuration.
+        names: what the methods read from the teacher.
+    """
+    cached = config.distils and config.teacher is not None and config.teacher.cache is not None
+    return names - set(GIVEN) if cached else set()
+
+
+def plan_cache(training: "Training") -> TapStore:
+    """What a run's cache would be; nothing is read or written.
+
+    Raises:
+        ValueError: if the teacher shows something else each time.
+    """
+    section, run = training.config.teacher, training.run
+    assert section is not None
+    assert section.cache is not None
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(1, 3, *training.dry_size(), generator=generator).to(run.device, memory_format=training.layout)
+    with run.autocast():
+        seen, again = (observe(training.teacher, images, training.cached) for _ in range(2))
+    for name in sorted(training.cached):
+        one, other = seen[name].float(), again[name].float()
+        if not bool((one - other).abs().max() <= 0.01 * one.abs().max()):
+            raise ValueError(
+                f"teacher.cache: the teacher's tap {name} is another one each time it sees an image (a dropout that is "
+                "never off?), so that it cannot be kept; leave cache out"
+            )
+    shapes = {name: seen[name].shape[1:] for name in sorted(training.cached)}
+    counts = [len(dataset) for dataset in _datasets(training)]
+    folder = Path(section.cache).expanduser()
+    if folder.resolve() == training.folder.resolve():
+        raise ValueError(f"teacher.cache: {folder} is the folder of the run itself; name another one")
+    return TapStore(folder, shapes, counts, section.cache_views, section.cache_precision, section.cache_topk)
+
+
+def open_cache(training: "Training") -> TapStore:
+    """A run's cache, made if there is none yet.
+
+    Raises:
+        ValueError: if it was filled otherwise, with a line that says what differs, or there is no room for it.
+    """
+    store, run = plan_cache(training), training.run
+    facts = _facts(training, store)
+    if run.main and not (store.folder / FACTS).is_file():
+        training.recorder.say(f"teacher.cache {store.folder}: {store}")
+        with locked(store.folder, patience=PATIENCE):  # another run may be about to make it
+            if not (store.folder / FACTS).is_file():
+                store.create()
+                write_json(store.folder / FACTS, facts)  # last: without it, the files are made again
+    run.barrier()
+    there = read_json(store.folder / FACTS, ("taps",))
+    _check_same(store.folder, there, facts)
+    opened = TapStore(
+        store.folder,
+        {name: tap["shape"] for name, tap in there["taps"].items()},
+        store.counts,
+        store.views,
+        store.precision,
+        store.topk,
+    )
+    opened.reads = training.cached  # it may hold what other methods read besides
+    return opened
+
+
+def _check_same(folder: Path, there: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    advice = "delete that folder to fill it anew, or name another one as teacher.cache"
+    first = lambda key: (key != DIGESTS[0], "." not in key, key)  # noqa: E731 -- other weights explain the rest
+    for key in sorted(there.keys() | facts.keys(), key=first):
+        was, now = there.get(key, "null"), facts.get(key, "null")
+        if key == "taps" or was == now:
+            continue
+        told = f"other {key} than these" if key in DIGESTS else f"{key}={was}, not {now}"
+        raise ValueError(f"{folder} was filled with {told}; {advice}")
+    for name, tap in facts["taps"].items():
+        was = there["taps"].get(name)
+        if was is None:
+            raise ValueError(f"{folder} was filled without tap {name} (with {', '.join(there['taps'])}); {advice}")
+        if was != tap:
+            raise ValueError(f"{folder} was filled with tap {name} of {_told(was)}, not {_told(tap)}; {advice}")
+
+
+def _told(tap: Mapping[str, Any]) -> str:
+    return f"{'×'.join(map(str, tap['shape']))} at {tap['path'] or 'the output'}"
+
+
+DIGESTS = ("weights of the teacher", "images", "unlabelled images")
+"""Facts that are digests, of which a line says no more."""
+
+
+def _facts(training: "Training", store: TapStore) -> dict[str, Any]:
+    """All that a cache depends on."""
+    config, teacher = training.config, training.teacher
+    assert teacher is not None
+    seen = {"train.precision"}
+    settings = {
+        key: value
+        for key, value in fixed_settings(config).items()
+        if key in seen or (key.startswith(("data.", "teacher.")) and not key.startswith(NOT_SEEN))
+    }
+    network = {"class": type(teacher.network).__qualname__, "spec": getattr(teacher.network, "spec", None)}
+    digests = dict(zip(DIGESTS[1:], map(_images_digest, _datasets(training)), strict=False))
+    return {
+        "segdistill": __version__,
+        **{key: str(value) for key, value in settings.items() if value is not None},
+        "the teacher's network": str(network),
+        "the colour of padding": str(tuple(map(float, training.transform.fill))),
+        DIGESTS[0]: tensor_digest(teacher.network.state_dict()),
+        **digests,
+        "taps": {name: {"path": teacher.paths.get(name), "shape": shape} for name, shape in store.shapes.items()},
+    }
+
+
+def _datasets(training: "Training") -> list[SegmentationDataset]:
+    return [training.train_set, *([] if training.unlabelled is None else [training.unlabelled])]
+
+
+def _images_digest(dataset: SegmentationDataset) -> str:
+    sha = hashlib.sha256("\n".join(dataset.names).encode("utf-8", "surrogateescape"))
+    for index in sorted({round(place) for place in np.linspace(0, len(dataset) - 1, SAMPLE)}):
+        sha.update(dataset[index][0].contiguous().numpy().data)
+    return sha.hexdigest()
+
+
+def fill(training: "Training", store: TapStore) -> None:
+    """Let the teacher see every view that is not there yet; each process takes its share.
+
+    Records are made in groups that are always the same, so that they are alike to the bit however often the filling was
+    interrupted. Several runs may fill one cache: each begins elsewhere, and passes over what another has done.
+
+    Raises:
+        TrainingStopped: if the process was asked to stop; what is there stays.
+    """
+    run, data, cfg = training.run, training.config.data, training.cfg
+    size = data.images_per_step // (cfg.accumulate * run.world)
+    groups = [range(first, min(first + size, store.entries)) for first in range(0, store.entries, size)]
+    missing = [group for group in groups if not store.holds(group)]
+    run.barrier()  # all have looked before one writes, so that the shares fit together
+    mine = missing[run.rank :: run.world]
+    begin = os.getpid() * 7919 % max(1, len(mine))
+    mine = mine[begin:] + mine[:begin]
+    say = training.recorder.say
+    say(f"teacher.cache {store.folder}: {store.count()} of {store.entries} views are there")
+    if missing and not store.writable:
+        raise ValueError(f"teacher.cache: {store.folder} lacks views and cannot be written to; name another folder")
+    addresses = [store.addresses(group) for group in mine]
+    workers = data.workers if mine else 0
+    datasets = _datasets(training)
+    batches = view_loader(datasets, training.transform, addresses, workers=workers, device=run.device)
+    for number, (group, (images, _)) in enumerate(zip(mine, batches, strict=True), start=1):
+        if run.stopped:
+            break
+        if not store.holds(group):
+            images = images.to(run.device, memory_format=training.layout, non_blocking=True)
+            with run.autocast():
+                store.write(group, observe(training.teacher, images, set(store.shapes)))
+        if number * 10 // len(mine) > (number - 1) * 10 // len(mine):
+            say(f"teacher.cache {store.folder}: {store.count()} of {store.entries} views")
+    if run.any(bool(run.stopped)):
+        raise TrainingStopped(
+            f"stopped with {store.count()} of {store.entries} views in {store.folder}; the same command goes on"
+        )
+    run.barrier()

@@ -70,7 +70,7 @@ def test_onnx_runtime_computes_the_same_with_as_many_threads(networks):
     needs_package("onnxruntime", "export")
     image = torch.rand(1, 3, 32, 64)
     network = networks[STUDENT].eval()
-    session = module.OnnxNetwork(STUDENT, network, image)
+    session = module.ExportedWork(STUDENT, network, image)
     with torch.no_grad():
         session(image)
         (logits,) = map(torch.from_numpy, session.binding.copy_outputs_to_cpu())
@@ -90,10 +90,10 @@ def test_what_onnx_runtime_cannot_do_is_one_line(segdistill, monkeypatch):
             return x if x.sum() > 0 else -x  # depends on the values: no graph
 
     with pytest.raises(ValueError, match="undecided cannot run in ONNX Runtime") as caught:
-        module.OnnxNetwork("undecided", Undecided(), torch.rand(1, 3, 32, 32))
+        module.ExportedWork("undecided", Undecided(), torch.rand(1, 3, 32, 32))
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="does not run on meta"):
-        module.OnnxNetwork("undecided", Undecided(), torch.rand(1, 3, 32, 32, device="meta"))
+        module.ExportedWork("undecided", Undecided(), torch.rand(1, 3, 32, 32, device="meta"))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     status, _, err = segdistill(STUDENT, "--size", 32, 32, "--repeats", 1, "--onnx")
     assert status == 2

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from faults import config
 from patches import CLASSES, COLOURS, Patches, expected_logits, write_onnx
-from segdistill import evaluate, load_student
+from segdistill import build_dataset, distill, evaluate, load_student
 from segdistill.data.dataset import SegmentationDataset
 from segdistill.engine.student import read_card
 from segdistill.runtime import Predictor
@@ -104,3 +105,34 @@ def test_a_file_that_is_none_is_refused_in_one_line(tmp_path, segdistill, comman
     assert code == 2
     assert err.startswith(f"segdistill: {file} is not a readable ONNX file, or damaged (")
     assert err.count("\n") == 1
+
+
+def test_benchmark_times_it(tmp_path, segdistill):
+    file = write_onnx(tmp_path / "a.onnx", (32, 64))
+    code, out, err = segdistill("benchmark", file, "--size", 32, 64, "--repeats", 1, "--json", tmp_path / "b.json")
+    assert (code, err) == (0, "")
+    (row,) = json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))["rows"]
+    assert (row["mode"], row["params"], row["flops"], row["peak_mib"]) == ("onnxruntime", None, None, None)
+    assert row["ms"] > 0
+    assert "onnxruntime" in out
+    code, _, err = segdistill("benchmark", file)
+    assert (code, err) == (2, f"segdistill: {file} takes images of 32×64 alone; give --size 32 64\n")
+    code, _, err = segdistill("benchmark", file, "--teacher", "espnet", "--method", "kd", "--size", 32, 64)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "needs networks whose maps can be read" in err
+
+
+def test_an_exported_file_is_not_exported(tmp_path, segdistill):
+    file = write_onnx(tmp_path / "a.onnx")
+    code, _, err = segdistill("export", file, "--out", tmp_path / "b.onnx")
+    assert (code, err) == (2, f"segdistill: {file} is an exported file already; give the run that it was made of\n")
+
+
+def test_a_student_learns_from_its_logits(tmp_path):
+    run = config(data={"images": 4}, train={"steps": 1, "eval_every": 0})
+    classes = build_dataset("synthetic", "val", images=1).classes
+    file = write_onnx(tmp_path / "a.onnx", None, classes=classes, palette=[[0, 0, 0]] * len(classes))
+    distill({**run, "teacher": {"checkpoint": str(file)}, "method": "kd"}, out=tmp_path / "kd")
+    assert (tmp_path / "kd/student.safetensors").is_file()
+    with pytest.raises(ValueError, match="no tap 'features': OnnxNetwork has"):
+        distill({**run, "teacher": {"checkpoint": str(file)}, "method": "mimic"}, out=tmp_path / "mimic")

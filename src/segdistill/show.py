@@ -353,7 +353,7 @@ def benchmark(console: Console, result: Mapping[str, Any]) -> None:
     table = Table(Column("network", overflow="fold"), *heads, title="benchmark", box=SIMPLE_HEAD, collapse_padding=True)
     for row in result["rows"]:
         timed = [f"{row[key]:.1f}" if row.get(key) is not None else "–" for key in ("peak_mib", "ms", "ms_p95")]
-        counted = [f"{row['params'] / 1e6:.3f}", f"{row['flops'] / 1e9:.2f}"]
+        counted = ["–", "–"] if row["params"] is None else [f"{row['params'] / 1e6:.3f}", f"{row['flops'] / 1e9:.2f}"]
         table.add_row(row["network"], row["mode"], "×".join(map(str, row["size"])), *counted, *timed)
     console.print(table)
     facts = result["environment"]

@@ -18,6 +18,7 @@ from segdistill.deploy.locate import first_difference
 from segdistill.deploy.metadata import make_metadata
 from segdistill.deploy.samples import Samples, find_samples
 from segdistill.deploy.verify import Check, example_batches, verify
+from segdistill.engine.onnx_network import is_onnx
 from segdistill.engine.run_folder import make_folder, write_atomically
 from segdistill.engine.student import load_student, read_card, student_path
 
@@ -168,6 +169,8 @@ class _Job:
     def of(
         cls, path: Path, format: Format, config: Path | None, images: int, allow_code: bool | None, say: Say
     ) -> "_Job":
+        if is_onnx(path):
+            raise ValueError(f"{path} is an exported file already; give the run that it was made of")
         card = read_card(path)
         network = load_student(path, allow_code=allow_code).requires_grad_(False)
         with student_path(path).open("rb") as file:

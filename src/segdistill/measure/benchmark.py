@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from segdistill._printing import first_line
 from segdistill.deploy.graph import Interface, to_onnx
+from segdistill.engine.onnx_network import OnnxNetwork
 from segdistill.engine.runtime import environment, pick_device, synchronize
 from segdistill.engine.student import load_student
 from segdistill.measure.method_costs import method_costs
@@ -35,7 +36,7 @@ def load_network(model: str) -> nn.Module:
     """A trained student by its path, or an untrained network by its name.
 
     Args:
-        model: run folder, student.safetensors, or name of a network.
+        model: run folder, student.safetensors, ONNX file, or name of a network.
 
     Raises:
         ValueError: if it is neither.
@@ -69,6 +70,9 @@ def benchmark_models(
     networks = {name: load_network(name) for name in (student, teacher) if name is not None}
     added = {}
     if method is not None and teacher is not None:
+        files = [name for name, network in networks.items() if isinstance(network, OnnxNetwork)]
+        if files:
+            raise ValueError(f"method {method} needs networks whose maps can be read; {files[0]} is an ONNX file")
         size = next(iter(options.get("sizes", SIZES)))
         costs = method_costs(method, networks[student], networks[teacher], size)
         added = {"method": method, "costs": costs, "costs_size": list(size)}
@@ -101,7 +105,8 @@ def benchmark(
 
     Returns:
         `rows` of `network`, `mode` (`eager`, `compiled`, `onnxruntime`), `size`, `params`, `flops` (a multiply-add is
-        two) and, if anything was run, `peak_mib` (None where the device or ONNX Runtime does not tell), `ms`, `ms_p95`;
+        two; both None for an ONNX file) and, if anything was run, `peak_mib` (None where the device or ONNX Runtime does
+        not tell), `ms`, `ms_p95`;
         `repeats`, `device`, `environment`.
 
     Raises:
@@ -118,6 +123,10 @@ def benchmark(
         for size in sizes:
             works: dict[int, Any] = {}
             for name, network in networks.items():
+                if isinstance(network, OnnxNetwork):
+                    rows.append(_file_row(name, network, size))
+                    works[len(rows) - 1] = network
+                    continue
                 rows.append({"network": name, "mode": "eager", "size": list(size), **_counts(network, size)})
                 works[len(rows) - 1] = network.to(place).eval()
                 if compiled:
@@ -126,12 +135,20 @@ def benchmark(
                 if onnx:
                     rows.append({**rows[-1], "mode": "onnxruntime"})
                     if repeats:
-                        works[len(rows) - 1] = OnnxNetwork(name, network, torch.rand(1, 3, *size, device=place))
+                        works[len(rows) - 1] = ExportedWork(name, network, torch.rand(1, 3, *size, device=place))
             if repeats:
                 for index, figures in _measure(works, torch.rand(1, 3, *size, device=place), repeats).items():
                     rows[index] |= figures
         facts = environment()
     return {"rows": rows, "repeats": repeats, "device": str(place), "environment": facts}
+
+
+def _file_row(name: str, network: OnnxNetwork, size: tuple[int, int]) -> dict[str, Any]:
+    """The row of an ONNX file, which does not say what it is made of."""
+    taken = network.predictor.size
+    if taken is not None and taken != tuple(size):
+        raise ValueError(f"{name} takes images of {taken[0]}×{taken[1]} alone; give --size {taken[0]} {taken[1]}")
+    return {"network": name, "mode": "onnxruntime", "size": list(size), "params": None, "flops": None}
 
 
 def _counts(network: nn.Module, size: tuple[int, int]) -> dict[str, int]:
@@ -156,7 +173,7 @@ def _measure(works: Mapping[int, Any], image: Tensor, repeats: int) -> dict[int,
     for index, work in works.items():
         for _ in range(WARMUP):  # the first pass of a compiled network compiles it
             _first(work, image)
-        own = not isinstance(work, OnnxNetwork)  # nobody tells what another library allocates
+        own = not isinstance(work, ExportedWork | OnnxNetwork)  # nobody tells what another library allocates
         memory[index] = None if not own else peak_bytes(lambda work=work: work(image), image.device)  # type: ignore[misc]
     times: dict[int, list[float]] = {index: [] for index in works}
     for turn in range(repeats):
@@ -181,7 +198,7 @@ def _first(work: Any, image: Tensor) -> None:
         raise
 
 
-class OnnxNetwork:
+class ExportedWork:
     """A network in ONNX Runtime, which reads images and writes logits on their device, without copies to another.
 
     Args:

@@ -105,8 +105,8 @@ def benchmark(
 
     Returns:
         `rows` of `network`, `mode` (`eager`, `compiled`, `onnxruntime`), `size`, `params`, `flops` (a multiply-add is
-        two; both None for an ONNX file) and, if anything was run, `peak_mib` (None where the device or ONNX Runtime does
-        not tell), `ms`, `ms_p95`;
+        two; both None for an ONNX file) and, if anything was run, `peak_mib` (None where the device or ONNX Runtime
+        does not tell), `ms`, `ms_p95`;
         `repeats`, `device`, `environment`.
 
     Raises:

@@ -90,6 +90,12 @@ def ask(port, path, method="GET", body=None, **headers):
     return answer.status, answer.headers, json.loads(content) if kind == "application/json" else content
 
 
+def unpacked(answer):
+    """The class numbers (H,W) of an answer of `?format=rle`."""
+    ids, lengths = answer["runs"][::2], answer["runs"][1::2]
+    return np.repeat(ids, lengths).reshape(answer["height"], answer["width"])
+
+
 def image_file(pixels, form="PNG", mode=None, **options):
     """Pixels as what an image file holds."""
     image = Image.fromarray(np.asarray(pixels))

@@ -37,7 +37,7 @@ from segdistill.deploy.serve.models import find_samples, load_served
 from segdistill.deploy.serve.server import NEEDED, bind, is_loopback
 from segdistill.engine.runtime import Runtime
 from segdistill.runtime import Predictor
-from serving import COLOURS, Halves, Painted, ask, form_of, image_file, noise, samples, served, serving
+from serving import COLOURS, Halves, Painted, ask, form_of, image_file, noise, samples, served, serving, unpacked
 
 PNG = image_file(noise())
 
@@ -51,12 +51,6 @@ def port():
 
 def post(port, path, body=PNG, **headers):
     return ask(port, path, "POST", body, **headers)
-
-
-def unpacked(answer):
-    """Runs as ids."""
-    ids, lengths = answer["runs"][::2], answer["runs"][1::2]
-    return np.repeat(ids, lengths).reshape(answer["height"], answer["width"])
 
 
 def halves(height, width, left=0, right=1):

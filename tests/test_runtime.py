@@ -1,7 +1,9 @@
 """The student where it works: the same classes as the network gives, without torch."""
 
+import shutil
 import subprocess
 import sys
+import venv
 
 import numpy as np
 import onnx
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from onnx import helper
 from PIL import Image
 
+from conftest import REPOSITORY
 from patches import CLASSES, COLOURS, Patches, expected_logits, write_onnx
 from segdistill.data.files import image_pixels, read_image
 from segdistill.data.transforms import EvalTransform
@@ -296,3 +299,23 @@ def test_numpy_pillow_and_onnx_runtime_are_enough(tmp_path, pixels):
     ids, line = done.stdout.splitlines()
     assert bytes.fromhex(ids) == Predictor(file)(pixels).ids.tobytes()
     assert line == "segdistill has no load_student here: lazy-loader is missing; `pip install segdistill`"
+
+
+@pytest.mark.slow
+def test_an_environment_without_torch(tmp_path, pixels):
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env/bin/python"
+    source = tmp_path / "source"  # a build leaves folders beside what it builds
+    shutil.copytree(REPOSITORY / "src", source / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    pip = [python, "-m", "pip", "install", "-q"]
+    for what in (["numpy", "pillow", "onnxruntime"], ["--no-deps", source]):
+        subprocess.run([*pip, *what], check=True)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    file = write_onnx(tmp_path / "a.onnx")
+    shown = "print(Predictor(sys.argv[1])(sys.argv[2]).ids.tobytes().hex())"
+    command = [python, "-I", "-c", f"import sys; from segdistill.runtime import Predictor; {shown}"]
+    done = subprocess.run([*command, file, tmp_path / "a.png"], capture_output=True, text=True, check=True)
+    assert bytes.fromhex(done.stdout) == Predictor(file)(pixels).ids.tobytes()
+    assert subprocess.run([python, "-I", "-c", "import torch"], capture_output=True, check=False).returncode == 1

@@ -207,7 +207,7 @@ class NetworkConfig(Open):
     cache: str | None = None
     """Of a teacher only: folder in which what the methods read from it is kept for `cache_views` views of each image.
     It is filled once, before training; from then on the teacher does not run, in this run or in the next that has the
-    same teacher, data, augmentation and seed (docs/training.md)."""
+    same teacher, data and augmentation, of any seed (docs/training.md)."""
     cache_views: int = Field(1, gt=0)
     """With `cache`: how many ways of augmenting each image there are; epoch e takes number e mod `cache_views`. Without
     a cache, augmentation is another one each time."""

@@ -35,7 +35,7 @@ from segdistill.data.sampler import train_loader
 from segdistill.data.sets.synthetic import Synthetic
 from segdistill.data.transforms import TrainTransform
 from segdistill.demo import GRID
-from segdistill.engine.config import DataConfig
+from segdistill.engine.data_config import DataConfig
 from segdistill.engine.pack import pack_data
 from segdistill.models import build_model
 

@@ -8,7 +8,7 @@ from conftest import Malicious
 from segdistill import build_model, load_student
 from segdistill.engine.build import build_network
 from segdistill.engine.checkpoint import load_checkpoint, save_checkpoint
-from segdistill.engine.config import NetworkConfig
+from segdistill.engine.network_config import NetworkConfig
 from segdistill.engine.run_folder import write_atomically
 from segdistill.engine.student import make_card, read_card, save_student
 from segdistill.models.weights.files import load_named

@@ -26,7 +26,7 @@ from published_layouts import (
 )
 from segdistill import build_model, load_student
 from segdistill.engine.build import build_network
-from segdistill.engine.config import NetworkConfig
+from segdistill.engine.network_config import NetworkConfig
 from segdistill.engine.student import make_card, read_card, save_student
 from segdistill.models.checkpoints import convert, find_source, load_weights
 from segdistill.models.external.wrapper import External

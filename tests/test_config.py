@@ -3,8 +3,9 @@ import re
 import pytest
 import yaml
 
-from segdistill.engine.config import TrainConfig, dump_config, load_config
+from segdistill.engine.config import dump_config, load_config
 from segdistill.engine.optim import schedule
+from segdistill.engine.train_config import TrainConfig
 
 BASE = {"data": {"name": "synthetic"}, "student": {"name": "pspnet_resnet18"}}
 

@@ -19,9 +19,10 @@ from segdistill.data import build_dataset
 from segdistill.data.sets.camvid import PALETTE
 from segdistill.deploy.predict import predict
 from segdistill.engine.build import build_network, tap
-from segdistill.engine.config import NetworkConfig, load_config
+from segdistill.engine.config import load_config
 from segdistill.engine.distiller import Distiller
 from segdistill.engine.evaluate import evaluate, evaluate_run
+from segdistill.engine.network_config import NetworkConfig
 from segdistill.engine.student import make_card, read_card, save_student
 from segdistill.engine.teacher import build_class_map, build_teacher
 from segdistill.methods import build_method

@@ -14,7 +14,8 @@ from torch import nn
 from segdistill import Protocol, build_dataset, build_model, evaluate, infer
 from segdistill.engine import protocol as module
 from segdistill.engine import rows
-from segdistill.engine.config import EvalConfig, dump_config, load_config
+from segdistill.engine.config import dump_config, load_config
+from segdistill.engine.eval_config import EvalConfig
 from segdistill.engine.presets import MMSEG_SIDES, PRESETS, in_words, preset
 from segdistill.engine.protocol import infer_ids, named_protocol, read_protocol
 from segdistill.engine.rows import Given, Resized, Windows, starts

@@ -17,7 +17,7 @@ from faults import read_metrics
 from segdistill import cli
 from segdistill.data import build_dataset
 from segdistill.engine import settings
-from segdistill.engine.config import EvalConfig
+from segdistill.engine.eval_config import EvalConfig
 from segdistill.engine.evaluate import evaluate
 from segdistill.engine.protocol import infer_ids
 from segdistill.engine.student import load_student, make_card, save_student

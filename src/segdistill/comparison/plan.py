@@ -11,8 +11,9 @@ import yaml
 from pydantic import Field
 
 from segdistill._options import first_mistake, refuse_unknown
-from segdistill.engine.config import Config, Section, check_keys, load_config, read_config
+from segdistill.engine.config import Config, check_keys, load_config, read_config
 from segdistill.engine.run_folder import CONFIG
+from segdistill.engine.section import Section
 from segdistill.engine.shipped import find_config
 from segdistill.methods._catalogue import method_entries, method_options, resolve_methods
 

@@ -8,7 +8,9 @@ from torch import nn
 from segdistill.data import FileDataset, SegmentationDataset, build_dataset, dataset_options
 from segdistill.data.packed import PackedDataset
 from segdistill.data.transforms import TrainTransform
-from segdistill.engine.config import Config, DataConfig, NetworkConfig
+from segdistill.engine.config import Config
+from segdistill.engine.data_config import DataConfig
+from segdistill.engine.network_config import NetworkConfig
 from segdistill.engine.student import load_student, read_card
 from segdistill.models import build_model
 from segdistill.models.checkpoints import load_weights

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from segdistill.engine.config import TrainConfig
+from segdistill.engine.train_config import TrainConfig
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], train: TrainConfig) -> torch.optim.Optimizer:

@@ -25,7 +25,7 @@ from segdistill.data.packed import (
 )
 from segdistill.data.pairs import FileDataset
 from segdistill.data.sets import build_dataset
-from segdistill.engine.config import DataConfig
+from segdistill.engine.data_config import DataConfig
 from segdistill.engine.lock import locked
 from segdistill.engine.run_folder import write_atomically, write_json
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from segdistill._options import closest
 from segdistill.data import SegmentationDataset
 from segdistill.engine.build import build_network, count_classes, tap
-from segdistill.engine.config import Config, NetworkConfig
+from segdistill.engine.config import Config
+from segdistill.engine.network_config import NetworkConfig
 from segdistill.engine.student import student_path
 from segdistill.functional import upcast
 from segdistill.taps import ClassMap, Tapped, Taps, aligned, as_logits

@@ -1,0 +1,140 @@
+"""`data:` — which images a run sees, and how."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from segdistill._options import refuse_unknown
+from segdistill._types import Size
+from segdistill.data.augmentations import augmentation
+from segdistill.data.sets import SETS
+from segdistill.engine.section import Open
+
+
+class UnlabelledConfig(Open):
+    """Images without labels, mixed into each batch: every term but cross-entropy sees them.
+
+    Other keys are options of the data set `name`.
+    """
+
+    name: str = "folder"
+    """Name of the data set whose training images they are; `folder` is any folder of images. Labels that it has are not
+    read."""
+    root: str | None = None
+    """Folder of the images, whose subfolders are searched too; of a data set with another `name`, its own root."""
+    batch_size: int = Field(gt=0)
+    """How many of them join each batch, beside `data.batch_size` labelled ones."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the data set itself."""
+        return self.extra_keys | ({} if self.root is None else {"root": self.root})
+
+    @pydantic.model_validator(mode="after")
+    def _check_options(self) -> "UnlabelledConfig":
+        known = SETS.options(self.name).model_fields
+        refuse_unknown(self.options, {*known, *UnlabelledConfig.model_fields}, "unknown key data.unlabelled.{}")
+        SETS.resolve(self.name, self.options)
+        return self
+
+
+class DataConfig(Open):
+    """`data:` — the data set and how it is fed. Other keys are options of the data set `name`."""
+
+    name: str
+    """Name of the data set; `segdistill list data` prints all of them with their options."""
+    size: Size | None = None
+    """[height, width] that images and masks are resized to before anything else, for training and for evaluation. Left
+    out, they stay as they are. A data set that draws its images makes them of this size."""
+    crop: Size | None = None
+    """[height, width] of the random crop that is trained on; images that are smaller are padded. Left out, whole images
+    are used, which then must all have one size."""
+    augmentation: str | None = None
+    """Name of an augmentation as a paper's code does it, which sets the keys from `scale` to `padding` below: `skd`,
+    `cwd`, `cirkd`, `mmseg` (ADE20K, VOC, COCO-Stuff), `mmseg_cityscapes`, `mmseg_context` (docs/data.md). Keys that are
+    given beside it win."""
+    scale: tuple[float, float] = (0.5, 2.0)
+    """[least, largest] factor by which a training image is resized at random before it is cropped."""
+    scale_step: float | None = Field(None, gt=0)
+    """Distance of the factors that are drawn, such as 0.1: 0.5, 0.6, …, 2.0. Left out, any factor in the range is."""
+    fit: tuple[int, int] | None = None
+    """[long, short] sides of a rectangle, lying or standing, that a training image would just fit into at factor 1, its
+    proportions kept: with [2048, 512] and factors from 0.5 to 2, short sides are 256 … 1024. Left out, factors are of
+    the image itself."""
+    flip: bool = True
+    """Whether a training image is mirrored left to right, every second time on average."""
+    cat_max_ratio: float | None = Field(None, gt=0, lt=1)
+    """A crop is drawn anew, up to ten times, while it has fewer than two classes, or one that covers this share of its
+    labelled pixels, such as 0.75. Left out, the first crop is taken."""
+    photometric: Literal["fast", "mmseg"] | bool = False
+    """Whether, and how, colours of training images vary at random: `fast` (or true) brightness, contrast, saturation;
+    `mmseg` these and hue, as OpenMMLab's `PhotoMetricDistortion`."""
+    padding: Literal["random", "end", "mirrored"] = "random"
+    """Where an image lies that is smaller than the crop: `random` anywhere in it; `end` above and left, the padding
+    below and right; `mirrored` the same, but that a flip takes the padding along."""
+    fill: tuple[float, float, float] | None = None
+    """RGB colour of the padding, in 0 … 1; labels there are 255. Left out, the mean that the student subtracts."""
+    draft: bool = False
+    """Whether training may decode JPEGs at 1/2, 1/4 or 1/8 of their size where twice the rows and columns that it needs
+    remain: faster for photographs much larger than what is trained on; pixels differ slightly (docs/data.md)."""
+    packed: str | None = None
+    """Folder that `segdistill data pack` has written of these data: images are read from there, already decoded, and
+    the data set's files are not needed. What is trained is the same to the last bit."""
+    batch_size: int = Field(8, gt=0)
+    """Labelled images in the batch of one step, of all processes together; `train.accumulate` splits it further."""
+    workers: int = Field(2, ge=0)
+    """Processes that load images ahead; 0 loads them in the training process."""
+    eval_batch_size: int = Field(1, gt=0)
+    """Images that are evaluated at a time; more than 1 needs images of one size."""
+    unlabelled: UnlabelledConfig | None = None
+    """Images without labels that join each batch."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _name_augmentation(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("augmentation") is not None:
+            return {**augmentation(given["augmentation"]), **given}
+        return given
+
+    @pydantic.field_validator("photometric")
+    @classmethod
+    def _name_fast(cls, value: Any) -> Any:
+        return "fast" if value is True else value
+
+    @pydantic.field_validator("size", "crop")
+    @classmethod
+    def _check_size(cls, value: Size | None) -> Size | None:
+        if value is not None and min(value) < 1:
+            raise ValueError(f"expected [height, width] in pixels, got {list(value)}")
+        return value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the data set itself."""
+        options = self.extra_keys
+        if self.size is not None and self._draws_any_size:
+            options["size"] = self.size
+        return options
+
+    @property
+    def images_per_step(self) -> int:
+        """Images of one step, with and without labels."""
+        return self.batch_size + (0 if self.unlabelled is None else self.unlabelled.batch_size)
+
+    @property
+    def resize(self) -> Size | None:
+        """(H,W) that images are resized to; None where the data set makes them of that size itself."""
+        return None if self._draws_any_size else self.size
+
+    @property
+    def _draws_any_size(self) -> bool:
+        return "size" in SETS.options(self.name).model_fields
+
+    @pydantic.model_validator(mode="after")
+    def _check_options(self) -> "DataConfig":
+        known = SETS.options(self.name)
+        refuse_unknown(self.extra_keys, {*known.model_fields, *DataConfig.model_fields}, "unknown key data.{}")
+        self._complete(known.model_validate(self.options).model_dump())
+        return self

@@ -15,7 +15,7 @@ from segdistill.comparison.result import COMPARISON, counts_path, evaluation_pat
 from segdistill.comparison.table import write_tables
 from segdistill.comparison.work import evaluate_teacher, measure, train_and_evaluate
 from segdistill.data.check import quick_check
-from segdistill.engine.build import build_split
+from segdistill.engine.build import build_split, build_training
 from segdistill.engine.config import Config, load_config
 from segdistill.engine.lock import locked
 from segdistill.engine.loop import TrainingStopped
@@ -99,7 +99,7 @@ def _compare(plan: Plan, jobs: int, say: Say) -> dict[str, Any]:
 def _check_splits(plan: Plan) -> None:
     split = plan.options.split
     for config in {run.data: run.config for run in plan.runs}.values():
-        build_split(config.data, "train")
+        build_training(config.data, distils=True)
         try:
             quick_check(build_split(config.data, split))
         except ValueError as error:

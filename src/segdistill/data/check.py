@@ -11,7 +11,6 @@ import numpy as np
 
 from segdistill.data.dataset import SPLITS, MissingMasks, SegmentationDataset
 from segdistill.data.packed import PackedDataset
-from segdistill.data.pairs import FileDataset
 from segdistill.data.records import Record, RecordStore, read_records
 from segdistill.data.sets import build_dataset
 from segdistill.functional import IGNORE
@@ -221,7 +220,7 @@ def quick_check(dataset: SegmentationDataset, sample: int = 8) -> list[str]:
     """
     if len(dataset.classes) == 1:
         raise ValueError(ONE_CLASS.format(dataset.classes[0]))
-    if isinstance(dataset, FileDataset) and dataset.masks is None:
+    if len(dataset) and not any(map(dataset.has_mask, range(len(dataset)))):
         raise ValueError("; ".join(["images without labels: nothing can be learned or scored", *dataset.remarks]))
     count = min(sample, len(dataset))
     if not count:

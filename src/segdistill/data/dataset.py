@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -99,12 +100,14 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         names: one per item, for messages and reports: the image's path inside its folder, without suffix.
         remarks: what is conspicuous about the whole and may be meant so, a line each; told before a training and by
             `segdistill data check`.
+        image_range: the values in an image's file that became 0 and 255; None: those of 8 bits.
     """
 
     classes: list[str]
     palette: list[Colour]
     names: list[str]
     remarks: Sequence[str] = ()
+    image_range: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -133,6 +136,22 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
             return [str(error)]
         return []
 
+    def has_mask(self, index: int) -> bool:
+        """Whether an item has labels; where it has none, its mask is 255 throughout.
+
+        Args:
+            index: of the item.
+        """
+        return True
+
+    def files(self, index: int) -> list[Path]:
+        """The files that an item is made of; none where it is made otherwise.
+
+        Args:
+            index: of the item.
+        """
+        return []
+
 
 class MissingMasks(ValueError):  # noqa: N818  (it names what is missing, and people read the line, not the class)
     """Some images have no mask.
@@ -140,13 +159,15 @@ class MissingMasks(ValueError):  # noqa: N818  (it names what is missing, and pe
     Args:
         problems: one line per image.
         dataset: the data set of the other images, so that a check can go on and look at those.
+        whole: the data set of all images, of which some have no labels.
     """
 
-    def __init__(self, problems: Sequence[str], dataset: SegmentationDataset):
+    def __init__(self, problems: Sequence[str], dataset: SegmentationDataset, whole: SegmentationDataset):
         more = f" (and {len(problems) - 1} more; `segdistill data check` lists them)" if len(problems) > 1 else ""
         super().__init__(problems[0] + more)
         self.problems = list(problems)
         self.dataset = dataset
+        self.whole = whole
 
 
 def check_split(split: str, available: Sequence[str] = SPLITS, reason: str = "") -> None:

@@ -1,6 +1,7 @@
 """Data sets made of files: pairs of an image and a mask, and how a mask becomes class ids."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -90,10 +91,30 @@ class FileDataset(SegmentationDataset):
         missing = [name for name in images if masks is not None and name not in masks]
         self.names = [name for name in images if masks is None or name in masks]
         self.images = [images[name] for name in self.names]
-        self.masks = None if masks is None else [masks[name] for name in self.names]
-        if missing:
+        self.masks: list[Path | None] | None = None if masks is None else [masks[name] for name in self.names]
+        if masks is not None and missing:
             lines = [f"{images[name]} has no mask; expected {expected(name)}" for name in missing]
-            raise MissingMasks(lines, self)
+            whole = copy(self)
+            whole.names, whole.images = list(images), list(images.values())
+            whole.masks = [masks.get(name) for name in images]
+            raise MissingMasks(lines, self, whole)
+
+    def mask_path(self, index: int) -> Path | None:
+        """The file of an item's mask; None where it has no labels.
+
+        Args:
+            index: of the item.
+        """
+        return None if self.masks is None else self.masks[index]
+
+    def has_mask(self, index: int) -> bool:
+        """Whether there is a file of the item's mask."""
+        return self.mask_path(index) is not None
+
+    def files(self, index: int) -> list[Path]:
+        """The image's file, and the mask's."""
+        mask = self.mask_path(index)
+        return [self.images[index], *([] if mask is None else [mask])]
 
     def read_image(self, path: Path) -> Bytes:
         """The pixels of an image file, (H,W,3) RGB.
@@ -143,16 +164,17 @@ class FileDataset(SegmentationDataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image = self.read_image(self.images[index])
-        if self.masks is None:
+        path = self.mask_path(index)
+        if path is None:
             mask = np.full(image.shape[:2], IGNORE, np.uint8)
         else:
-            mask = self.read_ids(self.masks[index])
+            mask = self.read_ids(path)
             self.check_sizes(index, image.shape, mask.shape)
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask).long()
 
     def source(self, index: int) -> Source:
         """The item, of which the image is decoded when it is known how much of it is wanted."""
-        return Held(*self[index]) if self.masks is None else _FileSource(self, index)
+        return _FileSource(self, index) if self.has_mask(index) else Held(*self[index])
 
     def problems(self, index: int) -> list[str]:
         """What is wrong with the image, with its mask, and with the two together."""
@@ -166,9 +188,9 @@ class FileDataset(SegmentationDataset):
                 return None
 
         image = attempt(self.read_image, self.images[index])
-        if self.masks is None:
+        path = self.mask_path(index)
+        if path is None:
             return found
-        path = self.masks[index]
         values = attempt(self.read_mask, path)
         if values is not None:
             attempt(self.read_ids, path)
@@ -188,11 +210,12 @@ class FileDataset(SegmentationDataset):
             mask: shape of the mask, (H,W,…).
         """
         (height, width), (mask_height, mask_width) = image[:2], mask[:2]
-        if self.masks is not None and (height, width) != (mask_height, mask_width):
+        path = self.mask_path(index)
+        if path is not None and (height, width) != (mask_height, mask_width):
             swapped = (height, width) == (mask_width, mask_height)
             turned = " (turned: does the image have EXIF orientation?)" if swapped else ""
             raise ValueError(
-                f"{self.images[index]} is {width}×{height} but its mask {self.masks[index]} is "
+                f"{self.images[index]} is {width}×{height} but its mask {path} is "
                 f"{mask_width}×{mask_height}{turned}; they must have one size"
             )
 
@@ -201,9 +224,10 @@ class _FileSource(Source):
     """A pair of files: the mask is decoded first and says how large the image is, then as much of that as is wanted."""
 
     def __init__(self, dataset: FileDataset, index: int):
-        assert dataset.masks is not None
         self.dataset, self.index = dataset, index
-        self.ids = dataset.read_ids(dataset.masks[index])
+        path = dataset.mask_path(index)
+        assert path is not None
+        self.ids = dataset.read_ids(path)
         self.size = self.ids.shape[0], self.ids.shape[1]
 
     def image(self, box: Box, reduce: int = 1) -> Tensor:

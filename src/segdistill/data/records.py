@@ -10,7 +10,6 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from segdistill.data.dataset import SegmentationDataset
-from segdistill.data.pairs import FileDataset
 from segdistill.data.sampler import load_in_order
 
 Record = dict[str, Any]
@@ -131,9 +130,9 @@ class RecordStore:
             dataset: that has the item.
             index: of the item.
         """
-        if not isinstance(dataset, FileDataset):
+        files = dataset.files(index)
+        if not files:
             return None
-        files = [dataset.images[index], *([] if dataset.masks is None else [dataset.masks[index]])]
         try:
             seen = [(str(file.absolute()), *_state(file)) for file in files]
         except OSError:

@@ -25,6 +25,8 @@ Recall = Callable[[Sequence[Address]], dict[str, Tensor]]
 """What is known of some views beside their images, (N,…) each."""
 
 LABELLED, UNLABELLED = 0, 1
+OTHERS = 2
+"""The turn of those images of the labelled data set whose labels do not count, where they come by themselves."""
 VIEWS = 2**63 - 1
 """Stands in the place of the seed where views come again: they are the same in runs of every seed."""
 
@@ -46,6 +48,8 @@ def train_loader(
     device: torch.device | str | None = None,
     views: int | None = None,
     recall: Recall | None = None,
+    labelled: Sequence[int] | None = None,
+    labelled_batch: int | None = None,
 ) -> Iterable[Any]:
     """Batches of the steps `start` … `steps - 1`, each cut into `accumulate` micro-batches that come one after another.
 
@@ -71,6 +75,9 @@ def train_loader(
         views: how many ways of augmenting each image there are; None: another one each time.
         recall: what is read beside each micro-batch of views, by the process that loads it; a batch is then (images,
             target, what it gave).
+        labelled: with `labelled_batch`: the positions of the items of `dataset` that have labels.
+        labelled_batch: how many of `batch_size` are these; the others come from the other items, in turns of their own,
+            and stand behind them. None: all come in one order.
 
     Raises:
         ValueError: if a batch cannot be divided evenly; when iterating, what data set and transform raise.
@@ -78,17 +85,26 @@ def train_loader(
     if recall is not None and views is None:
         raise ValueError("recall needs views: an image that is augmented another way each time is never met again")
     streams = [_Stream(dataset, batch_size, LABELLED, views)]
+    names = ["batch_size"]
+    if labelled_batch is not None and labelled is not None and len(labelled) < len(dataset):
+        others = sorted(set(range(len(dataset))) - set(labelled))
+        streams = [_Stream(dataset, labelled_batch, LABELLED, views, labelled)]
+        names = ["labelled_per_batch"]
+        if labelled_batch < batch_size:
+            streams.append(_Stream(dataset, batch_size - labelled_batch, LABELLED, views, others, turn=OTHERS))
+            names.append("batch_size - labelled_per_batch")
     if unlabelled_batch:
         if unlabelled is None:
             raise ValueError(f"unlabelled_batch is {unlabelled_batch} but there are no unlabelled images; give them")
         streams.append(_Stream(unlabelled, unlabelled_batch, UNLABELLED, views))
-    for name, stream in zip(("batch_size", "unlabelled_batch"), streams, strict=False):
+        names.append("unlabelled_batch")
+    for name, stream in zip(names, streams, strict=True):
         if stream.size < 1 or stream.size % (world * accumulate):
             raise ValueError(
                 f"{name} {stream.size} must be a multiple of {world} processes × {accumulate} micro-batches; "
                 f"take {max(1, round(stream.size / (world * accumulate))) * world * accumulate}"
             )
-        if not len(stream.dataset):
+        if not len(stream):
             raise ValueError(f"{name}: the data set has no images")
     micro_batches = _MicroBatches(streams, transform, seed, accumulate, rank, world, recall)
     return _Loader(micro_batches, range(start * accumulate, steps * accumulate), workers, device)
@@ -150,24 +166,41 @@ def load_in_order(items: Dataset[Any], indices: Sequence[int], workers: int) -> 
 
 
 class _Stream:
-    """An endless sequence of permutations of a data set, of which each step takes the next `size` images."""
+    """An endless sequence of permutations of a data set, or of a choice of it; each step takes the next `size` images.
 
-    def __init__(self, dataset: SegmentationDataset, size: int, number: int, views: int | None = None):
+    `number` tells the data set, `turn` the order in which its images come.
+    """
+
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        size: int,
+        number: int,
+        views: int | None = None,
+        chosen: Sequence[int] | None = None,
+        *,
+        turn: int | None = None,
+    ):
         self.dataset = dataset
         self.size = size
         self.number = number
+        self.turn = number if turn is None else turn
         self.views = views
+        self.chosen = chosen
+
+    def __len__(self) -> int:
+        return len(self.dataset if self.chosen is None else self.chosen)
 
     def address(self, seed: int, step: int, position: int) -> Address:
-        epoch, place = divmod(step * self.size + position, len(self.dataset))
-        index = int(_permutation(len(self.dataset), seed, self.number, epoch)[place])
-        return self.number, index, epoch % (self.views or 1)
+        epoch, place = divmod(step * self.size + position, len(self))
+        index = int(_permutation(len(self), seed, self.turn, epoch)[place])
+        return self.number, index if self.chosen is None else self.chosen[index], epoch % (self.views or 1)
 
     def sample(self, seed: int, step: int, position: int, transform: Transform) -> Batch | Crop:
         _, index, view = self.address(seed, step, position)
         if self.views is not None:
             return self.view(index, view, transform)
-        return self._draw(index, _sample_seed(seed, self.number, step, position), transform)
+        return self._draw(index, _sample_seed(seed, self.turn, step, position), transform)
 
     def view(self, index: int, view: int, transform: Transform) -> Batch | Crop:
         return self._draw(index, _sample_seed(VIEWS, self.number, index, view), transform)

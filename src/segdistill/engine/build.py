@@ -6,7 +6,9 @@ from typing import Any
 from torch import nn
 
 from segdistill.data import FileDataset, SegmentationDataset, build_dataset, dataset_options
+from segdistill.data.dataset import MissingMasks
 from segdistill.data.packed import PackedDataset
+from segdistill.data.subsets import PartlyLabelled, Subset, choose_labelled, keep_only
 from segdistill.data.transforms import TrainTransform
 from segdistill.engine.config import Config
 from segdistill.engine.data_config import DataConfig
@@ -35,9 +37,40 @@ def build_split(data: DataConfig, split: str) -> SegmentationDataset:
     Raises:
         ValueError: as `build_dataset`; or if the data are read from a pack, and it is of other data.
     """
+    return keep_only(_whole_split(data, split), split, data.only)
+
+
+def _whole_split(data: DataConfig, split: str) -> SegmentationDataset:
     if data.packed is not None:
         return PackedDataset(data.packed, split, name=data.name, options=data.options)
-    return build_dataset(data.name, split, **data.options)
+    try:
+        return build_dataset(data.name, split, **data.options)
+    except MissingMasks as error:
+        if split != "train" or data.labelled is None:
+            raise
+        return error.whole
+
+
+def build_training(data: DataConfig, *, distils: bool) -> tuple[SegmentationDataset, list[int] | None]:
+    """The training images, and which of them have labels.
+
+    Args:
+        data: section of the configuration.
+        distils: whether anything is learned from images without labels; if not, those with labels come alone.
+
+    Returns:
+        The data set, and the positions of its items whose labels count; None where all do.
+
+    Raises:
+        ValueError: as `build_split`, or if `data.labelled` names what is not there.
+    """
+    dataset = build_split(data, "train")
+    if data.labelled is None:
+        return dataset, None
+    labelled = choose_labelled(dataset, data.labelled, data.labelled_seed)
+    if not distils:
+        return Subset(dataset, labelled), None
+    return PartlyLabelled(dataset, labelled), labelled
 
 
 def build_transform(data: DataConfig, mean: Sequence[float] | None = None) -> TrainTransform:

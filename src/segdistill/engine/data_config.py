@@ -89,7 +89,20 @@ class DataConfig(Open):
     eval_batch_size: int = Field(1, gt=0)
     """Images that are evaluated at a time; more than 1 needs images of one size."""
     unlabelled: UnlabelledConfig | None = None
-    """Images without labels that join each batch."""
+    """Images without labels that join each batch, from another folder or data set."""
+    only: dict[Literal["train", "val", "test"], str | list[str]] | None = None
+    """Split → pattern of names, or a list of them, as `{train: "0001TP*", test: "Seq05VD*"}`: of that split those
+    images alone are used. Splits that are not named stay whole. `*` stands for any characters."""
+    labelled: int | float | str | list[str] | None = None
+    """The training images whose labels count: how many (46), their share (0.125), a pattern of their names ("0001TP*")
+    or several, a file that lists them (`list.txt`, an image a line), or `masks`: those that have a mask, where others
+    have none. The other training images are learned from as images without labels, of which every term but those of
+    the labels sees all. A student that learns alone has nothing from them: it trains on the labelled ones."""
+    labelled_per_batch: int | None = Field(None, gt=0)
+    """How many of a batch's `batch_size` images have labels; the others have none. Left out, images come as they come,
+    and so do labels: with 46 of 367, one in eight."""
+    labelled_seed: int = Field(0, ge=0)
+    """Of the choice of `labelled` by number or share. A smaller choice is a part of a larger one of the same seed."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -109,6 +122,24 @@ class DataConfig(Open):
         if value is not None and min(value) < 1:
             raise ValueError(f"expected [height, width] in pixels, got {list(value)}")
         return value
+
+    @pydantic.field_validator("labelled")
+    @classmethod
+    def _check_labelled(cls, value: Any) -> Any:
+        if isinstance(value, float) and not 0 < value <= 1:
+            raise ValueError(f"expected a share above 0 and up to 1.0, or a whole number of images, got {value}")
+        if value == 0:
+            raise ValueError("no labels at all; give the number of images that have some, or leave it out")
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _check_labels_per_batch(self) -> "DataConfig":
+        count = self.labelled_per_batch
+        if count is not None and self.labelled is None:
+            raise ValueError("data.labelled_per_batch: with data.labelled alone; without it all images have labels")
+        if count is not None and count > self.batch_size:
+            raise ValueError(f"data.labelled_per_batch is {count}, of a batch of {self.batch_size} (data.batch_size)")
+        return self
 
     @property
     def options(self) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What a run would be: a few of its steps, with nothing written."""
 
-import copy
 import math
 import statistics
 import time
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segdistill.data.subsets import Subset
 from segdistill.engine.config import Config, load_config
 from segdistill.engine.distiller import evaluating
 from segdistill.engine.evaluate import evaluate
@@ -195,12 +195,12 @@ def _path(tapped: Tapped, name: str) -> str:
 
 def _image_time(training: Training) -> float:
     """Seconds that validation takes per image, from a few images."""
-    data, few = training.config.data, copy.copy(training.val_set)
+    data = training.config.data
     how: dict[str, Any] = {"size": data.resize, "batch_size": data.eval_batch_size, "run": training.run}
     how["protocol"] = training.config.eval.build()
     seconds = 0.0
     for count in (1, max(4, data.eval_batch_size)):  # the first image warms up
-        few.names = training.val_set.names[:count]
+        few = Subset(training.val_set, range(min(count, len(training.val_set))))
         began = time.monotonic()
         evaluate(training.deliverable, few, **how)
         seconds = time.monotonic() - began

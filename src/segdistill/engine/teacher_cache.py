@@ -30,6 +30,7 @@ FACTS = "cache.json"
 
 NOT_SEEN = (
     *("data.root", "data.unlabelled", "data.batch_size", "data.eval_batch_size", "data.packed"),
+    *("data.only", "data.labelled"),
     *("teacher.taps", "teacher.classifier", "teacher.weights_key", *sorted(TEACHER_PATHS)),
 )
 """Settings that change nothing of what a cache holds, or are told otherwise: images and weights by what they are."""
@@ -145,6 +146,8 @@ def _facts(training: "Training", store: TapStore) -> dict[str, Any]:
         if key in seen or (key.startswith(("data.", "teacher.")) and not key.startswith(NOT_SEEN))
     }
     network = {"class": type(teacher.network).__qualname__, "spec": getattr(teacher.network, "spec", None)}
+    if config.data.cat_max_ratio is not None and training.labelled is not None:  # crops are drawn by the labels
+        settings["data.labelled"] = hashlib.sha256(str(training.labelled).encode()).hexdigest()[:16]
     digests = dict(zip(DIGESTS[1:], map(_images_digest, _datasets(training)), strict=False))
     return {
         "segdistill": __version__,

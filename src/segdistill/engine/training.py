@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from segdistill.data import SegmentationDataset
 from segdistill.data.check import quick_check
 from segdistill.data.sampler import train_loader
+from segdistill.data.subsets import Subset
 from segdistill.data.transforms import TrainTransform
 from segdistill.engine import build
 from segdistill.engine.checkpoint import not_finite_tensors, save_checkpoint
@@ -68,12 +69,16 @@ class Training:
         config = config.model_copy(update={"train": config.train.model_copy(update={"precision": run.precision})})
         cfg = config.train
         self.config, self.cfg, self.run, self.folder = config, cfg, run, folder
-        self.train_set = build.build_split(config.data, "train")
+        self.train_set, self.labelled = build.build_training(config.data, distils=config.distils)
         self.val_set = build.build_split(config.data, "val")
-        for split, dataset in (("train", self.train_set), ("val", self.val_set)):
+        checked = self.train_set if self.labelled is None else Subset(self.train_set, self.labelled)
+        for split, dataset in (("train", checked), ("val", self.val_set)):
             for line in quick_check(dataset):
                 if run.main:
                     print(f"data, {split}: {line}", file=sys.stderr, flush=True)
+        if self.labelled is not None and run.main:
+            count = f"{len(self.labelled)} of {len(self.train_set)} images have labels"
+            print(f"data, train: {count}", file=sys.stderr, flush=True)
         classes = len(self.train_set.classes)
         layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
         self.layout = layout
@@ -165,6 +170,8 @@ class Training:
             accumulate=cfg.accumulate,
             rank=run.rank,
             world=run.world,
+            labelled=self.labelled,
+            labelled_batch=data.labelled_per_batch,
             unlabelled=self.unlabelled,
             unlabelled_batch=data.unlabelled.batch_size if data.unlabelled is not None else 0,
             device=run.device,

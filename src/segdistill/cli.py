@@ -181,6 +181,25 @@ def distill(
     _train(config, overrides or [], out, resume, override, dry_run, alone=False)
 
 
+@app.command(epilog="Example: `segdistill advise camvid/student_cpu method=kd teacher.checkpoint=runs/teacher`")
+def advise(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="The student trained alone, for the gap.", show_default=False)
+    ] = None,
+    images: Annotated[int, typer.Option(help="Images of train and of val that are looked at, each.", min=1)] = 16,
+    json: Annotated[Path | None, typer.Option(help="Where the facts and the advice go.", show_default=False)] = None,
+) -> None:
+    """Say from a few images whether distillation is worth it here, and what would help most."""
+    from segdistill.engine.config import load_config
+
+    loaded = load_config(config, overrides or [])
+    from segdistill.advice.facts import look
+
+    _deliver(look(loaded, baseline=baseline, images=images), json, show.advice)
+
+
 @app.command(epilog="Example: `segdistill compare camvid/compare_cpu methods=[none,cwd] seeds=3 --out runs/table`")
 def compare(
     config: ConfigPath,

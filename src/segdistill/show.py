@@ -324,6 +324,29 @@ def forecast(console: Console, result: Mapping[str, Any]) -> None:
     )
 
 
+def advice(console: Console, result: Mapping[str, Any]) -> None:
+    """Print what `look` found and what follows from it."""
+    facts = result["facts"]
+    table = Table(Column("what is known"), Column("", justify="right"), box=SIMPLE_HEAD)
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), _fact(name, value))
+    console.print(table)
+    for number, found in enumerate(result["advice"], start=1):
+        tell = plain(console)
+        tell(f"{number}. {found['say']}")
+        tell(f"   {found['because']} ({found['source']})")
+
+
+def _fact(name: str, value: Any) -> str:
+    if value is None:
+        return "not known"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.1f}" if name in ("epochs", "labels_in_a_batch") else f"{100 * value:.1f} %"
+    return f"{value:,}".replace(",", " ") if isinstance(value, int) else str(value)
+
+
 def exported(console: Console, metadata: Mapping[str, Any], path: Path) -> None:
     """Print what `export_student` wrote and found."""
     entry, found, tell = metadata["input"], metadata["verification"], plain(console)

@@ -272,6 +272,16 @@ def test_a_dry_run_fills_nothing(cached, tmp_path):
     assert full["disk"] - forecast(cached("mimic", views=1))["disk"] == 499 * 8 * 2 * 128 * 2 * 2
 
 
+@pytest.mark.parametrize("kept", ["float16", "bfloat16", "float32"])
+def test_a_teacher_that_runs_in_bf16(cached, tmp_path, kept):
+    """What is filled is what it gave, whatever it is kept as, top-k included."""
+    for topk in (None, 3):
+        given = cached(
+            cache=f"{kept}{topk}", train={"precision": "bf16", "steps": 2}, cache_precision=kept, cache_topk=topk
+        )
+        assert distill(given, out=tmp_path / f"{kept}{topk}_run")["steps"] == 2
+
+
 def test_a_method_that_reads_nothing(cached, tmp_path, capsys):
     distill(cached({"name": "kd", "weight": 0.0}), out=tmp_path / "a")
     distill(cached({"name": "fakd", "weight": 0.0}), out=tmp_path / "b")

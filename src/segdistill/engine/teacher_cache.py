@@ -202,7 +202,8 @@ def fill(training: "Training", store: TapStore) -> None:
         if not store.holds(group):
             images = images.to(run.device, memory_format=training.layout, non_blocking=True)
             with run.autocast():
-                store.write(group, observe(training.teacher, images, set(store.shapes)))
+                seen = observe(training.teacher, images, set(store.shapes))
+            store.write(group, seen)  # outside, where nothing is cast: autocast on a CPU cannot even join float16 tensors
         if number * 10 // len(mine) > (number - 1) * 10 // len(mine):
             say(f"teacher.cache {store.folder}: {store.count()} of {store.entries} views")
     if run.any(bool(run.stopped)):

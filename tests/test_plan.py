@@ -129,7 +129,7 @@ def test_a_schedule_is_fitted_to_another_number_of_steps():
         (["methods=[none]", "data=[]"], "at least one data set"),
         (["methods=[none]", "data=[3]"], "expected names, files or mappings, got 3"),
         (["methods=[none]", "train.step=3"], "unknown key train.step; did you mean steps"),
-        (["methods=[none]", "teacher.config=missing.yaml"], "give config alone"),
+        (["methods=[none]", "teacher.config=missing.yaml"], "beside it belong views and cache, not checkpoint"),
     ],
 )
 def test_mistakes_are_one_line(overrides, message):

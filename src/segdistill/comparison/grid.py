@@ -183,11 +183,11 @@ def _evaluate_teachers(plan: Plan) -> dict[str, dict[str, Any]]:
     known = _notes(plan).get("teachers", {})
     results, tasks = {}, []
     for data, config in {run.data: run.config for run in plan.runs if run.config.distils}.items():
-        assert config.teacher is not None
-        path = config.teacher.checkpoint or config.teacher.weights
         weights = teacher_digest(config)
-        own = next((folder.name for folder in plan.teachers if str(folder) == path), None)
-        facts = {"run": own or path or config.teacher.name, "split": plan.options.split, "weights": weights}
+        trained = {str(folder): folder.name for folder in plan.teachers}
+        paths = [section.checkpoint or section.weights or section.name for section in config.teachers]
+        names = [trained.get(str(path), str(path)) for path in paths]
+        facts = {"run": " + ".join(names), "split": plan.options.split, "weights": weights}
         facts["settings"] = _digest(config, "data.", "eval.", "teacher.")
         results[data] = facts
         if weights is not None and facts.items() <= known.get(data, {}).items():

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 import pydantic
 import yaml
@@ -137,8 +137,8 @@ def load_plan(
 
     Args:
         source: a YAML file, the name of a shipped one, or a mapping: a run's configuration, and the keys of
-            `GridConfig`. `data` may be a list; `teacher` may be `{config: …}`, a file or a mapping, from which the
-            teacher is trained first.
+            `GridConfig`. `data` may be a list; `teacher`, or each of several, may be `{config: …}`, a file or a
+            mapping, from which the teacher is trained first.
         overrides: `key.sub=value`; those of `data.` and `student.` count for all data sets and students.
         out: folder (default: `runs/compare_<file>`).
 
@@ -149,8 +149,8 @@ def load_plan(
     raw = read_config(source)
     raw, data_entries = _take_list(raw, overrides)
     own = [o for o in overrides if o.partition("=")[0].split(".")[0] not in ("data", "student")]
-    if isinstance(raw.get("teacher"), Mapping) and isinstance(raw["teacher"].get("config"), str):
-        raw["teacher"] = {"config": read_config(_beside(source, raw["teacher"]["config"]))}
+    if "teacher" in raw:
+        raw["teacher"] = _read_teacher(raw["teacher"], source)
     raw = read_config(raw, own)
     options = _options(raw)
     if out is None:
@@ -237,13 +237,16 @@ def _options(raw: dict[str, Any]) -> GridConfig:
 def _check_keys(raw: Mapping[str, Any], datas: Iterable[Any], students: Iterable[Any], methods: Iterable[Any]) -> None:
     """Refuse unknown keys in all parts of a comparison before anything that they name is imported."""
     teacher = raw.get("teacher")
-    trained = teacher.get("config") if isinstance(teacher, Mapping) else None
-    common = {key: value for key, value in raw.items() if key != "teacher" or trained is None}
+    several: list[Any] = teacher if isinstance(teacher, list) else [teacher]
+    trained = [entry["config"] for entry in several if _is_trained_first(entry)]
+    given = [None if _is_trained_first(entry) else entry for entry in several]
+    common = {**raw, "teacher": given if isinstance(teacher, list) else given[0]}
     for section, entries in (("data", datas), ("student", students), ("method", methods)):
         for entry in entries:
             check_keys({**common, section: entry})
-    if isinstance(trained, Mapping):
-        check_keys(trained)
+    for config in trained:
+        if isinstance(config, Mapping):
+            check_keys(config)
 
 
 def _variants(section: str, base: Any, entries: Iterable[Any], source: Any) -> Iterator[dict[str, Any]]:
@@ -291,24 +294,45 @@ def _unique(section: str, labels: list[str]) -> list[str]:
     return labels
 
 
+def _is_trained_first(entry: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether a teacher is given by the configuration that it is trained from."""
+    return isinstance(entry, Mapping) and "config" in entry
+
+
+def _read_teacher(section: Any, source: Any) -> Any:
+    """The `teacher` section with the configurations in the place of the files that it names."""
+    if isinstance(section, list):
+        return [_read_teacher(entry, source) for entry in section]
+    if _is_trained_first(section) and isinstance(section["config"], str):
+        return {**section, "config": read_config(_beside(source, section["config"]))}
+    return section
+
+
 def _teacher(section: Any, data: Mapping[str, Any], label: str, out: Path, teachers: dict[Path, Config]) -> Any:
-    """The `teacher` section of the runs; a teacher that has to be trained first is noted."""
-    if not isinstance(section, Mapping) or "config" not in section:
+    """The `teacher` section of the runs; what has to be trained first is noted."""
+    if isinstance(section, list):
+        places = [out / f"teacher{number}" for number in range(len(section))]
+        return [_one_teacher(*pair, data, label, teachers) for pair in zip(section, places, strict=True)]
+    return _one_teacher(section, out / "teacher", data, label, teachers)
+
+
+def _one_teacher(section: Any, folder: Path, data: Mapping[str, Any], label: str, teachers: dict[Path, Config]) -> Any:
+    if not _is_trained_first(section):
         return section
-    if len(section) > 1:
-        raise ValueError(f"teacher: give config alone, got {', '.join(section)} besides")
-    config = section["config"]
+    config, rest = section["config"], {key: value for key, value in section.items() if key != "config"}
+    more = [key for key in rest if not str(key).startswith(("cache", "views"))]
+    if more:
+        raise ValueError(f"teacher: config says what network it is; beside it belong views and cache, not {more[0]}")
     if isinstance(config, str):
         config = read_config(config)
     if not isinstance(config, Mapping):
         raise ValueError(f"teacher.config: expected a file or a configuration, got {config!r}")
     own = "data" in config
     whole = load_config({**config, "data": config["data"] if own else dict(data)}, ["method=none"])
-    folder = out / "teacher"
     if label and not own and not _holds(folder, whole):  # it may, from when this was the only data set
-        folder = out / f"teacher_{_slug(label)}"
+        folder = folder.with_name(f"{folder.name}_{_slug(label)}")
     teachers[folder] = whole
-    return {"checkpoint": str(folder)}
+    return {"checkpoint": str(folder), **rest}
 
 
 def _holds(folder: Path, config: Config) -> bool:

@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -67,10 +67,10 @@ def section_model(annotation: Any) -> type[BaseModel] | None:
     Args:
         annotation: of the key.
     """
-    for part in (annotation, *get_args(annotation)):
-        if isinstance(part, type) and issubclass(part, BaseModel):
-            return part
-    return None
+    if isinstance(annotation, type):
+        return annotation if issubclass(annotation, BaseModel) else None
+    kept = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
+    return next((model for part in kept if (model := section_model(part)) is not None), None)
 
 
 def _entries(model: type[BaseModel], prefix: str) -> Iterator[Entry]:
@@ -107,6 +107,8 @@ def type_name(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return " | ".join(map(str, arguments))
+    if origin is Annotated:
+        return type_name(arguments[0])
     if origin in (Union, types.UnionType):
         return " or ".join(map(type_name, arguments))
     if origin is tuple:

@@ -16,6 +16,7 @@ from segdistill.engine.loop import distill
 from segdistill.engine.run_folder import STUDENT, SUMMARY, read_json, write_atomically, write_json
 from segdistill.engine.runtime import runtime
 from segdistill.engine.teacher import Mapped, build_teacher
+from segdistill.engine.teacher_views import title
 from segdistill.models.stats import model_stats
 
 MEASURED_STEPS = 6
@@ -66,18 +67,17 @@ def evaluate_teacher(config: Config, split: str) -> dict[str, Any]:
         `network`, `params`, `flops`, `flops_size`, `miou`, `macc`, `pixel_accuracy`, `iou`; the last four are empty for
         a teacher that does not know all classes.
     """
-    assert config.teacher is not None
     data = config.data
     dataset = build_split(data, split)
     teacher = build_teacher(config, dataset.classes)
     assert teacher is not None
-    spec: dict[str, Any] = getattr(teacher.network, "spec", None) or {}
-    facts = {"network": spec.get("name", type(teacher.network).__name__), **model_stats(teacher.network)}
+    seen = Mapped(teacher)
+    facts = {"network": title(teacher), **model_stats(seen)}
     if teacher.class_map is not None and not teacher.class_map.complete:  # there is no fair figure over all classes
         return {**facts, "miou": None, "macc": None, "pixel_accuracy": None, "iou": {}}
     with runtime(config.train.device, threads=config.train.threads) as run:
         result = evaluate(
-            Mapped(teacher.network, teacher.class_map),
+            seen,
             dataset,
             protocol=config.eval.build(),
             size=data.resize,

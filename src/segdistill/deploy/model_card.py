@@ -235,7 +235,8 @@ def _recipe(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     sections = ("data", "student", "train", "method")
     told = {section: _portable(value) for section, value in config.items() if section in sections}
     teacher = config.get("teacher")
-    if isinstance(teacher, Mapping) and teacher.get("name"):
+    entries = teacher if isinstance(teacher, list) else [teacher]
+    if any(isinstance(entry, Mapping) and entry.get("name") for entry in entries):
         told["teacher"] = _portable(teacher)
     if not told:
         return "The run's configuration was not kept."

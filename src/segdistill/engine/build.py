@@ -155,7 +155,7 @@ def build_network(config: NetworkConfig, num_classes: int, role: str) -> nn.Modu
 
 def _map_hint(role: str) -> str:
     hint = f"; say which is which: {role}.class_map={{its class: the data's class, …}}, or names for those of one name"
-    return hint if role == "teacher" else f"{hint}, which is for evaluation: a student that is trained has the data's"
+    return hint if role != "student" else f"{hint}, which is for evaluation: a student that is trained has the data's"
 
 
 def count_classes(network: nn.Module, default: int) -> int:

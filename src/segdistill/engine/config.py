@@ -4,12 +4,13 @@ Nothing here imports torch before the keys have been checked, so that a mistake 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import pydantic
 import yaml
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from segdistill._options import closest, first_mistake, refuse_unknown
 from segdistill._printing import one_line
@@ -17,13 +18,20 @@ from segdistill.data.augmentations import AUGMENTATIONS
 from segdistill.data.sets import SETS
 from segdistill.engine.data_config import DataConfig, UnlabelledConfig
 from segdistill.engine.eval_config import EvalConfig
-from segdistill.engine.network_config import NetworkConfig
+from segdistill.engine.network_config import NetworkConfig, ViewsConfig
 from segdistill.engine.section import Section
 from segdistill.engine.shipped import find_config, is_shipped
 from segdistill.engine.train_config import TrainConfig
 from segdistill.methods._catalogue import METHODS, method_entries, resolve_methods
 from segdistill.models.external import external_keywords, is_external
 from segdistill.models.families import FAMILIES, named_family
+
+ONE, SEVERAL = "<one>", "<several>"
+"""What pydantic calls the two kinds of `teacher` in the path of a mistake."""
+Teachers = Annotated[
+    Annotated[NetworkConfig, Tag(ONE)] | Annotated[list[NetworkConfig], Tag(SEVERAL)],
+    Discriminator(lambda value: SEVERAL if isinstance(value, list) else ONE),
+]
 
 
 class Config(Section):
@@ -33,8 +41,9 @@ class Config(Section):
     """The data set and how it is fed."""
     student: NetworkConfig
     """The network that is trained."""
-    teacher: NetworkConfig | None = None
-    """The network that it learns from; it has to be trained already."""
+    teacher: Teachers | None = None
+    """The network that it learns from; it has to be trained already. Of a list of networks it learns from the mean of
+    their probabilities, and from the features of the first one (docs/training.md)."""
     method: Any = Field("none", validate_default=True)
     """What is transferred: a method's name, a mapping with `name` and options, or a list of both; `none` trains the
     student alone. `segdistill list methods` prints all methods with their options."""
@@ -61,7 +70,36 @@ class Config(Section):
     def _check_cache(cls, value: NetworkConfig) -> NetworkConfig:
         if value.cache is not None:
             raise ValueError("a student that learns cannot be cached; cache belongs into teacher")
+        if value.views is not None:
+            raise ValueError("a student learns from one view at a time; views belong into teacher, or into eval")
         return value
+
+    @pydantic.field_validator("teacher", mode="before")
+    @classmethod
+    def _count_teachers(cls, value: Any) -> Any:
+        if value == []:
+            raise ValueError("expected a network, or a list of networks, got []")
+        return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+    @pydantic.field_validator("teacher")
+    @classmethod
+    def _check_caches(cls, value: NetworkConfig | list[NetworkConfig] | None) -> Any:
+        for number, section in enumerate(value if isinstance(value, list) else []):
+            if number and section.cache is not None:
+                raise ValueError(f"teacher.0.cache keeps the mean of all; leave teacher.{number}.cache out")
+        return value
+
+    @property
+    def teachers(self) -> list[NetworkConfig]:
+        """The networks that the student learns from; none where none is named."""
+        if self.teacher is None:
+            return []
+        return self.teacher if isinstance(self.teacher, list) else [self.teacher]
+
+    @property
+    def cached_teacher(self) -> NetworkConfig | None:
+        """The section that says how the teacher is cached, the first one's; None where it is not."""
+        return next((section for section in self.teachers if section.cache is not None), None)
 
     @property
     def method_names(self) -> list[str]:
@@ -90,12 +128,17 @@ def check_keys(raw: Mapping[str, Any]) -> None:
         "eval": set(EvalConfig.model_fields),
     }
     network = set(NetworkConfig.model_fields)
-    for section in ("data", "student", "teacher", "train", "eval"):
-        given = raw.get(section)
+    sections = {section: raw.get(section) for section in ("data", "student", "teacher", "train", "eval")}
+    teacher = sections["teacher"]
+    if isinstance(teacher, list):
+        sections |= {f"teacher.{number}": entry for number, entry in enumerate(teacher)}
+    for section, given in sections.items():
         if isinstance(given, Mapping):
             more = set() if section in ("train", "eval") else _options_of(section, str(given.get("name")))
             if more is not None:
                 refuse_unknown(given, own.get(section, network) | more, f"unknown key {section}.{{}}")
+            if section not in own and isinstance(given.get("views"), Mapping):
+                refuse_unknown(given["views"], ViewsConfig.model_fields, f"unknown key {section}.views.{{}}")
             inner = given.get("unlabelled") if section == "data" else None
             if isinstance(inner, Mapping):
                 more = _options_of("data", str(inner.get("name", "folder")))
@@ -188,24 +231,17 @@ def _set(raw: dict[str, Any], override: str) -> None:
     except yaml.YAMLError:
         raise ValueError(f"override {override!r}: {text!r} is not a YAML value") from None
     *parents, last = key.split(".")
-    section = raw
-    for parent in parents:
-        inner = section.get(parent)
-        if parent == "method" and isinstance(inner, str):
-            inner = {"name": inner}
-        if inner is None:
-            inner = {}
-        if not isinstance(inner, dict):
-            raise ValueError(f"override {override!r}: {parent} is {inner!r}, which has no keys")
-        section[parent] = dict(inner)
-        section = section[parent]
+    section: Any = raw
+    for parent, below in pairwise([*parents, last]):
+        section = _inside(section, parent, below, f"override {override!r}")
+    named = [parent for parent in parents if not parent.isdecimal()][-1:]
     if parents == ["eval"] and last == "protocol":  # it says what all the other keys are
         section.clear()
     # A checkpoint says what network it is, and a name replaces a checkpoint: the other one has to go.
-    if parents and parents[-1] in ("student", "teacher") and last == "checkpoint":
-        for key in [key for key in section if not str(key).startswith("cache")]:
+    if named in (["student"], ["teacher"]) and last == "checkpoint":
+        for key in [key for key in section if not str(key).startswith(("cache", "views"))]:
             del section[key]
-    if parents and parents[-1] in ("student", "teacher") and last == "name":
+    if named in (["student"], ["teacher"]) and last == "name":
         section.pop("checkpoint", None)
     if parents == ["data"] and last == "name":  # what only the other data set knows has no meaning any more
         old, new = (_options_of("data", str(name)) or set() for name in (section.get("name"), value))
@@ -214,11 +250,38 @@ def _set(raw: dict[str, Any], override: str) -> None:
     if parents and parents[-1] == "data" and last == "augmentation":  # of another one, or of none, all keys are there
         for key in {key for keys in AUGMENTATIONS.values() for key in keys}:
             section.pop(key, None)
-    section[last] = value
+    if isinstance(section, list):
+        section[int(last)] = value
+    else:
+        section[last] = value
+
+
+def _inside(section: Any, key: str, below: str, what: str) -> Any:
+    """What is under a key of a mapping, or under a number of a list: a copy in its place, made if it is not there."""
+    place: Any = int(key) if isinstance(section, list) else key
+    inner = section[place] if isinstance(section, list) else section.get(key)
+    if key == "method" and isinstance(inner, str):
+        inner = {"name": inner}
+    if key in ("teacher", "method") and below.isdecimal() and not isinstance(inner, list):
+        inner = [] if inner is None else [inner]  # one network is the first of a list of one
+    if inner is None:
+        inner = {}
+    if isinstance(inner, list):
+        if not below.isdecimal() or int(below) > len(inner):
+            one = f"{key}.{below} is not there" if below.isdecimal() else f"say which one, as {key}.0.{below}"
+            raise ValueError(f"{what}: {key} is a list of {len(inner)}; {one}")
+        inner = [*inner, *([{}] if int(below) == len(inner) else [])]
+    elif isinstance(inner, dict):
+        inner = dict(inner)
+    else:
+        raise ValueError(f"{what}: {key} is {inner!r}, which has no keys")
+    section[place] = inner
+    return inner
 
 
 def _one_line(error: pydantic.ValidationError) -> str:
     where, kind, line = first_mistake(error)
+    where = tuple(part for part in where if part not in (ONE, SEVERAL))
     path = ".".join(where)
     if kind == "extra_forbidden":
         return f"unknown key {path}{closest(where[-1], _fields_at(where[:-1]))}"
@@ -232,6 +295,8 @@ def _one_line(error: pydantic.ValidationError) -> str:
 def _fields_at(location: Sequence[str]) -> set[str]:
     model: Any = Config
     for part in location:
+        if part.isdecimal():  # the place in a list
+            continue
         field = model.model_fields[part]
         model = next(m for m in (field.annotation, *get_args(field.annotation)) if hasattr(m, "model_fields"))
     return set(model.model_fields)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from segdistill.engine.modes import evaluating
 from segdistill.engine.teacher import observe
 from segdistill.methods import Method
 from segdistill.supervised import cross_entropy
@@ -176,18 +177,6 @@ def pooled_norms(module: nn.Module) -> Iterator[list[str]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; every submodule gets its own mode back afterwards."""
-    modes = {m: m.training for m in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
 
 
 @contextmanager

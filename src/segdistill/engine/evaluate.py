@@ -14,7 +14,7 @@ from segdistill.data.check import quick_check
 from segdistill.data.sampler import eval_loader
 from segdistill.engine.build import build_split
 from segdistill.engine.config import is_config, load_config
-from segdistill.engine.distiller import evaluating
+from segdistill.engine.modes import evaluating
 from segdistill.engine.protocol import PLAIN, Protocol, infer_ids
 from segdistill.engine.run_folder import CONFIG
 from segdistill.engine.runtime import Runtime, runtime

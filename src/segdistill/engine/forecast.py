@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from segdistill.data.subsets import Subset
 from segdistill.engine.config import Config, load_config
-from segdistill.engine.distiller import evaluating
 from segdistill.engine.evaluate import evaluate
 from segdistill.engine.gradients import term_gradients
 from segdistill.engine.loop import default_folder, forward, train
+from segdistill.engine.modes import evaluating
 from segdistill.engine.record import Recorder
 from segdistill.engine.runtime import peak_memory, runtime
 from segdistill.engine.teacher_cache import plan_cache
+from segdistill.engine.teacher_views import AVERAGED, Ensemble
 from segdistill.engine.training import Training
 from segdistill.taps import Tapped
 
@@ -190,7 +191,8 @@ def _path(tapped: Tapped, name: str) -> str:
         "image": "(input)",
         "undropped": "(before the dropout of features)",
     }
-    return tapped.paths.get(name) or given.get(name, "(output)")
+    path = tapped.paths.get(name) or given.get(name, "(output)")
+    return f"{path}, mean of {tapped.looks}" if name in AVERAGED and isinstance(tapped, Ensemble) else path
 
 
 def _image_time(training: Training) -> float:

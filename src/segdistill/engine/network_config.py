@@ -1,13 +1,36 @@
 """`student:` and `teacher:` — a network, where its weights are from, and what is read from it."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 from pydantic import Field
 
 from segdistill._options import refuse_unknown
-from segdistill.engine.section import Open
+from segdistill.engine.section import Open, Section
 from segdistill.models.normalisation import Normalisation
+
+if TYPE_CHECKING:
+    from segdistill.engine.protocol import Protocol
+
+
+class ViewsConfig(Section):
+    """`teacher.views:` — in how many ways a teacher sees each image; the probabilities of all are averaged."""
+
+    flip: bool = False
+    """Whether the teacher sees each image mirrored as well."""
+    scales: list[float] = Field([1.0])
+    """Factors by which the images that it sees are resized, such as [0.75, 1.0]; it sees a view of each."""
+
+    def build(self) -> "Protocol":
+        """The views, as those of an evaluation are described."""
+        from segdistill.engine.protocol import Protocol
+
+        return Protocol(scales=tuple(self.scales), flip=self.flip)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "ViewsConfig":
+        self.build()
+        return self
 
 
 class NetworkConfig(Open):
@@ -46,6 +69,9 @@ class NetworkConfig(Open):
     """Which of the data's classes each class of a teacher, or of a network that is evaluated as it is, is: `{its class:
     the data's class}` by name or number, null to leave one out; or `names` for those that have one name."""
 
+    views: ViewsConfig | None = None
+    """Of a teacher only: `{flip: true, scales: [0.75, 1.0]}` averages its probabilities over these views of each image.
+    Taps other than `logits` are those of the image as it is (docs/training.md)."""
     cache: str | None = None
     """Of a teacher only: folder in which what the methods read from it is kept for `cache_views` views of each image.
     It is filled once, before training; from then on the teacher does not run, in this run or in the next that has the

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segdistill._types import Size
-from segdistill.engine.distiller import evaluating
+from segdistill.engine.modes import evaluating
 from segdistill.engine.presets import preset
 from segdistill.engine.rows import Given, Mirrored, Network, Rows, Whole, Windows, resized
 from segdistill.taps import aligned
@@ -258,14 +258,27 @@ def _views(network: nn.Module, images: Tensor, protocol: Protocol, size: Size) -
     align = aligned(network) if protocol.align_corners is None else protocol.align_corners
     parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
     device = next((parameter.device for parameter in parameters), images.device)
-    image = Given(images)
+    for seen, mirrored in looks(Given(images), protocol):
+        logits: Rows
+        if protocol.window is None:
+            logits = Whole(network, seen, align, device)
+        else:
+            logits = Windows(network, seen, protocol.window, protocol.steps, align, device)
+        yield resized(Mirrored(logits) if mirrored else logits, size, align)
+
+
+def looks(image: Rows, protocol: Protocol) -> Iterator[tuple[Rows, bool]]:
+    """An image as each of a protocol's views has it: resized, then as it is, then mirrored.
+
+    Args:
+        image: (N,3,H,W).
+        protocol: of its sizes, scales and `flip`.
+
+    Yields:
+        What is seen, which is `image` itself where nothing is done to it, and whether it is mirrored.
+    """
     for scale in protocol.scales:
-        for flip in (False, True)[: 1 + protocol.flip]:
-            seen = resized(image, protocol.view(image.size, scale))
-            seen = Mirrored(seen) if flip else seen
-            logits: Rows
-            if protocol.window is None:
-                logits = Whole(network, seen, align, device)
-            else:
-                logits = Windows(network, seen, protocol.window, protocol.steps, align, device)
-            yield resized(Mirrored(logits) if flip else logits, size, align)
+        seen = resized(image, protocol.view(image.size, scale))
+        yield seen, False
+        if protocol.flip:
+            yield Mirrored(seen), True

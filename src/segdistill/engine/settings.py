@@ -1,5 +1,6 @@
 """A configuration as flat settings: which of them a run is bound to, and whether a folder holds that run."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,18 @@ TEACHER_PATHS = {"teacher.checkpoint", "teacher.weights"}
 """Where a teacher is, which may change while its weights do not."""
 
 
+def unnumbered(key: str) -> str:
+    """A setting's name without the number that says which of several teachers it is of.
+
+    Args:
+        key: dotted.
+
+    >>> unnumbered("teacher.1.checkpoint")
+    'teacher.checkpoint'
+    """
+    return re.sub(r"^teacher\.\d+\.", "teacher.", key)
+
+
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     """A tree of mappings as one mapping of `key.sub` → value.
 
@@ -62,8 +75,9 @@ def fixed_settings(config: Config) -> dict[str, Any]:
         config: of the run.
     """
     settings = {key: value for key, value in flat(config.model_dump(mode="json")).items() if key not in FREE_TO_CHANGE}
-    if "teacher.cache" in settings:  # where it lies says nothing, and it is held against the run when it is opened
-        settings["teacher.cache"] = settings["teacher.cache"] is not None
+    for key in settings:
+        if unnumbered(key) == "teacher.cache":  # where it lies says nothing; the run looks into it when it is opened
+            settings[key] = settings[key] is not None
     return settings
 
 
@@ -93,7 +107,7 @@ def check_same(old: Config, new: Config, folder: Path, *, override: bool = False
     a, b = fixed_settings(old), fixed_settings(new)
     # Names first: the options of one method are not those of another, and would say nothing.
     keys = sorted(a.keys() | b.keys(), key=lambda key: (not key.endswith(".name"), key))
-    keys = [key for key in keys if not (told and key in TEACHER_PATHS)]
+    keys = [key for key in keys if not (told and unnumbered(key) in TEACHER_PATHS)]
     changed = {key: [a.get(key), b.get(key)] for key in keys if a.get(key) != b.get(key)}
     for key, (was, now) in changed.items():
         if key not in OVERRIDABLE:

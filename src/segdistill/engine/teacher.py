@@ -15,9 +15,10 @@ from segdistill.data import SegmentationDataset
 from segdistill.engine.build import build_network, count_classes, tap
 from segdistill.engine.config import Config
 from segdistill.engine.network_config import NetworkConfig
+from segdistill.engine.protocol import PLAIN, Protocol
 from segdistill.engine.student import student_path
-from segdistill.functional import upcast
-from segdistill.taps import ClassMap, Tapped, Taps, aligned, as_logits
+from segdistill.engine.teacher_views import join, share_classes
+from segdistill.taps import ClassMap, Tapped, Taps
 
 
 def check_order(own: Sequence[str], names: Sequence[str], whose: str) -> None:
@@ -115,37 +116,55 @@ def build_teacher(config: Config, classes: Sequence[str], network: nn.Module | N
     """
     if not config.distils:
         return None
-    section = config.teacher
     if network is None:
-        if section is None:
+        if not config.teachers:
             raise ValueError(f"method {', '.join(config.method_names)} needs a teacher; set teacher.checkpoint=RUN")
-        if section.checkpoint is None and section.weights is None and not section.is_code:  # which may load its own
-            raise ValueError("teacher: an untrained network teaches nothing; set teacher.checkpoint or teacher.weights")
-        network = build_network(section, len(classes), "teacher")
+        return _join_trained(config.teachers, classes)
+    if len(config.teachers) > 1:
+        raise ValueError(
+            f"teacher is a list of {len(config.teachers)}; a network of your own stands for a single one, leave it out"
+        )
+    section = next(iter(config.teachers), None)
     class_map = None if section is None else build_class_map(section, network, classes)
-    return tap(network.requires_grad_(False), section, class_map).eval()
+    return join([tap(network.requires_grad_(False), section, class_map)], [_views(section)]).eval()
+
+
+def _join_trained(sections: Sequence[NetworkConfig], classes: Sequence[str]) -> Tapped:
+    """The teacher that some sections describe, frozen and in eval mode."""
+    networks, maps = [], []
+    for number, section in enumerate(sections):
+        role = "teacher" if len(sections) == 1 else f"teacher.{number}"
+        if section.checkpoint is None and section.weights is None and not section.is_code:  # which may load its own
+            raise ValueError(f"{role}: an untrained network teaches nothing; set {role}.checkpoint or {role}.weights")
+        networks.append(build_network(section, len(classes), role).requires_grad_(False))
+        maps.append(build_class_map(section, networks[-1], classes, role))
+    maps = share_classes(maps, len(classes))
+    tapped = [tap(network, section, one) for network, section, one in zip(networks, sections, maps, strict=True)]
+    return join(tapped, [_views(section) for section in sections]).eval()
+
+
+def _views(section: NetworkConfig | None) -> Protocol:
+    return PLAIN if section is None or section.views is None else section.views.build()
 
 
 class Mapped(nn.Module):
     """A network in the data's classes: images (N,3,H,W) in 0…1 → logits (N,C,H,W).
 
     Args:
-        network: the network.
-        class_map: what its classes are among the data's; None where they are the same.
+        network: the network, or a teacher of several; classes that have no counterpart in the data are cut off.
         role: what it is in its configuration, `student` or `teacher`.
     """
 
-    def __init__(self, network: nn.Module, class_map: ClassMap | None, role: str = "teacher"):
+    def __init__(self, network: Tapped, role: str = "teacher"):
         super().__init__()
         self.role = role
         self.network = network
-        self.class_map = class_map
-        self.align_corners = aligned(network)
+        self.align_corners = network.align_corners
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of the data's classes; those that have no counterpart there are cut off."""
-        logits = as_logits(self.network(images))
-        return logits if self.class_map is None else self.class_map.merge(upcast(logits))
+        """Logits of the data's classes."""
+        logits: Tensor = self.network(images, {"output"})["output"]
+        return logits
 
 
 def build_trained(config: Config, classes: Sequence[str]) -> Mapped:
@@ -158,28 +177,42 @@ def build_trained(config: Config, classes: Sequence[str]) -> Mapped:
     Raises:
         ValueError: if neither has weights, or a class of the data has no counterpart among the network's.
     """
-    for role, section in (("student", config.student), ("teacher", config.teacher)):
-        if section is not None and (section.checkpoint or section.weights):
-            network = build_network(section, len(classes), role).eval()
-            class_map = build_class_map(section, network, classes, role)
+    for role, sections in (("student", [config.student]), ("teacher", config.teachers)):
+        if any(section.checkpoint or section.weights for section in sections):
+            if role == "teacher":
+                tapped = _join_trained(sections, classes)
+            else:
+                network = build_network(config.student, len(classes), role).eval()
+                tapped = Tapped(network, {}, class_map=build_class_map(config.student, network, classes, role))
+            class_map = tapped.class_map
             if class_map is not None and not class_map.complete:
                 lacking = next(name for number, name in enumerate(classes) if number not in class_map.known)
                 raise ValueError(
                     f"{role}.class_map: none of the network's classes is the data's {lacking}; there is no fair figure "
                     "over all classes"
                 )
-            return Mapped(network, class_map, role)
+            return Mapped(tapped, role)
     raise ValueError("nothing trained to evaluate; give a run, or student.name and student.weights=FILE")
 
 
 def teacher_digest(config: Config) -> str | None:
     """What tells one teacher from another: the SHA-256 of the file that its weights are from; None without such a file.
 
+    Of a list, that of all the files' ones; a network without a file is told by what names it.
+
     Args:
         config: the configuration.
     """
-    section = config.teacher
-    path = (section.checkpoint or section.weights) if section is not None and config.distils else None
+    sections = config.teachers if config.distils else []
+    digests = [_weights_digest(section) for section in sections]
+    if len(sections) < 2:
+        return next(iter(digests), None)
+    told = [own or one.checkpoint or one.weights or one.name for one, own in zip(sections, digests, strict=True)]
+    return hashlib.sha256("\n".join(map(str, told)).encode()).hexdigest()
+
+
+def _weights_digest(section: NetworkConfig) -> str | None:
+    path = section.checkpoint or section.weights
     if path is None:
         return None
     try:

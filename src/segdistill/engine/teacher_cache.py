@@ -17,9 +17,10 @@ from segdistill.engine.config import Config
 from segdistill.engine.faults import TrainingStopped
 from segdistill.engine.lock import locked
 from segdistill.engine.run_folder import read_json, write_json
-from segdistill.engine.settings import TEACHER_PATHS, fixed_settings
+from segdistill.engine.settings import TEACHER_PATHS, fixed_settings, unnumbered
 from segdistill.engine.tap_store import TapStore
 from segdistill.engine.teacher import observe
+from segdistill.engine.teacher_views import members
 from segdistill.taps import GIVEN
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def cached_taps(config: Config, names: set[str]) -> set[str]:
         config: the configuration.
         names: what the methods read from the teacher.
     """
-    cached = config.distils and config.teacher is not None and config.teacher.cache is not None
+    cached = config.distils and config.cached_teacher is not None
     return names - set(GIVEN) if cached else set()
 
 
@@ -59,7 +60,7 @@ def plan_cache(training: "Training") -> TapStore:
     Raises:
         ValueError: if the teacher shows something else each time.
     """
-    section, run = training.config.teacher, training.run
+    section, run = training.config.cached_teacher, training.run
     assert section is not None
     assert section.cache is not None
     generator = torch.Generator().manual_seed(0)
@@ -143,18 +144,24 @@ def _facts(training: "Training", store: TapStore) -> dict[str, Any]:
     settings = {
         key: value
         for key, value in fixed_settings(config).items()
-        if key in seen or (key.startswith(("data.", "teacher.")) and not key.startswith(NOT_SEEN))
+        if key in seen or (key.startswith(("data.", "teacher.")) and not unnumbered(key).startswith(NOT_SEEN))
     }
-    network = {"class": type(teacher.network).__qualname__, "spec": getattr(teacher.network, "spec", None)}
     if config.data.cat_max_ratio is not None and training.labelled is not None:  # crops are drawn by the labels
         settings["data.labelled"] = hashlib.sha256(str(training.labelled).encode()).hexdigest()[:16]
+    networks = [
+        {"class": type(one.network).__qualname__, "spec": getattr(one.network, "spec", None)}
+        | ({} if one is teacher else {"logits": one.paths.get("logits")})
+        for one in members(teacher)
+    ]
+    states = [one.network.state_dict() for one in members(teacher)]
+    weights = states[0] if len(states) == 1 else {str(number): state for number, state in enumerate(states)}
     digests = dict(zip(DIGESTS[1:], map(_images_digest, _datasets(training)), strict=False))
     return {
         "segdistill": __version__,
         **{key: str(value) for key, value in settings.items() if value is not None},
-        "the teacher's network": str(network),
+        "the teacher's network": " and ".join(map(str, networks)),
         "the colour of padding": str(tuple(map(float, training.transform.fill))),
-        DIGESTS[0]: tensor_digest(teacher.network.state_dict()),
+        DIGESTS[0]: tensor_digest(weights),
         **digests,
         "taps": {name: {"path": teacher.paths.get(name), "shape": shape} for name, shape in store.shapes.items()},
     }

@@ -35,6 +35,7 @@ from segdistill.engine.sync_batchnorm import synchronise
 from segdistill.engine.tap_store import TapStore
 from segdistill.engine.teacher import build_teacher, tell_range
 from segdistill.engine.teacher_cache import cached_taps, fill, open_cache
+from segdistill.engine.teacher_views import members
 from segdistill.methods import build_method
 from segdistill.models.stats import model_stats
 from segdistill.taps import Taps
@@ -88,7 +89,8 @@ class Training:
         self.teacher = build_teacher(config, self.train_set.classes, teacher)
         if self.teacher is not None:
             if run.main:
-                tell_range(getattr(self.teacher.network, "card", None) or {}, self.train_set, "the teacher")
+                for member in members(self.teacher):
+                    tell_range(getattr(member.network, "card", None) or {}, self.train_set, "the teacher")
             self.teacher.to(run.device, memory_format=layout)  # type: ignore[call-overload]
         self.distiller = Distiller(tapped, build_method(config.method), aux_weight=cfg.aux_weight)
         self.distiller.to(run.device)
@@ -152,13 +154,13 @@ class Training:
             self.cache = open_cache(self)
             fill(self, self.cache)
             self.teacher.to("cpu")
-        elif self.config.distils and self.config.teacher is not None and self.config.teacher.cache is not None:
+        elif self.config.distils and self.config.cached_teacher is not None:
             self.recorder.say("teacher.cache: nothing is kept, as the methods read nothing of the teacher's images")
 
     def batches(self) -> Waited:
         """Micro-batches from the step where the run stands, each with the teacher's taps if they are cached."""
         data, cfg, run = self.config.data, self.cfg, self.run
-        section = self.config.teacher
+        section = self.config.cached_teacher
         loader = train_loader(
             self.train_set,
             self.transform,

@@ -21,7 +21,7 @@ def model_stats(network: nn.Module, size: tuple[int, int] = (512, 1024)) -> dict
         `params`, `flops`, `flops_size`.
     """
     shadow = copy.deepcopy(network).to("meta").eval()
-    params = sum(p.numel() for name, p in shadow.named_parameters() if not name.startswith("aux."))
+    params = sum(p.numel() for name, p in shadow.named_parameters() if "aux" not in name.split("."))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         shadow(torch.empty(1, 3, *size, device="meta"))
     return {"params": params, "flops": counter.get_total_flops(), "flops_size": list(size)}

@@ -21,8 +21,9 @@ SHOWN = ("val_", "analysis_", "gradient_", "cosine_")
 """Beginnings of names of what a record holds beside loss terms and costs."""
 
 MAPPING, LIST, TEXT, WHOLE, TABLE = "a mapping", "a list", "a text", "a whole number", "rows of numbers"
+ONE_OR_MORE = "a mapping or a list of mappings"
 KINDS: dict[str, dict[str, str]] = {
-    CONFIG: {"data": MAPPING, "student": MAPPING, "teacher": MAPPING, "train": MAPPING},
+    CONFIG: {"data": MAPPING, "student": MAPPING, "teacher": ONE_OR_MORE, "train": MAPPING},
     SUMMARY: {"iou": MAPPING, "steps": WHOLE, "best_step": WHOLE, "student": TEXT, "flops_size": LIST},
     ENVIRONMENT: {"versions": MAPPING, "gpus": LIST},
     "eval": {"iou": MAPPING, "confusion": TABLE},
@@ -113,10 +114,21 @@ class Run:
         return bool(self.summary)
 
     @property
-    def teacher(self) -> str | None:
-        """The teacher's run, as the configuration names it."""
-        section = self.config.get("teacher") or {}
-        return None if self.alone or not section.get("checkpoint") else str(section["checkpoint"])
+    def teachers(self) -> list[str]:
+        """The teachers' runs, as the configuration names them."""
+        sections = [] if self.alone else self._teachers
+        return [str(section["checkpoint"]) for section in sections if section.get("checkpoint")]
+
+    @property
+    def looks(self) -> int:
+        """How many probabilities of a teacher are averaged: those of several networks, or views; 1 for a plain one."""
+        views = [section.get("views") or {} for section in ([] if self.alone else self._teachers)]
+        return sum(len(one.get("scales") or [1.0]) * (1 + bool(one.get("flip"))) for one in views)
+
+    @property
+    def _teachers(self) -> list[Mapping[str, Any]]:
+        section = self.config.get("teacher") or []
+        return section if isinstance(section, list) else [section]
 
     @cached_property
     def result(self) -> dict[str, Any]:
@@ -242,7 +254,9 @@ def _is(value: Any, kind: str) -> bool:
             len(row) if isinstance(row, list) and all(number(n) is not None for n in row) else -1 for row in rows
         }
         return len(lengths - {-1}) == len(lengths) < 2
-    types = {MAPPING: Mapping, LIST: list, TEXT: str, WHOLE: int}
+    if kind == ONE_OR_MORE and isinstance(value, list):
+        return bool(value) and all(isinstance(one, Mapping) for one in value)
+    types = {MAPPING: Mapping, ONE_OR_MORE: Mapping, LIST: list, TEXT: str, WHOLE: int}
     return isinstance(value, types[kind]) and not isinstance(value, bool)
 
 

@@ -18,7 +18,7 @@ from segdistill.data.transforms import EvalTransform
 from segdistill.engine.build import build_split
 from segdistill.engine.run_folder import make_folder, write_json, write_text
 from segdistill.engine.student import load_student
-from segdistill.engine.teacher import build_teacher
+from segdistill.engine.teacher import Mapped, build_teacher
 from segdistill.measure.benchmark import benchmark
 from segdistill.report.collect import has_student
 from segdistill.report.figures import INK, MUTED, Album, Format, log_scale, percent_axis, style
@@ -116,7 +116,7 @@ def measure_curve(
     taught = next((run.config for run in plan.runs if run.config.distils), None)
     teacher = None if taught is None else build_teacher(taught, dataset.classes)
     if teacher is not None:
-        networks[TEACHERS] = teacher.network
+        networks[TEACHERS] = Mapped(teacher)
     measured = benchmark(networks, sizes=[size], repeats=repeats, threads=threads, device=device)
     keys = ("params", "flops", "ms", "ms_p95", "peak_mib")
     costs = {
@@ -161,7 +161,7 @@ def _reached(teacher: Mapping[str, Any]) -> dict[str, Any]:
 def _bytes(network: nn.Module) -> int:
     """Of the tensors that a student's file holds."""
     tensors = network.state_dict().items()
-    return sum(t.numel() * t.element_size() for name, t in tensors if not name.startswith("aux."))
+    return sum(t.numel() * t.element_size() for name, t in tensors if "aux" not in name.split("."))
 
 
 def _first_error(compared: Mapping[str, Any]) -> str:

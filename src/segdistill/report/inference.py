@@ -15,7 +15,7 @@ from segdistill.data.sampler import eval_loader
 from segdistill.data.transforms import EvalTransform
 from segdistill.engine.build import build_split
 from segdistill.engine.config import load_config
-from segdistill.engine.distiller import evaluating
+from segdistill.engine.modes import evaluating
 from segdistill.engine.protocol import PLAIN, Protocol, infer_ids
 from segdistill.engine.runtime import Runtime, runtime
 from segdistill.engine.student import load_student, read_card
@@ -162,7 +162,9 @@ def _load(group: Group, study: Study) -> Tapped:
     run = group.first
     section = load_config(run.folder).student if run.config else None
     if group is study.teacher:
-        section = load_config(study.focus.first.folder).teacher if study.focus.first.teacher else section
+        focus = study.focus.first
+        sections = load_config(focus.folder).teachers if focus.teachers else []
+        section = next((one for one in sections if one.checkpoint), section)
     taps, classifier = (section.taps, section.classifier) if section else (None, None)
     return Tapped(load_student(run.folder), taps, classifier).requires_grad_(False)
 

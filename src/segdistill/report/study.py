@@ -152,9 +152,9 @@ def read_study(
         ValueError: if there is no run, or their classes differ.
     """
     read = {folder.resolve(): read_run(folder) for path in runs for folder in find_runs(path)}
-    named_teachers = [_teacher(run) for run in read.values()] if teacher is None else [Path(teacher)]
-    teachers = {folder.resolve() for folder in named_teachers if folder is not None}
-    for folder in teachers:  # a teacher among the runs is not one of the students
+    named_teachers = [_teachers(run) for run in read.values()] if teacher is None else [[Path(teacher).resolve()]]
+    teachers = {folders[0] for folders in named_teachers if folders}
+    for folder in {folder for folders in named_teachers for folder in folders}:  # a teacher is not one of the students
         if len(read) > 1:
             read.pop(folder, None)
     named = [read_run(folder) for folder in find_runs(baseline)] if baseline is not None else []
@@ -167,13 +167,18 @@ def read_study(
     given = next((group for group in groups if named and named[0] in group.runs), None)
     _paint(groups)
     study = Study(groups, given=given)
-    shown = Path(teacher) if teacher is not None else _teacher(study.focus.first)
+    shown = Path(teacher) if teacher is not None else next(iter(_teachers(study.focus.first)), None)
     guide = [read_run(folder) for folder in find_runs(shown)] if shown is not None else []
     study.teacher = Group("teacher", guide, "teacher", TEACHER) if guide else None
     study.classes = shared_classes([*read.values(), *named, *guide])
     notes = study.notes
     if len(teachers) > 1:
         notes.append(f"The runs have {len(teachers)} teachers; shown is that of {study.focus.label}, {shown}.")
+    if teacher is None and guide and (looks := study.focus.first.looks) > 1:
+        notes.append(
+            f"{study.focus.label} learned from the mean of {looks} networks or views; the teacher's figures and "
+            f"pictures are those of {shown} alone, which sees each image once."
+        )
     for key in ("data.name", "data.size"):
         found = {str(flat(run.config).get(key)) for run in (*read.values(), *named)}
         if len(found) > 1:
@@ -187,14 +192,15 @@ def read_study(
     return study
 
 
-def _teacher(run: Run) -> Path | None:
-    """Folder of the teacher that a run's configuration names; one that is not there is looked for beside the run."""
-    if run.teacher is None:
-        return None
-    path = Path(run.teacher).expanduser()
-    path = path.parent if path.suffix == ".safetensors" else path
-    candidates = (path, run.folder.resolve().parent / path.name)
-    return next((candidate.resolve() for candidate in candidates if is_run(candidate)), None)
+def _teachers(run: Run) -> list[Path]:
+    """Folders of the teachers that a run's configuration names; one that is not there is looked for beside the run."""
+    found = []
+    for named in run.teachers:
+        path = Path(named).expanduser()
+        path = path.parent if path.suffix == ".safetensors" else path
+        candidates = (path, run.folder.resolve().parent / path.name)
+        found += [candidate.resolve() for candidate in candidates if is_run(candidate)][:1]
+    return found
 
 
 def _grouped(runs: Iterable[Run]) -> list[Group]:

@@ -20,6 +20,8 @@ from segdistill.models.weights.state_dicts import Tensors, choose_tensors, fitti
 FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 """Environment variable by which torch refuses to unpickle, also for callers that ask for it."""
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+IMAGENET_HEADS = ("fc.", "classifier.", "head.")
+"""Starts of the names of an ImageNet classifier, which a backbone has no use for."""
 COUNTER = "num_batches_tracked"
 """Ends the names of batch norms' counters, which old files do not have and eval mode does not need."""
 
@@ -158,7 +160,7 @@ def load_backbone_weights(body: nn.Module, timm_name: str, make: Callable[..., n
 
     A file's tensors are taken by their names, those of a stem of three convolutions by SKD's, CIRKD's or OpenMMLab's
     too; or, where it uses other names, by their order, provided that every single shape agrees (as in ports of the same
-    network). The ImageNet classifier is left out.
+    network). The ImageNet classifier is left out, and may be missing in the file.
 
     Args:
         body: the network.
@@ -199,15 +201,17 @@ def _stems(tensors: Tensors, full: Mapping[str, Tensor]) -> list[Tensors]:
 def _by_name_or_order(tensors: dict[str, Tensor], full: dict[str, Tensor], path: str) -> dict[str, Tensor]:
     tensors, full = ({k: v for k, v in those.items() if not k.endswith(COUNTER)} for those in (tensors, full))
     common = set(tensors) & set(full)
-    in_order = [t.shape for t in tensors.values()] == [t.shape for t in full.values()]
-    if len(common) >= len(full) // 2 and (len(common) == len(full) or not in_order):
+    headless = [name for name in full if not name.startswith(IMAGENET_HEADS)]
+    shapes = [t.shape for t in tensors.values()]
+    in_order = next((names for names in (list(full), headless) if shapes == [full[name].shape for name in names]), None)
+    if len(common) >= len(full) // 2 and (len(common) == len(full) or in_order is None):
         wrong = [name for name in sorted(common) if tensors[name].shape != full[name].shape]
-        wrong = [name for name in wrong if not name.startswith(("fc.", "classifier.", "head."))]
+        wrong = [name for name in wrong if not name.startswith(IMAGENET_HEADS)]
         if wrong:
             raise ValueError(
                 f"{path}: {wrong[0]} is {tuple(tensors[wrong[0]].shape)}, expected {tuple(full[wrong[0]].shape)}"
             )
         return tensors
-    if in_order:
-        return dict(zip(full, tensors.values(), strict=True))
+    if in_order is not None:
+        return dict(zip(in_order, tensors.values(), strict=True))
     raise ValueError(f"{path} fits neither by names ({len(common)} of {len(full)} known) nor by order and shapes")

@@ -133,6 +133,14 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
             return [str(error)]
         return []
 
+    def has_mask(self, index: int) -> bool:
+        """Whether an item has labels; where it has none, its mask is 255 throughout.
+
+        Args:
+            index: of the item.
+        """
+        return True
+
 
 class MissingMasks(ValueError):  # noqa: N818  (it names what is missing, and people read the line, not the class)
     """Some images have no mask.

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from segdistill.data.dataset import SegmentationDataset, Unlabelled
+from segdistill.data.dataset import SegmentationDataset, Source, Unlabelled
+from segdistill.data.mixing import Mixer, Mixing
 from segdistill.data.transforms import Crop, Crops, EvalTransform, TrainTransform, stack
 
 Batch = tuple[Tensor, Tensor]
@@ -46,6 +47,7 @@ def train_loader(
     device: torch.device | str | None = None,
     views: int | None = None,
     recall: Recall | None = None,
+    mixing: Mixing | None = None,
 ) -> Iterable[Any]:
     """Batches of the steps `start` … `steps - 1`, each cut into `accumulate` micro-batches that come one after another.
 
@@ -71,6 +73,9 @@ def train_loader(
         views: how many ways of augmenting each image there are; None: another one each time.
         recall: what is read beside each micro-batch of views, by the process that loads it; a batch is then (images,
             target, what it gave).
+        mixing: what is put into an image of others, which are drawn from the same address as its augmentation: for
+            CutMix from the same data set, for ClassMix from those of `dataset` that have labels. It needs a
+            `TrainTransform`.
 
     Raises:
         ValueError: if a batch cannot be divided evenly; when iterating, what data set and transform raise.
@@ -90,6 +95,12 @@ def train_loader(
             )
         if not len(stream.dataset):
             raise ValueError(f"{name}: the data set has no images")
+    if mixing is not None:
+        if not isinstance(transform, TrainTransform):
+            raise ValueError("mixing needs a TrainTransform, whose crops are put together before they become numbers")
+        mixer = Mixer(mixing, dataset)
+        for stream in streams:
+            stream.mixer = mixer
     micro_batches = _MicroBatches(streams, transform, seed, accumulate, rank, world, recall)
     return _Loader(micro_batches, range(start * accumulate, steps * accumulate), workers, device)
 
@@ -101,6 +112,7 @@ def view_loader(
     *,
     workers: int = 0,
     device: torch.device | str | None = None,
+    mixing: Mixing | None = None,
 ) -> Iterable[Batch]:
     """The very views that `train_loader` gives with `views`, in groups.
 
@@ -110,8 +122,13 @@ def view_loader(
         groups: addresses of views, a batch each.
         workers: as for `train_loader`.
         device: likewise.
+        mixing: likewise.
     """
     streams = [_Stream(dataset, 1, number) for number, dataset in enumerate(datasets)]
+    if mixing is not None:
+        mixer = Mixer(mixing, datasets[LABELLED])
+        for stream in streams:
+            stream.mixer = mixer
     return _Loader(_Views(streams, transform, groups), range(len(groups)), workers, device)
 
 
@@ -157,6 +174,7 @@ class _Stream:
         self.size = size
         self.number = number
         self.views = views
+        self.mixer: Mixer | None = None
 
     def address(self, seed: int, step: int, position: int) -> Address:
         epoch, place = divmod(step * self.size + position, len(self.dataset))
@@ -173,16 +191,19 @@ class _Stream:
         return self._draw(index, _sample_seed(VIEWS, self.number, index, view), transform)
 
     def _draw(self, index: int, seed: int, transform: Transform) -> Batch | Crop:
-        source = self.dataset.source(index)
-        if self.number == UNLABELLED:
-            source = Unlabelled(source)
         # torch.manual_seed would reset the generators of all devices as well; only the CPU's is put back afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            if isinstance(transform, TrainTransform):
-                return transform.draw(source)
-            whole = (slice(0, source.size[0]), slice(0, source.size[1]))
-            return transform(source.image(whole), source.mask(whole))
+            source = self._source(index)
+            if not isinstance(transform, TrainTransform):
+                whole = (slice(0, source.size[0]), slice(0, source.size[1]))
+                return transform(source.image(whole), source.mask(whole))
+            crop = transform.draw(source)  # first, so that it is the same whatever is put in
+            return crop if self.mixer is None else self.mixer(crop, transform, self._source, len(self.dataset))
+
+    def _source(self, index: int) -> Source:
+        source = self.dataset.source(index)
+        return Unlabelled(source) if self.number == UNLABELLED else source
 
 
 @lru_cache(maxsize=8)

@@ -12,6 +12,7 @@ import torch
 from segdistill._version import __version__
 from segdistill.data import SegmentationDataset
 from segdistill.data.sampler import view_loader
+from segdistill.engine.build import build_mixing
 from segdistill.engine.checkpoint import tensor_digest
 from segdistill.engine.config import Config
 from segdistill.engine.faults import TrainingStopped
@@ -145,7 +146,9 @@ def _facts(training: "Training", store: TapStore) -> dict[str, Any]:
         if key in seen or (key.startswith(("data.", "teacher.")) and not key.startswith(NOT_SEEN))
     }
     network = {"class": type(teacher.network).__qualname__, "spec": getattr(teacher.network, "spec", None)}
-    digests = dict(zip(DIGESTS[1:], map(_images_digest, _datasets(training)), strict=False))
+    augment = config.data.augment  # labels may say what is seen
+    labels = config.data.cat_max_ratio is not None or (augment is not None and augment.classmix > 0)
+    digests = {name: _images_digest(d, labels) for name, d in zip(DIGESTS[1:], _datasets(training), strict=False)}
     return {
         "segdistill": __version__,
         **{key: str(value) for key, value in settings.items() if value is not None},
@@ -161,10 +164,11 @@ def _datasets(training: "Training") -> list[SegmentationDataset]:
     return [training.train_set, *([] if training.unlabelled is None else [training.unlabelled])]
 
 
-def _images_digest(dataset: SegmentationDataset) -> str:
+def _images_digest(dataset: SegmentationDataset, labels: bool) -> str:
     sha = hashlib.sha256("\n".join(dataset.names).encode("utf-8", "surrogateescape"))
     for index in sorted({round(place) for place in np.linspace(0, len(dataset) - 1, SAMPLE)}):
-        sha.update(dataset[index][0].contiguous().numpy().data)
+        for part in dataset[index][: 2 if labels else 1]:
+            sha.update(part.contiguous().numpy().data)
     return sha.hexdigest()
 
 
@@ -192,7 +196,8 @@ def fill(training: "Training", store: TapStore) -> None:
     addresses = [store.addresses(group) for group in mine]
     workers = data.workers if mine else 0
     datasets = _datasets(training)
-    batches = view_loader(datasets, training.transform, addresses, workers=workers, device=run.device)
+    how: dict[str, Any] = {"workers": workers, "device": run.device, "mixing": build_mixing(data)}
+    batches = view_loader(datasets, training.transform, addresses, **how)
     for number, (group, (images, _)) in enumerate(zip(mine, batches, strict=True), start=1):
         if run.stopped:
             break

@@ -1,5 +1,6 @@
 """Images of two: what is put in, with its labels; the same for any number of workers, processes and parts."""
 
+import json
 import math
 
 import pytest
@@ -7,13 +8,14 @@ import torch
 
 from faults import assert_same_run, config
 from segdistill import distill
-from segdistill.data import SegmentationDataset
+from segdistill.data import SegmentationDataset, build_dataset
 from segdistill.data.dataset import Held
 from segdistill.data.mixing import Mixing, paste
 from segdistill.data.sampler import train_loader, view_loader
 from segdistill.data.transforms import Crop, TrainTransform
 from segdistill.engine.build import build_mixing, build_transform
 from segdistill.engine.config import load_config
+from segdistill.engine.teacher_cache import _images_digest
 
 SIZE = (24, 32)
 STUDENT = {"name": "pspnet_resnet18"}
@@ -281,8 +283,17 @@ def test_a_cache_knows_what_is_put_in(tmp_path):
     run("first", cutmix=0.5, classmix=0.5)
     run("second", cutmix=0.5, classmix=0.5)
     assert_same_run(tmp_path / "first", tmp_path / "second")
+    facts = json.loads((tmp_path / "cache/cache.json").read_text(encoding="utf-8"))
+    data = build_dataset("synthetic", "train", size=(32, 32), images=8)
+    assert facts["images"] == _images_digest(data, labels=True) != _images_digest(data, labels=False)
     with pytest.raises(ValueError, match=r"was filled with data.augment.cutmix=0.5, not 0.0"):
         run("third", classmix=0.5)
+
+
+def test_labels_are_a_part_of_the_digest():
+    one, other = Numbered(3), Numbered(3, bare=[1])
+    assert _images_digest(one, labels=False) == _images_digest(other, labels=False)
+    assert _images_digest(one, labels=True) != _images_digest(other, labels=True)
 
 
 def test_errors():
@@ -290,7 +301,7 @@ def test_errors():
         ({"augment": {"cutmix": 1.5}}, "data.augment.cutmix: "),
         ({"augment": {"classmix": -0.1}}, "data.augment.classmix: "),
         ({"augment": {"cutmixx": 0.5}}, "unknown key data.augment.cutmixx; did you mean cutmix"),
-        ({"augment": {"colour": 0.5}, "photometric": True}, "data.augment.colour: photometric=fast varies the colours"),
+        ({"augment": {"colour": 0.5}, "photometric": True}, "data: augment.colour: photometric=fast varies the colours"),
         ({"augment": {"colour": 0.5}, "augmentation": "mmseg"}, "photometric=mmseg varies the colours of every image"),
     ]:
         with pytest.raises(ValueError, match=line) as caught:

@@ -123,7 +123,7 @@ class DataConfig(Open):
     def _check_colour(self) -> "DataConfig":
         if self.augment is not None and self.augment.colour and self.photometric:
             raise ValueError(
-                f"data.augment.colour: photometric={self.photometric} varies the colours of every image already; leave "
+                f"augment.colour: photometric={self.photometric} varies the colours of every image already; leave "
                 "one of them out"
             )
         return self

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from segdistill.data import SegmentationDataset, build_dataset
 from segdistill.engine.class_weights import balanced, count_labels
 from segdistill.engine.config import dump_config, load_config
 from segdistill.engine.distiller import Distiller
+from segdistill.engine.faults import TrainingStopped
 from segdistill.engine.forecast import forecast
 from segdistill.losses import soft_jaccard
 from segdistill.methods import build_method
@@ -402,6 +404,21 @@ def test_no_labels_at_all_cannot_be_balanced(tmp_path, monkeypatch):
         ValueError, match=r"supervised.class_weights: no training image has a label that could be counted"
     ):
         distill(config(supervised={"class_weights": "balanced"}), out=tmp_path / "run")
+
+
+def test_a_run_that_is_stopped_while_it_counts(tmp_path, monkeypatch):
+    seen = []
+
+    def count(_, indices, __):
+        seen.extend(indices)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return torch.zeros(11, dtype=torch.int64)
+
+    monkeypatch.setattr("segdistill.engine.class_weights.count_labels", count)
+    monkeypatch.setattr("segdistill.engine.class_weights.PORTION", 3)
+    with pytest.raises(TrainingStopped, match="stopped while labels were counted; the same command begins anew"):
+        distill(config(supervised={"class_weights": "balanced"}), out=tmp_path / "run")
+    assert seen == [0, 1, 2]
 
 
 def test_mass():

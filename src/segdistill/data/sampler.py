@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from segdistill.data.dataset import SegmentationDataset, Unlabelled
+from segdistill.data.dataset import SegmentationDataset, Source, Unlabelled
+from segdistill.data.mixing import Mixer, Mixing
 from segdistill.data.transforms import Crop, Crops, EvalTransform, TrainTransform, stack
 
 Batch = tuple[Tensor, Tensor]
@@ -50,6 +51,7 @@ def train_loader(
     recall: Recall | None = None,
     labelled: Sequence[int] | None = None,
     labelled_batch: int | None = None,
+    mixing: Mixing | None = None,
 ) -> Iterable[Any]:
     """Batches of the steps `start` … `steps - 1`, each cut into `accumulate` micro-batches that come one after another.
 
@@ -78,6 +80,9 @@ def train_loader(
         labelled: with `labelled_batch`: the positions of the items of `dataset` that have labels.
         labelled_batch: how many of `batch_size` are these; the others come from the other items, in turns of their own,
             and stand behind them. None: all come in one order.
+        mixing: what is put into an image of others, which are drawn from the same address as its augmentation: for
+            CutMix from the same data set, for ClassMix from those of `dataset` that have labels. It needs a
+            `TrainTransform`.
 
     Raises:
         ValueError: if a batch cannot be divided evenly; when iterating, what data set and transform raise.
@@ -106,6 +111,12 @@ def train_loader(
             )
         if not len(stream):
             raise ValueError(f"{name}: the data set has no images")
+    if mixing is not None:
+        if not isinstance(transform, TrainTransform):
+            raise ValueError("mixing needs a TrainTransform, whose crops are put together before they become numbers")
+        mixer = Mixer(mixing, dataset)
+        for stream in streams:
+            stream.mixer = mixer
     micro_batches = _MicroBatches(streams, transform, seed, accumulate, rank, world, recall)
     return _Loader(micro_batches, range(start * accumulate, steps * accumulate), workers, device)
 
@@ -117,6 +128,7 @@ def view_loader(
     *,
     workers: int = 0,
     device: torch.device | str | None = None,
+    mixing: Mixing | None = None,
 ) -> Iterable[Batch]:
     """The very views that `train_loader` gives with `views`, in groups.
 
@@ -126,8 +138,13 @@ def view_loader(
         groups: addresses of views, a batch each.
         workers: as for `train_loader`.
         device: likewise.
+        mixing: likewise.
     """
     streams = [_Stream(dataset, 1, number) for number, dataset in enumerate(datasets)]
+    if mixing is not None:
+        mixer = Mixer(mixing, datasets[LABELLED])
+        for stream in streams:
+            stream.mixer = mixer
     return _Loader(_Views(streams, transform, groups), range(len(groups)), workers, device)
 
 
@@ -190,6 +207,7 @@ class _Stream:
 
     def __len__(self) -> int:
         return len(self.dataset if self.chosen is None else self.chosen)
+        self.mixer: Mixer | None = None
 
     def address(self, seed: int, step: int, position: int) -> Address:
         epoch, place = divmod(step * self.size + position, len(self))
@@ -206,16 +224,19 @@ class _Stream:
         return self._draw(index, _sample_seed(VIEWS, self.number, index, view), transform)
 
     def _draw(self, index: int, seed: int, transform: Transform) -> Batch | Crop:
-        source = self.dataset.source(index)
-        if self.number == UNLABELLED:
-            source = Unlabelled(source)
         # torch.manual_seed would reset the generators of all devices as well; only the CPU's is put back afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            if isinstance(transform, TrainTransform):
-                return transform.draw(source)
-            whole = (slice(0, source.size[0]), slice(0, source.size[1]))
-            return transform(source.image(whole), source.mask(whole))
+            source = self._source(index)
+            if not isinstance(transform, TrainTransform):
+                whole = (slice(0, source.size[0]), slice(0, source.size[1]))
+                return transform(source.image(whole), source.mask(whole))
+            crop = transform.draw(source)  # first, so that it is the same whatever is put in
+            return crop if self.mixer is None else self.mixer(crop, transform, self._source, len(self.dataset))
+
+    def _source(self, index: int) -> Source:
+        source = self.dataset.source(index)
+        return Unlabelled(source) if self.number == UNLABELLED else source
 
 
 @lru_cache(maxsize=8)

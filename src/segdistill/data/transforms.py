@@ -34,6 +34,7 @@ class TrainTransform:
         flip: mirror left and right in half of the cases.
         photometric: change colours. `fast`, or true: brightness by up to 12.5 %, contrast and saturation by up to 50 %,
             no hue. `mmseg`: OpenMMLab's `PhotoMetricDistortion`, which takes several times as long.
+        colour: probability that the colours of an image are changed at all.
         size: (H,W) that the image is resized to before anything else, for cheaper experiments.
         fill: RGB colour of padding, in 0 … 1; ImageNet's mean as a default. The mask is padded with 255.
         scale_step: distance of the factors that are drawn, from the least to the largest of `scale`; None: any factor.
@@ -58,6 +59,7 @@ class TrainTransform:
         scale: tuple[float, float] = (0.5, 2.0),
         flip: bool = True,
         photometric: Photometric = False,
+        colour: float = 1.0,
         size: Size | None = None,
         fill: Colours = (0.485, 0.456, 0.406),
         scale_step: float | None = None,
@@ -80,6 +82,7 @@ class TrainTransform:
         self.flip = flip
         self.fast = v2.ColorJitter(brightness=0.125, contrast=0.5, saturation=0.5)
         self.photometric = "fast" if photometric is True else photometric
+        self.colour = colour
         self.size = size
         self.fill = fill
         self.fit = fit
@@ -120,11 +123,15 @@ class TrainTransform:
         flipped = self.flip and bool(torch.rand(()) < 0.5)
         if flipped:
             image, mask = image.flip(-1), mask.flip(-1)
-        if self.photometric == "fast":
-            image = self.fast(tv_tensors.Image(image)).as_subclass(Tensor)
-        if self.photometric == "mmseg":
-            image = distort(image)
+        if self.colour == 1 or float(torch.rand(())) < self.colour:
+            image = self._recolour(image)
         return Crop(image, mask, (crop[0], crop[1]), self._place(output, crop, flipped), self.fill)
+
+    def _recolour(self, image: Tensor) -> Tensor:
+        if self.photometric == "fast":
+            changed: Tensor = self.fast(tv_tensors.Image(image)).as_subclass(Tensor)
+            return changed
+        return distort(image) if self.photometric == "mmseg" else image
 
     def _factor(self, full: Size) -> float:
         """How many times the output's pixels are as many as those of an image of the size `full`."""

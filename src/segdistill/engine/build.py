@@ -5,8 +5,10 @@ from typing import Any
 
 from torch import nn
 
+from segdistill._types import Size
 from segdistill.data import FileDataset, SegmentationDataset, build_dataset, dataset_options
 from segdistill.data.dataset import MissingMasks
+from segdistill.data.mixing import Mixing
 from segdistill.data.packed import PackedDataset
 from segdistill.data.subsets import PartlyLabelled, Subset, choose_labelled, keep_only
 from segdistill.data.transforms import TrainTransform
@@ -14,10 +16,12 @@ from segdistill.engine.config import Config
 from segdistill.engine.data_config import DataConfig
 from segdistill.engine.network_config import NetworkConfig
 from segdistill.engine.student import load_student, read_card
+from segdistill.engine.supervised_config import SupervisedConfig
 from segdistill.models import build_model
 from segdistill.models.checkpoints import load_weights
 from segdistill.models.external import is_external
 from segdistill.models.proposal import propose_taps
+from segdistill.supervised import Supervised
 from segdistill.taps import ClassMap, Tapped
 
 WITHOUT_LABELS: dict[str, dict[str, Any]] = {
@@ -87,7 +91,22 @@ def build_transform(data: DataConfig, mean: Sequence[float] | None = None) -> Tr
     fill = mean if data.fill is None else data.fill
     if fill is not None:
         own["fill"] = tuple(fill)
-    return TrainTransform(**own, photometric=data.photometric, padding=data.padding, size=data.resize, draft=data.draft)
+    own["photometric"] = data.photometric
+    if data.augment is not None and data.augment.colour:
+        own |= {"photometric": "fast", "colour": data.augment.colour}
+    return TrainTransform(**own, padding=data.padding, size=data.resize, draft=data.draft)
+
+
+def build_mixing(data: DataConfig) -> Mixing | None:
+    """What is put into training images of other ones, or None.
+
+    Args:
+        data: section of the configuration.
+    """
+    augment = data.augment
+    if augment is None or not (augment.cutmix or augment.classmix):
+        return None
+    return Mixing(cutmix=augment.cutmix, classmix=augment.classmix)
 
 
 def build_unlabelled(data: DataConfig) -> SegmentationDataset | None:
@@ -201,6 +220,33 @@ def build_student(config: Config, num_classes: int, network: nn.Module | None = 
         raise ValueError("student.class_map: a trained student has the data's classes; class_map belongs into teacher")
     network = build_network(section, num_classes, "student") if network is None else network
     aux = getattr(network, "aux", None)
-    if config.train.aux_weight == 0 and isinstance(aux, nn.Module):
+    if (config.train.aux_weight == 0 or not config.supervised.labels) and isinstance(aux, nn.Module):
         aux.requires_grad_(False)  # it would be left without a gradient, which several processes cannot have
     return tap(network, section)
+
+
+def build_supervised(config: SupervisedConfig, classes: Sequence[str], size: Size) -> Supervised:
+    """The loss of the labels; balanced weights of classes are 0 until they are counted.
+
+    Args:
+        config: section of the configuration.
+        classes: of the data set.
+        size: (H,W) of a training image.
+
+    Raises:
+        ValueError: if there are not as many weights as classes, or no pixel would be too easy.
+    """
+    weights = [0.0] * len(classes) if config.class_weights == "balanced" else config.class_weights
+    if weights is not None and len(weights) != len(classes):
+        raise ValueError(
+            f"supervised.class_weights: {len(weights)} numbers for {len(classes)} classes ({', '.join(classes)}); give "
+            "one for each, or balanced"
+        )
+    pixels = size[0] * size[1]
+    if config.ohem is not None and config.ohem_min_kept >= pixels:
+        raise ValueError(
+            f"supervised.ohem_min_kept is {config.ohem_min_kept}, but a training image has {pixels} pixels: none would "
+            f"be left out; take {pixels // 5}, say, a fifth"
+        )
+    options = config.model_dump(exclude={"class_weights"})
+    return Supervised(**options, class_weights=weights)

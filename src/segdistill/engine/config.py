@@ -16,11 +16,12 @@ from segdistill._options import closest, first_mistake, refuse_unknown
 from segdistill._printing import one_line
 from segdistill.data.augmentations import AUGMENTATIONS
 from segdistill.data.sets import SETS
-from segdistill.engine.data_config import DataConfig, UnlabelledConfig
+from segdistill.engine.data_config import AugmentConfig, DataConfig, UnlabelledConfig
 from segdistill.engine.eval_config import EvalConfig
 from segdistill.engine.network_config import NetworkConfig, ViewsConfig
 from segdistill.engine.section import Section
 from segdistill.engine.shipped import find_config, is_shipped
+from segdistill.engine.supervised_config import SupervisedConfig
 from segdistill.engine.train_config import TrainConfig
 from segdistill.methods._catalogue import METHODS, method_entries, resolve_methods
 from segdistill.models.external import external_keywords, is_external
@@ -47,6 +48,8 @@ class Config(Section):
     method: Any = Field("none", validate_default=True)
     """What is transferred: a method's name, a mapping with `name` and options, or a list of both; `none` trains the
     student alone. `segdistill list methods` prints all methods with their options."""
+    supervised: SupervisedConfig = SupervisedConfig()
+    """What the student learns from labels."""
     train: TrainConfig = TrainConfig()
     """Optimisation, precision, what is kept when."""
     eval: EvalConfig = EvalConfig()
@@ -58,6 +61,15 @@ class Config(Section):
             self.eval.complete(self.data.name)
         except ValueError as error:
             raise ValueError(f"eval.{error}") from None
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _check_learning(self) -> "Config":
+        if not self.distils and not self.supervised.labels:
+            raise ValueError(
+                "supervised.ce and supervised.jaccard are 0, and method is none: nothing would be learned; give one of "
+                "them a weight, or name a method"
+            )
         return self
 
     @pydantic.field_validator("method")
@@ -124,21 +136,26 @@ def check_keys(raw: Mapping[str, Any]) -> None:
     refuse_unknown(raw, Config.model_fields, "unknown key {}")
     own = {
         "data": set(DataConfig.model_fields),
+        "supervised": set(SupervisedConfig.model_fields),
         "train": set(TrainConfig.model_fields),
         "eval": set(EvalConfig.model_fields),
     }
     network = set(NetworkConfig.model_fields)
-    sections = {section: raw.get(section) for section in ("data", "student", "teacher", "train", "eval")}
+    sections = {section: raw.get(section) for section in ("data", "student", "teacher", "supervised", "train", "eval")}
     teacher = sections["teacher"]
     if isinstance(teacher, list):
         sections |= {f"teacher.{number}": entry for number, entry in enumerate(teacher)}
     for section, given in sections.items():
         if isinstance(given, Mapping):
-            more = set() if section in ("train", "eval") else _options_of(section, str(given.get("name")))
+            closed = section in ("supervised", "train", "eval")
+            more = set() if closed else _options_of(section, str(given.get("name")))
             if more is not None:
                 refuse_unknown(given, own.get(section, network) | more, f"unknown key {section}.{{}}")
             if section not in own and isinstance(given.get("views"), Mapping):
                 refuse_unknown(given["views"], ViewsConfig.model_fields, f"unknown key {section}.views.{{}}")
+            inner = given.get("augment") if section == "data" else None
+            if isinstance(inner, Mapping):
+                refuse_unknown(inner, AugmentConfig.model_fields, "unknown key data.augment.{}")
             inner = given.get("unlabelled") if section == "data" else None
             if isinstance(inner, Mapping):
                 more = _options_of("data", str(inner.get("name", "folder")))

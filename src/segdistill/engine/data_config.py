@@ -10,7 +10,7 @@ from segdistill._options import refuse_unknown
 from segdistill._types import Size
 from segdistill.data.augmentations import augmentation
 from segdistill.data.sets import SETS
-from segdistill.engine.section import Open
+from segdistill.engine.section import Open, Section
 
 
 class UnlabelledConfig(Open):
@@ -38,6 +38,20 @@ class UnlabelledConfig(Open):
         refuse_unknown(self.options, {*known, *UnlabelledConfig.model_fields}, "unknown key data.unlabelled.{}")
         SETS.resolve(self.name, self.options)
         return self
+
+
+class AugmentConfig(Section):
+    """`data.augment:` — what else happens to training images now and then, before teacher and student see them."""
+
+    colour: float = Field(0.0, ge=0, le=1)
+    """Probability that an image's colours vary as `photometric: fast` says, which varies those of all images; the two
+    exclude each other."""
+    cutmix: float = Field(0.0, ge=0, le=1)
+    """Probability of CutMix: a box, half as large as the picture, is put in from another image of the same data set,
+    with its labels."""
+    classmix: float = Field(0.0, ge=0, le=1)
+    """Probability of ClassMix: half of the classes of another training image are put in, by its labels; into images of
+    `data.unlabelled` as well, which then have labels there."""
 
 
 class DataConfig(Open):
@@ -71,6 +85,8 @@ class DataConfig(Open):
     photometric: Literal["fast", "mmseg"] | bool = False
     """Whether, and how, colours of training images vary at random: `fast` (or true) brightness, contrast, saturation;
     `mmseg` these and hue, as OpenMMLab's `PhotoMetricDistortion`."""
+    augment: AugmentConfig | None = None
+    """What happens to training images besides, each with a probability: colours, CutMix, ClassMix."""
     padding: Literal["random", "end", "mirrored"] = "random"
     """Where an image lies that is smaller than the crop: `random` anywhere in it; `end` above and left, the padding
     below and right; `mirrored` the same, but that a flip takes the padding along."""
@@ -115,6 +131,15 @@ class DataConfig(Open):
     @classmethod
     def _name_fast(cls, value: Any) -> Any:
         return "fast" if value is True else value
+
+    @pydantic.model_validator(mode="after")
+    def _check_colour(self) -> "DataConfig":
+        if self.augment is not None and self.augment.colour and self.photometric:
+            raise ValueError(
+                f"augment.colour: photometric={self.photometric} varies the colours of every image already; leave "
+                "one of them out"
+            )
+        return self
 
     @pydantic.field_validator("size", "crop")
     @classmethod

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from segdistill.engine.modes import evaluating
 from segdistill.engine.teacher import observe
 from segdistill.methods import Method
-from segdistill.supervised import cross_entropy
+from segdistill.supervised import Supervised
 from segdistill.taps import ClassMap, Tapped, Taps, match_maps
 
 
@@ -22,14 +22,18 @@ class Distiller(nn.Module):
     Args:
         student: the network that is trained, with its taps (`Tapped`).
         method: what is transferred, and how.
-        aux_weight: weight of the cross-entropy of the student's auxiliary head, if it has one; 0.4 in the papers.
+        aux_weight: weight of the same loss of the student's auxiliary head, if it has one; 0.4 in the papers.
+        supervised: the loss of the labels; the cross-entropy as a default.
     """
 
-    def __init__(self, student: Tapped, method: Method, *, aux_weight: float = 0.4):
+    def __init__(
+        self, student: Tapped, method: Method, *, aux_weight: float = 0.4, supervised: Supervised | None = None
+    ):
         super().__init__()
         self.student = student
         self.method = method
-        self.aux_weight = aux_weight
+        self.supervised = Supervised() if supervised is None else supervised
+        self.aux_weight = aux_weight if self.supervised.ce or self.supervised.jaccard else 0.0
         self.class_map: ClassMap | None = None
 
     def adapt(self, teacher: Tapped | None, images: Tensor, *, classes: int | None = None, batch: int = 0) -> None:
@@ -44,8 +48,14 @@ class Distiller(nn.Module):
             batch: images that are trained on at a time, of one process; checked for the student's batch norms.
 
         Raises:
-            ValueError: if a network has other classes than the data, or a batch of one is too small for the student.
+            ValueError: if a network has other classes than the data, a batch of one is too small for the student, or
+                neither labels nor the method teach its classes.
         """
+        if not (self.supervised.ce or self.supervised.jaccard or self.method.student_taps() & {"logits", "output"}):
+            raise ValueError(
+                "supervised.ce and supervised.jaccard are 0, and the method reads no logits of the student, whose "
+                "classes would be learned from nothing; give one of the two a weight, or add a method such as kd"
+            )
         with torch.no_grad(), evaluating(self.student), pooled_norms(self.student) as pooled:
             student = self.student(images, self.method.student_taps())
         if batch == 1 and pooled:
@@ -71,8 +81,9 @@ class Distiller(nn.Module):
         critic: nn.Module | None = None,
         labelled: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], Taps, Taps]:
-        """Run the student on a batch and compute all loss terms: `ce`, `aux`, and `<method>_<term>` for each method.
+        """Run the student on a batch and compute all loss terms.
 
+        They are `ce`, `jaccard` and `aux`, those of them that have a weight, and `<method>_<term>` for each method.
         The student runs in the surrounding precision (autocast), the losses in float32 at least.
 
         Args:
@@ -81,8 +92,8 @@ class Distiller(nn.Module):
             teacher: the teacher's taps of the same images, detached.
             progress: share of the training that is done.
             critic: of an adversarial method, frozen.
-            labelled: where these images are a part of the step's batch, the mean number of labelled pixels over all
-                parts, as for `cross_entropy`.
+            labelled: where these images are a part of the step's batch, the mean mass of labels over all parts, as for
+                `segdistill.supervised.cross_entropy`.
 
         Returns:
             The weighted terms, whose sum is the loss; then the student's and the teacher's taps that they were
@@ -98,15 +109,15 @@ class Distiller(nn.Module):
             raise ValueError(_one_image(type(self.student.network).__name__)) from error
         with torch.autocast(images.device.type, enabled=False):
             aligned = self.student.align_corners
-            terms = {"ce": cross_entropy(taps["output"], target, labelled, align_corners=aligned)}
+            terms = self.supervised(taps["output"], target, labelled, align_corners=aligned)
             if with_aux:
                 if taps["aux"].shape[1] != taps["output"].shape[1]:
                     raise ValueError(
                         f"the student's auxiliary head (tap aux) has {taps['aux'].shape[1]} classes, its output "
                         f"{taps['output'].shape[1]}; give it as many, or set train.aux_weight=0"
                     )
-                aux = cross_entropy(taps.pop("aux"), target, labelled, align_corners=aligned)
-                terms["aux"] = self.aux_weight * aux
+                own = self.supervised(taps.pop("aux"), target, labelled, align_corners=aligned)
+                terms["aux"] = self.aux_weight * torch.stack(list(own.values())).sum()
             if self.class_map is not None:  # only the classes that the teacher knows are compared
                 taps, target = self.class_map.select(taps), self.class_map.relabel(target)
             student, teacher = match_maps(taps, teacher)

@@ -36,6 +36,13 @@ class Rehearsal(Training):
         """Write nothing: the run was asked to stop."""
         raise KeyboardInterrupt
 
+    def weigh_classes(self) -> None:
+        """Count nothing, which may take long: all classes weigh alike."""
+        if self.config.supervised.class_weights == "balanced":
+            weights = self.distiller.supervised.class_weights
+            assert weights is not None
+            weights.fill_(1)
+
     def fill_cache(self) -> None:
         """Fill nothing: the teacher runs."""
 

@@ -26,7 +26,6 @@ from segdistill.engine.run_folder import CannotWriteError
 from segdistill.engine.runtime import Runtime, runtime
 from segdistill.engine.teacher import observe
 from segdistill.engine.training import Training
-from segdistill.functional import IGNORE
 from segdistill.methods import Method
 from segdistill.taps import Tapped, Taps
 
@@ -99,6 +98,7 @@ def train(training: Training) -> None:
         TrainingStopped: if a term or a gradient is not finite, or the process was asked to stop.
     """
     cfg = training.cfg
+    training.weigh_classes()  # with class_weights: balanced, whose labels are counted once
     training.fill_cache()  # with teacher.cache: the teacher sees each view once, and never again
     batches = training.batches()
     training.model.train()
@@ -119,7 +119,7 @@ def _learn(
     run, share = training.run, 1 / len(parts)
     shown: dict[str, float] = {}
     history: list[dict[str, Tensor]] = []
-    labelled = _labelled([target for _, target, *_ in parts], run)
+    labelled = _labelled([target for _, target, *_ in parts], training)
     for number, (images, target, *stored) in enumerate(parts, start=1):
         images = images.to(run.device, memory_format=training.layout, non_blocking=True)
         target = target.to(run.device, non_blocking=True)
@@ -189,7 +189,7 @@ def forward(
         images: (N,3,H,W) in 0…1.
         target: (N,H,W) int64 labels, 255 = ignored.
         progress: share of the training that is done.
-        labelled: mean number of labelled pixels in the parts of the step's batch; None: this is the whole batch.
+        labelled: mean mass of labels in the parts of the step's batch; None: this is the whole batch.
         stored: what the teacher gave for these images before; it does not run then.
 
     Returns:
@@ -227,10 +227,11 @@ def backward(
     return {f"critic_{name}": term for name, term in critic_terms.items()}
 
 
-def _labelled(targets: Sequence[Tensor], run: Runtime) -> Tensor:
-    """Mean number of labelled pixels in the micro-batches of a step, those of all processes."""
-    count = sum(int((target != IGNORE).sum()) for target in targets)
-    return run.sum(torch.tensor(count, device=run.device)) / (len(targets) * run.world)
+def _labelled(targets: Sequence[Tensor], training: Training) -> Tensor:
+    """Mean mass of labels in the micro-batches of a step, those of all processes."""
+    run = training.run
+    count = torch.stack([training.distiller.supervised.mass(target).to(run.device) for target in targets]).sum()
+    return run.sum(count) / (len(targets) * run.world)
 
 
 def _averaging(model: nn.Module, *, last: bool) -> AbstractContextManager[None]:

@@ -12,6 +12,7 @@ import torch
 from segdistill._version import __version__
 from segdistill.data import SegmentationDataset
 from segdistill.data.sampler import view_loader
+from segdistill.engine.build import build_mixing
 from segdistill.engine.checkpoint import tensor_digest
 from segdistill.engine.config import Config
 from segdistill.engine.faults import TrainingStopped
@@ -146,8 +147,6 @@ def _facts(training: "Training", store: TapStore) -> dict[str, Any]:
         for key, value in fixed_settings(config).items()
         if key in seen or (key.startswith(("data.", "teacher.")) and not unnumbered(key).startswith(NOT_SEEN))
     }
-    if config.data.cat_max_ratio is not None and training.labelled is not None:  # crops are drawn by the labels
-        settings["data.labelled"] = hashlib.sha256(str(training.labelled).encode()).hexdigest()[:16]
     networks = [
         {"class": type(one.network).__qualname__, "spec": getattr(one.network, "spec", None)}
         | ({} if one is teacher else {"logits": one.paths.get("logits")})
@@ -155,7 +154,11 @@ def _facts(training: "Training", store: TapStore) -> dict[str, Any]:
     ]
     states = [one.network.state_dict() for one in members(teacher)]
     weights = states[0] if len(states) == 1 else {str(number): state for number, state in enumerate(states)}
-    digests = dict(zip(DIGESTS[1:], map(_images_digest, _datasets(training)), strict=False))
+    augment = config.data.augment  # labels may say what is seen
+    labels = config.data.cat_max_ratio is not None or (augment is not None and augment.classmix > 0)
+    if labels and training.labelled is not None:
+        settings["data.labelled"] = hashlib.sha256(str(training.labelled).encode()).hexdigest()[:16]
+    digests = {name: _images_digest(d, labels) for name, d in zip(DIGESTS[1:], _datasets(training), strict=False)}
     return {
         "segdistill": __version__,
         **{key: str(value) for key, value in settings.items() if value is not None},
@@ -171,10 +174,11 @@ def _datasets(training: "Training") -> list[SegmentationDataset]:
     return [training.train_set, *([] if training.unlabelled is None else [training.unlabelled])]
 
 
-def _images_digest(dataset: SegmentationDataset) -> str:
+def _images_digest(dataset: SegmentationDataset, labels: bool) -> str:
     sha = hashlib.sha256("\n".join(dataset.names).encode("utf-8", "surrogateescape"))
     for index in sorted({round(place) for place in np.linspace(0, len(dataset) - 1, SAMPLE)}):
-        sha.update(dataset[index][0].contiguous().numpy().data)
+        for part in dataset[index][: 2 if labels else 1]:
+            sha.update(part.contiguous().numpy().data)
     return sha.hexdigest()
 
 
@@ -202,7 +206,8 @@ def fill(training: "Training", store: TapStore) -> None:
     addresses = [store.addresses(group) for group in mine]
     workers = data.workers if mine else 0
     datasets = _datasets(training)
-    batches = view_loader(datasets, training.transform, addresses, workers=workers, device=run.device)
+    how: dict[str, Any] = {"workers": workers, "device": run.device, "mixing": build_mixing(data)}
+    batches = view_loader(datasets, training.transform, addresses, **how)
     for number, (group, (images, _)) in enumerate(zip(mine, batches, strict=True), start=1):
         if run.stopped:
             break
@@ -210,7 +215,9 @@ def fill(training: "Training", store: TapStore) -> None:
             images = images.to(run.device, memory_format=training.layout, non_blocking=True)
             with run.autocast():
                 seen = observe(training.teacher, images, set(store.shapes))
-            store.write(group, seen)  # outside, where nothing is cast: autocast on a CPU cannot even join float16 tensors
+            store.write(
+                group, seen
+            )  # outside, where nothing is cast: autocast on a CPU cannot even join float16 tensors
         if number * 10 // len(mine) > (number - 1) * 10 // len(mine):
             say(f"teacher.cache {store.folder}: {store.count()} of {store.entries} views")
     if run.any(bool(run.stopped)):

@@ -28,7 +28,8 @@ class TrainConfig(Section):
     warmup: int = Field(0, ge=0)
     """Steps over which the learning rate rises linearly from 0."""
     aux_weight: float = Field(0.4, ge=0)
-    """Of the auxiliary head's cross-entropy, where the student has such a head; 0 leaves the head untrained."""
+    """Of the auxiliary head's loss of the labels (`supervised`), where the student has such a head; 0 leaves the head
+    untrained."""
     clip: float | None = Field(None, gt=0)
     """Largest Euclidean norm of the gradient; a longer one is scaled down. Left out, none is."""
     accumulate: int = Field(1, gt=0)

@@ -20,6 +20,7 @@ from segdistill.data.subsets import Subset
 from segdistill.data.transforms import TrainTransform
 from segdistill.engine import build
 from segdistill.engine.checkpoint import not_finite_tensors, save_checkpoint
+from segdistill.engine.class_weights import balance
 from segdistill.engine.clock import Clock, Waited
 from segdistill.engine.config import Config
 from segdistill.engine.distiller import Distiller
@@ -92,7 +93,9 @@ class Training:
                 for member in members(self.teacher):
                     tell_range(getattr(member.network, "card", None) or {}, self.train_set, "the teacher")
             self.teacher.to(run.device, memory_format=layout)  # type: ignore[call-overload]
-        self.distiller = Distiller(tapped, build_method(config.method), aux_weight=cfg.aux_weight)
+        supervised = build.build_supervised(config.supervised, self.train_set.classes, self.dry_size())
+        method = build_method(config.method)
+        self.distiller = Distiller(tapped, method, aux_weight=cfg.aux_weight, supervised=supervised)
         self.distiller.to(run.device)
         torch.manual_seed(cfg.seed + 1)
         images = torch.rand(1, 3, *self.dry_size(), device=run.device)
@@ -143,6 +146,16 @@ class Training:
         """How training images are augmented."""
         return build.build_transform(self.config.data, getattr(self.network, "mean", None))
 
+    def weigh_classes(self) -> None:
+        """With `class_weights: balanced`: count the labels of the training images, unless the run has done so.
+
+        Raises:
+            ValueError: if there is none.
+            TrainingStopped: if the process was asked to stop.
+        """
+        if self.config.supervised.class_weights == "balanced":
+            balance(self)
+
     def fill_cache(self) -> None:
         """With `teacher.cache`: see to it that every view's taps are on the disk; the teacher leaves the device.
 
@@ -179,6 +192,7 @@ class Training:
             device=run.device,
             views=section.cache_views if self.cached and section is not None else None,
             recall=None if self.cache is None else self.cache.read,
+            mixing=build.build_mixing(data),
         )
         self._batches = Waited(loader)
         return self._batches

@@ -109,7 +109,8 @@ class JaccardMetric(Method):
     micro-batch.
 
     Args:
-        weight: of the term; 0.75 in the paper, beside 0.25 on the cross-entropy, which is 1 here.
+        weight: of the term; 0.75 in the paper, beside 0.25 on the cross-entropy (`supervised.ce`), which is 1 as a
+            default.
         temperature: τ, divides both logits; 1 in the authors' code.
         labelled_only: whether pixels without a label are left out, as in the authors' code. Images without labels
             then teach nothing; with `false` all pixels are compared.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segdistill.report.figures import BAR, MARGINS, MUTED, Album, Drawing, percent_axis
+from segdistill.report.figures import BAR, INK, MARGINS, MUTED, Album, Drawing, percent_axis
 from segdistill.report.study import COLOURS, Group, Study
 
 if TYPE_CHECKING:
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NORM, COSINE = "gradient_", "cosine_"
-OWN = ("ce", "aux")
-"""The student's own losses, drawn first and in grey."""
+OWN = ("ce", "jaccard", "aux")
+"""The losses of the labels, drawn first and in grey."""
 
 Curve = list[tuple[float, float]]
 
@@ -24,18 +24,18 @@ def gradients(album: Album, study: Study) -> list[Drawing]:
     drawings = []
     for group in study.groups:
         norms, cosines = _means(group, NORM), _means(group, COSINE)
-        terms = sorted(norms, key=lambda term: (term not in OWN, term == "aux", term))
+        terms = sorted(norms, key=lambda term: (term not in OWN, OWN.index(term) if term in OWN else 0, term))
         steps, shares = _shares(norms, terms) if len(terms) > 1 else ([], {})
         if len(steps) < 2:
             continue
         ends = ", ".join(f"{term} {100 * share[-1]:.0f} %" for term, share in shares.items())
         turns = ", ".join(f"{term} {np.mean([y for _, y in points]):+.2f}" for term, points in cosines.items())
+        turns = f"; mean cosine with cross-entropy's gradient: {turns}" if turns else ""  # none without cross-entropy
         drawings.append(
             album.draw(
                 f"gradients_{group.slot}",
                 group.label,
-                f"{group.label}: shares of the terms' gradients over training, at the end {ends}; "
-                f"mean cosine with cross-entropy's gradient: {turns}",
+                f"{group.label}: shares of the terms' gradients over training, at the end {ends}{turns}",
                 (3.5, 3.6),
                 lambda figure, norms=norms, cosines=cosines, terms=terms: _paint(  # type: ignore[misc]
                     figure, norms, cosines, terms
@@ -63,7 +63,7 @@ def _shares(norms: dict[str, Curve], terms: list[str]) -> tuple[list[float], dic
 def _paint(figure: "Figure", norms: dict[str, Curve], cosines: dict[str, Curve], terms: list[str]) -> None:
     others = [term for term in terms if term not in OWN]
     colours = {term: COLOURS[index % len(COLOURS)] for index, term in enumerate(others)}
-    colours |= {"ce": BAR, "aux": MUTED}
+    colours |= {"ce": BAR, "jaccard": INK, "aux": MUTED}
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     steps, shares = _shares(norms, terms)
     above.stackplot(steps, list(shares.values()), colors=[colours[term] for term in terms], labels=terms, lw=0)

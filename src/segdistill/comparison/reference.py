@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -101,12 +101,14 @@ def type_name(annotation: Any) -> str:
     Args:
         annotation: of the key.
 
-    >>> type_name(tuple[int, int] | None), type_name(Literal["sgd", "adamw"])
-    ('[whole number, whole number] or null', 'sgd | adamw')
+    >>> type_name(tuple[int, int] | None), type_name(Literal["sgd", "adamw"]), type_name(list[Annotated[float, "> 0"]])
+    ('[whole number, whole number] or null', 'sgd | adamw', 'list of number')
     """
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return " | ".join(map(str, arguments))
+    if origin is Annotated:
+        return type_name(arguments[0])
     if origin in (Union, types.UnionType):
         return " or ".join(map(type_name, arguments))
     if origin is tuple:

@@ -42,7 +42,7 @@ class TrainConfig(Section):
     `gamma` at each of `milestones`; `constant` stays. The critic of an adversarial method follows."""
     power: float = Field(0.9, ge=0)
     """Of the polynomial schedule: the learning rate is `min_lr + (lr − min_lr) · (1 − step/steps)^power`."""
-    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.6, 0.8)
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.6, 0.8])
     """Of the schedule `step`: shares of the training after which the learning rate is multiplied by `gamma`."""
     gamma: float = Field(0.1, gt=0, le=1)
     """Of the schedule `step`."""
@@ -104,8 +104,8 @@ class TrainConfig(Section):
             raise ValueError(f"min_lr is {self.min_lr:g}, above lr, {self.lr:g}; it is where the learning rate ends")
         if self.schedule == "constant" and self.min_lr:
             raise ValueError(f"min_lr is {self.min_lr:g}, which a constant schedule never reaches; leave it out")
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones: expected rising shares such as [0.6, 0.8], got {list(self.milestones)}")
+        if self.milestones != sorted(set(self.milestones)):
+            raise ValueError(f"milestones: expected rising shares such as [0.6, 0.8], got {self.milestones}")
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
             raise ValueError("nesterov is of SGD with momentum; set optimizer=sgd and momentum, or leave it out")
         return self

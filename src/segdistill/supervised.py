@@ -56,7 +56,7 @@ def mass(target: Tensor, class_weights: Tensor | None = None) -> Tensor:
     if class_weights is None:
         return (target != IGNORE).sum()
     classes = len(class_weights)
-    return F.pad(class_weights, (0, 1))[target.clamp(max=classes)].sum()
+    return F.pad(class_weights.to(target.device), (0, 1))[target.clamp(max=classes)].sum()
 
 
 @torch.no_grad()

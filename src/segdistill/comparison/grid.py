@@ -17,6 +17,7 @@ from segdistill.comparison.work import evaluate_teacher, measure, train_and_eval
 from segdistill.data.check import quick_check
 from segdistill.engine.build import build_split, build_training
 from segdistill.engine.config import Config, load_config
+from segdistill.engine.epochs import in_steps
 from segdistill.engine.lock import locked
 from segdistill.engine.loop import TrainingStopped
 from segdistill.engine.run_folder import CONFIG, SUMMARY, stored_json, write_json
@@ -60,7 +61,9 @@ def compare(
         TrainingStopped: if the process was asked to stop; the runs have saved where they are.
     """
     plan = source if isinstance(source, Plan) else load_plan(source, overrides, out)
-    _check_splits(plan)
+    images = _check_splits(plan)
+    runs = tuple(replace(run, config=in_steps(run.config, images[run.data])) for run in plan.runs)
+    plan = replace(plan, runs=runs, teachers={folder: in_steps(config) for folder, config in plan.teachers.items()})
     try:
         with locked(plan.out):
             return _compare(plan, jobs, say)
@@ -96,15 +99,17 @@ def _compare(plan: Plan, jobs: int, say: Say) -> dict[str, Any]:
     return result
 
 
-def _check_splits(plan: Plan) -> None:
-    split = plan.options.split
-    for config in {run.data: run.config for run in plan.runs}.values():
-        build_training(config.data, distils=True)
+def _check_splits(plan: Plan) -> dict[str, int]:
+    """Refuse data without the splits that are needed; returns the number of training images of each data set."""
+    split, images = plan.options.split, {}
+    for name, config in {run.data: run.config for run in plan.runs}.items():
+        images[name] = len(build_training(config.data, distils=True)[0])
         try:
             quick_check(build_split(config.data, split))
         except ValueError as error:
             hint = "; split=val compares on the validation split" if split == "test" else ""
             raise ValueError(f"{error}{hint}") from None
+    return images
 
 
 def _share_threads(plan: Plan, jobs: int) -> Plan:

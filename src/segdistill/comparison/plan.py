@@ -90,6 +90,8 @@ class Cell:
     def with_steps(self, steps: int) -> "Cell":
         """The same run with its schedule fitted to another number of steps: warm-up and validations keep their shares.
 
+        Milestones are shares.
+
         Args:
             steps: how many.
         """
@@ -337,10 +339,11 @@ def _one_teacher(section: Any, folder: Path, data: Mapping[str, Any], label: str
 
 def _holds(folder: Path, config: Config) -> bool:
     """Whether a folder is that of a run of a configuration."""
+    from segdistill.engine.epochs import in_steps
     from segdistill.engine.settings import check_same
 
     try:
-        check_same(load_config(folder / CONFIG), config, folder)
+        check_same(load_config(folder / CONFIG), in_steps(config), folder)
     except ValueError:
         return False
     return True

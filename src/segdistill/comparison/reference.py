@@ -101,8 +101,8 @@ def type_name(annotation: Any) -> str:
     Args:
         annotation: of the key.
 
-    >>> type_name(tuple[int, int] | None), type_name(Literal["sgd", "adamw"])
-    ('[whole number, whole number] or null', 'sgd | adamw')
+    >>> type_name(tuple[int, int] | None), type_name(Literal["sgd", "adamw"]), type_name(list[Annotated[float, "> 0"]])
+    ('[whole number, whole number] or null', 'sgd | adamw', 'list of number')
     """
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:

@@ -124,6 +124,10 @@ class Config(Section):
         return self.method_names != ["none"]
 
 
+INSTEAD = {"steps": "epochs", "epochs": "steps", "warmup": "warmup_epochs", "warmup_epochs": "warmup"}
+"""Keys of `train` that stand for one another: an override with one of them replaces the other."""
+
+
 def check_keys(raw: Mapping[str, Any]) -> None:
     """Refuse unknown keys, and nothing else: what values mean is checked when what they name is imported.
 
@@ -260,6 +264,8 @@ def _set(raw: dict[str, Any], override: str) -> None:
             del section[key]
     if named in (["student"], ["teacher"]) and last == "name":
         section.pop("checkpoint", None)
+    if parents == ["train"] and last in INSTEAD and value is not None:
+        section.pop(INSTEAD[last], None)
     if parents == ["data"] and last == "name":  # what only the other data set knows has no meaning any more
         old, new = (_options_of("data", str(name)) or set() for name in (section.get("name"), value))
         for key in old - new - set(DataConfig.model_fields):

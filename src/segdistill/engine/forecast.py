@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from segdistill.data.subsets import Subset
 from segdistill.engine.config import Config, load_config
+from segdistill.engine.epochs import in_steps
 from segdistill.engine.evaluate import evaluate
 from segdistill.engine.gradients import term_gradients
 from segdistill.engine.loop import default_folder, forward, train
@@ -120,7 +121,7 @@ def forecast(
         if run.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(run.device)
         training = Rehearsal(short, run, default_folder(config, student), student=student, teacher=teacher)
-        training.recorder = notes = Notes(steps, seconds, config.train.steps)
+        training.recorder = notes = Notes(steps, seconds, training.cfg.steps)
         try:
             with suppress(Enough):
                 train(training)
@@ -133,7 +134,7 @@ def forecast(
             return {
                 "seconds_per_step": step_time,
                 "seconds_per_image": image_time,
-                **_whole(config, step_time, image_time * len(training.val_set)),
+                **_whole(in_steps(config, len(training.train_set)), step_time, image_time * len(training.val_set)),
                 "peak_memory": peak,
                 "disk": training.disk(),
                 "device": str(run.device),

@@ -18,7 +18,8 @@ from segdistill.engine.clock import Waited
 from segdistill.engine.config import Config, load_config
 from segdistill.engine.distiller import frozen
 from segdistill.engine.faults import TrainingStopped as TrainingStopped
-from segdistill.engine.faults import kept, known_fault, not_finite
+from segdistill.engine.faults import kept, known_fault
+from segdistill.engine.figures import Figures, Watch, step_if
 from segdistill.engine.lock import locked
 from segdistill.engine.opening import open_run
 from segdistill.engine.optim import schedule, set_rate
@@ -100,21 +101,20 @@ def train(training: Training) -> None:
     cfg = training.cfg
     training.weigh_classes()  # with class_weights: balanced, whose labels are counted once
     training.fill_cache()  # with teacher.cache: the teacher sees each view once, and never again
-    batches = training.batches()
+    batches, watch = training.batches(), Watch()
     training.model.train()
     for step in range(training.done, cfg.steps):
         training.run.seed(cfg.seed, step)
         set_rate((training.optimizer, training.critic_optimizer), schedule(step, cfg))
         parts = list(islice(batches, cfg.accumulate))
-        values, shown = _learn(training, parts, step / cfg.steps)  # 1. images → taps → terms; 2. terms → gradients
-        norm = _update(training)  # 3. gradients → weights
+        figures, shown = _learn(training, parts, step / cfg.steps)  # 1. images → taps → terms; 2. terms → gradients
+        _update(training, figures)  # 3. gradients → weights, if they and the terms are finite
         training.done = step + 1
-        _keep(training, values, shown, norm, batches)  # 4. numbers → metrics.jsonl, progress, validation, checkpoint
+        watch.look(figures, now=training.due(cfg.log_every) or training.to_be_saved)
+        _keep(training, figures, shown, batches, watch)  # 4. numbers → metrics.jsonl, validation, checkpoint
 
 
-def _learn(
-    training: Training, parts: Sequence[tuple[Any, ...]], progress: float
-) -> tuple[dict[str, float], dict[str, float]]:
+def _learn(training: Training, parts: Sequence[tuple[Any, ...]], progress: float) -> tuple[Figures, dict[str, float]]:
     """Add up the gradients of a step's micro-batches; returns each term's mean, and what is shown of the first one."""
     run, share = training.run, 1 / len(parts)
     shown: dict[str, float] = {}
@@ -129,32 +129,30 @@ def _learn(
                 shown = training.analyse(terms, student, teacher, target)
             terms |= backward(training, terms, student, teacher, share)
         history.append({name: term.detach().float() for name, term in terms.items()})
-    return _finite(history, training), shown
+    return Figures(history, training.done, run, training.folder), shown
 
 
-def _update(training: Training) -> float:
-    """Step the student with the method's layers, then the critic, then the average; returns the student's norm."""
-    critic = training.critic
-    norm = _step(training.optimizer, training.distiller, training, scaler=training.scaler, clip=training.cfg.clip)
+def _update(training: Training, figures: Figures) -> None:
+    """Step the student with the method's layers, then the critic, then the average, if the figures are finite."""
+    critic, scaler = training.critic, training.scaler
+    _step(training.optimizer, training.distiller, figures, "the student", scaler=scaler, clip=training.cfg.clip)
     if critic is not None and training.critic_optimizer is not None:
         training.run.average_gradients(critic)
-        _step(training.critic_optimizer, critic, training)
+        _step(training.critic_optimizer, critic, figures, "the critic")
     if training.average is not None:
         training.average.update_parameters(training.network)
-    return norm
 
 
-def _keep(
-    training: Training, values: Mapping[str, float], shown: Mapping[str, float], norm: float, batches: Waited
-) -> None:
+def _keep(training: Training, figures: Figures, shown: Mapping[str, float], batches: Waited, watch: Watch) -> None:
     """Record, validate and save what is due after a step; end the run if it was asked to stop."""
     cfg, run = training.cfg, training.run
     if training.due(cfg.log_every):
-        training.record(run.mean(values), shown, norm, batches)
+        training.record(run.mean(figures.terms), shown, figures.norm, batches)
     if training.due(cfg.eval_every):
         training.validate()
-    stop = run.any(bool(run.stopped))
-    if stop or training.due(cfg.save_every) or training.due(cfg.eval_every):
+    stop = watch.stopping(run)
+    if stop or training.to_be_saved:
+        figures.read()
         training.save()
     if stop:
         raise TrainingStopped(f"stopped after step {training.done}; go on with --resume --out {training.folder}")
@@ -230,8 +228,8 @@ def backward(
 def _labelled(targets: Sequence[Tensor], training: Training) -> Tensor:
     """Mean mass of labels in the micro-batches of a step, those of all processes."""
     run = training.run
-    count = torch.stack([training.distiller.supervised.mass(target).to(run.device) for target in targets]).sum()
-    return run.sum(count) / (len(targets) * run.world)
+    count = torch.stack([training.distiller.supervised.mass(target) for target in targets]).sum()
+    return run.sum(count.to(run.device, non_blocking=True)) / (len(targets) * run.world)
 
 
 def _averaging(model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
@@ -242,39 +240,26 @@ def _averaging(model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
 def _step(
     optimizer: torch.optim.Optimizer,
     module: nn.Module,
-    training: Training,
+    figures: Figures,
+    whose: str,
     *,
     scaler: torch.amp.GradScaler | None = None,
     clip: float | None = None,
-) -> float:
-    """One optimiser step, if the gradient is finite; returns the gradient's norm before clipping."""
+) -> None:
+    """One optimiser step, if the terms and the gradient are finite."""
     if scaler is not None:
         scaler.unscale_(optimizer)
-    norm = float(nn.utils.clip_grad_norm_(module.parameters(), clip or math.inf))
+    norm = nn.utils.clip_grad_norm_(module.parameters(), clip or math.inf)
     scaling = scaler is not None and scaler.is_enabled()
-    if not math.isfinite(norm) and not scaling:  # a loss scaler skips such a step by itself, and lowers its scale
-        whose = "the student's gradient" if module is training.distiller else "the critic's gradient"
-        raise not_finite(whose, norm, training.done, training.folder)
-    if scaler is not None:
+    figures.add(f"{whose}'s gradient", norm, fatal=not scaling)
+    if scaler is not None and scaling:  # it skips a gradient that is not finite by itself, and lowers its scale
         scaler.step(optimizer)
         scaler.update()
+    elif figures.behind:
+        step_if(figures.finite, optimizer)
     else:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return norm
-
-
-def _finite(history: Sequence[Mapping[str, Tensor]], training: Training) -> dict[str, float]:
-    """Each term's mean over the micro-batches.
-
-    Looked at when all of them are done: one of several processes that ended before would leave the others waiting.
-    """
-    names = list(history[0])
-    values = torch.stack([torch.stack([terms[name] for name in names]) for terms in history]).mean(0).tolist()
-    for name, value in zip(names, values, strict=True):
-        if not math.isfinite(value):
-            raise not_finite(f"term {name}", value, training.done, training.folder)
-    return dict(zip(names, values, strict=True))
 
 
 def default_folder(config: Config, student: nn.Module | None = None) -> Path:

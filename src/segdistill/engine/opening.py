@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from segdistill.engine.checkpoint import load_checkpoint
 from segdistill.engine.clock import Clock
 from segdistill.engine.config import Config, dump_config, load_config
-from segdistill.engine.optim import optimizer_options, set_options
+from segdistill.engine.optim import optimizer_options, set_kernels, set_options
 from segdistill.engine.record import Recorder
 from segdistill.engine.run_folder import (
     CHECKPOINT,
@@ -107,6 +107,7 @@ def _load(training: "Training", changed: Mapping[str, list[Any]]) -> None:
         training.best, training.best_step = float(facts["best"]), int(facts["best_step"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} lacks what it should say of the run: step, seconds, best, best_step") from error
+    set_kernels(training.optimizer, options)
     if changed:
         set_options(training.optimizer, options)
     if training.best_step:

@@ -24,12 +24,17 @@ FREE_TO_CHANGE = {
 
 OVERRIDABLE = {
     "train.accumulate",
+    "train.betas",
     "train.clip",
+    "train.gamma",
     "train.lr",
+    "train.milestones",
     "train.min_lr",
     "train.momentum",
+    "train.nesterov",
     "train.power",
     "train.precision",
+    "train.schedule",
     "train.warmup",
     "train.weight_decay",
 }

@@ -1,6 +1,6 @@
 """`train:` — optimisation, precision, what is kept when."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
@@ -12,21 +12,46 @@ class TrainConfig(Section):
     """`train:` — optimisation, precision, what is kept when."""
 
     steps: int = Field(1000, gt=0)
-    """Steps of the optimiser in the whole run."""
+    """Steps of the optimiser in the whole run; give either these or `epochs`."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the training images instead; the run turns them into steps of `data.batch_size` images."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """`sgd` with momentum, as in the papers, or `adamw`."""
+    """`sgd` with momentum, as in the papers, or `adamw`. On CUDA it is the fused one."""
     lr: float = Field(0.01, gt=0)
     """Learning rate at the start, after the warm-up."""
     momentum: float = Field(0.9, ge=0)
     """Of SGD."""
+    nesterov: bool = False
+    """Whether SGD looks ahead along its momentum."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Of AdamW: decay of the mean of gradients, and of that of their squares."""
     weight_decay: float = Field(5e-4, ge=0)
     """Of all weights; 5e-4 in SKD, IFVD and OpenMMLab (FAKD), 1e-4 in CIRKD (I2CKD), 1e-5 in SSTKD."""
+    norm_decay: bool = True
+    """Whether weight decay counts for norms, biases and a transformer's embeddings of positions, too; `false` leaves
+    them out, as is usual with AdamW."""
+    lr_factors: dict[str, Annotated[float, Field(ge=0)]] = Field({})
+    """Factors on the learning rate by part, such as `{backbone: 0.1, head: 10}`: `backbone`; `head`, which is all else
+    of the student; `method`, the method's own layers; or a path in the student such as `decoder` or
+    `backbone.body.layer4`, with `*` for any text. Of several that fit, the most exact one counts."""
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    """Factor on the learning rate from each block of the backbone to the one before it, as for BEiT, such as 0.75;
+    left out, all learn alike. It multiplies with `lr_factors`."""
+    schedule: Literal["poly", "cosine", "step", "constant"] = "poly"
+    """How the learning rate goes from `lr` to `min_lr`: `poly` by `power`, `cosine` along half a wave, `step` by
+    `gamma` at each of `milestones`; `constant` stays. The critic of an adversarial method follows."""
     power: float = Field(0.9, ge=0)
     """Of the polynomial schedule: the learning rate is `min_lr + (lr − min_lr) · (1 − step/steps)^power`."""
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.6, 0.8])
+    """Of the schedule `step`: shares of the training after which the learning rate is multiplied by `gamma`."""
+    gamma: float = Field(0.1, gt=0, le=1)
+    """Of the schedule `step`."""
     min_lr: float = Field(0.0, ge=0)
-    """Where the learning rate ends; 1e-4 in OpenMMLab's schedules."""
+    """Where the learning rate ends; 1e-4 in OpenMMLab's schedules. `lr_factors` and `layer_decay` count for it, too."""
     warmup: int = Field(0, ge=0)
-    """Steps over which the learning rate rises linearly from 0."""
+    """Steps over which the learning rate rises linearly from 0; give either these or `warmup_epochs`."""
+    warmup_epochs: float | None = Field(None, ge=0)
+    """Passes over the training images instead."""
     aux_weight: float = Field(0.4, ge=0)
     """Of the auxiliary head's loss of the labels (`supervised`), where the student has such a head; 0 leaves the head
     untrained."""
@@ -67,7 +92,29 @@ class TrainConfig(Section):
     """Whether to write TensorBoard's event files as well (extra `track`)."""
 
     @pydantic.model_validator(mode="after")
+    def _check_length(self) -> "TrainConfig":
+        if self.epochs is not None and "steps" in self.model_fields_set:
+            raise ValueError(f"steps is {self.steps} and epochs {self.epochs:g}; give one of them")
+        if self.warmup_epochs is not None and self.warmup:
+            raise ValueError(f"warmup is {self.warmup} and warmup_epochs {self.warmup_epochs:g}; give one of them")
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _check_rates(self) -> "TrainConfig":
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr is {self.min_lr:g}, above lr, {self.lr:g}; it is where the learning rate ends")
+        if self.schedule == "constant" and self.min_lr:
+            raise ValueError(f"min_lr is {self.min_lr:g}, which a constant schedule never reaches; leave it out")
+        if self.milestones != sorted(set(self.milestones)):
+            raise ValueError(f"milestones: expected rising shares such as [0.6, 0.8], got {self.milestones}")
+        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+            raise ValueError("nesterov is of SGD with momentum; set optimizer=sgd and momentum, or leave it out")
         return self
+
+    @pydantic.model_serializer(mode="wrap")
+    def _write(self, handler: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the steps while they are not known, so that what is written can be read again."""
+        written: dict[str, Any] = handler(self)
+        if self.epochs is not None:
+            del written["steps"]
+        return written

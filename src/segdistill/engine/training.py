@@ -24,10 +24,11 @@ from segdistill.engine.class_weights import balance
 from segdistill.engine.clock import Clock, Waited
 from segdistill.engine.config import Config
 from segdistill.engine.distiller import Distiller
+from segdistill.engine.epochs import in_steps
 from segdistill.engine.evaluate import evaluate
 from segdistill.engine.faults import not_finite
 from segdistill.engine.gradients import term_gradients
-from segdistill.engine.optim import build_optimizer
+from segdistill.engine.optim import build_optimizer, schedule
 from segdistill.engine.record import Recorder
 from segdistill.engine.run_folder import STUDENT, SUMMARY, write_json
 from segdistill.engine.runtime import Runtime, peak_memory, synchronize
@@ -69,9 +70,10 @@ class Training:
     ):
         # What `auto` means is decided once, so that a resumed run computes as it began.
         config = config.model_copy(update={"train": config.train.model_copy(update={"precision": run.precision})})
+        self.train_set, self.labelled = build.build_training(config.data, distils=config.distils)
+        config = in_steps(config, len(self.train_set))
         cfg = config.train
         self.config, self.cfg, self.run, self.folder = config, cfg, run, folder
-        self.train_set, self.labelled = build.build_training(config.data, distils=config.distils)
         self.val_set = build.build_split(config.data, "val")
         checked = self.train_set if self.labelled is None else Subset(self.train_set, self.labelled)
         for split, dataset in (("train", checked), ("val", self.val_set)):
@@ -112,7 +114,7 @@ class Training:
         if self.critic is not None:
             self.critic.to(run.device)
 
-        self.optimizer = build_optimizer(self.distiller.parameters(), cfg)
+        self.optimizer = build_optimizer(self.distiller, cfg)
         self.critic_optimizer = None if self.critic is None else self.method.make_critic_optimizer(self.critic)
         self.scaler = torch.amp.GradScaler(run.device.type, enabled=cfg.precision == "fp16")
         self.average = None
@@ -140,6 +142,11 @@ class Training:
         """Whether something that happens every so many steps (0: never) happens now; the last step always counts."""
         done = self.done if done is None else done
         return done == self.cfg.steps or (every > 0 and done % every == 0)
+
+    @property
+    def to_be_saved(self) -> bool:
+        """Whether a checkpoint is due now: of its own, or with a validation."""
+        return self.due(self.cfg.save_every) or self.due(self.cfg.eval_every)
 
     @property
     def transform(self) -> TrainTransform:
@@ -264,7 +271,7 @@ class Training:
                 "loss": sum(value for name, value in terms.items() if not name.startswith("critic_")),
                 **terms,
                 **shown,
-                "lr": self.optimizer.param_groups[0]["lr"],
+                "lr": self.cfg.lr * schedule(self.done - 1, self.cfg),
                 "grad_norm": norm,
                 "images_per_s": steps * self.config.data.batch_size / seconds,
                 "data_wait": batches.take() / seconds,

@@ -233,6 +233,25 @@ def test_what_another_method_left_is_enough(cached, tmp_path):
     assert_same_run(tmp_path / "one", tmp_path / "other")
 
 
+def test_methods_share_what_each_of_them_reads(cached, tmp_path, monkeypatch, capsys):
+    """Taps that are not there yet are added beside those that are; nothing is computed or kept twice."""
+    for method in ("kd", "mimic", "skd", ["kd", "mimic"]):
+        name = "+".join([method] if isinstance(method, str) else method)
+        distill(cached(method), out=tmp_path / name)
+        distill(cached(method, cache=f"{name} own"), out=tmp_path / f"{name} alone")
+        assert_same_run(tmp_path / name, tmp_path / f"{name} alone")
+    parts = sorted(
+        path.parent.relative_to(tmp_path / "cache").as_posix() for path in (tmp_path / "cache").rglob("cache.json")
+    )
+    assert parts == [".", "features"]
+    told = capsys.readouterr().err
+    assert told.count(f"teacher.cache {tmp_path}/cache: 0 of 16") == told.count("cache/features: 0 of 16") == 1
+    facts = json.loads((tmp_path / "cache/features/cache.json").read_text(encoding="utf-8"))
+    assert list(facts["taps"]) == ["features"]
+    with pytest.raises(ValueError, match=r"was filled with teacher.cache_views=2, not 3"):
+        distill(cached("mimic", views=3), out=tmp_path / "more views")
+
+
 MORE = {"accumulate": 2, "ema": 0.9, "steps": 6}
 
 
@@ -405,7 +424,6 @@ def test_another_run_fills_too(cached, tmp_path, monkeypatch):
         ({"views": 3}, "was filled with teacher.cache_views=2, not 3"),
         ({"cache_precision": "bfloat16"}, "was filled with teacher.cache_precision=float16, not bfloat16"),
         ({"cache_topk": 4}, "was filled with teacher.cache_topk=null, not 4"),
-        ({"method": "mimic"}, r"was filled without tap features \(with logits\)"),
         ({"class_map": {0: 1, 1: 0}}, "was filled with teacher.class_map=null, not|teacher.class_map.0=null, not 1"),
     ],
 )

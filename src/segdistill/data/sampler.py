@@ -204,10 +204,10 @@ class _Stream:
         self.turn = number if turn is None else turn
         self.views = views
         self.chosen = chosen
+        self.mixer: Mixer | None = None
 
     def __len__(self) -> int:
         return len(self.dataset if self.chosen is None else self.chosen)
-        self.mixer: Mixer | None = None
 
     def address(self, seed: int, step: int, position: int) -> Address:
         epoch, place = divmod(step * self.size + position, len(self))

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import torch
 
 from segdistill._version import __version__
 from segdistill.data import SegmentationDataset
-from segdistill.data.sampler import view_loader
+from segdistill.data.sampler import Address, view_loader
 from segdistill.engine.build import build_mixing
 from segdistill.engine.checkpoint import tensor_digest
 from segdistill.engine.config import Config
@@ -22,7 +22,7 @@ from segdistill.engine.settings import TEACHER_PATHS, fixed_settings, unnumbered
 from segdistill.engine.tap_store import TapStore
 from segdistill.engine.teacher import observe
 from segdistill.engine.teacher_views import members
-from segdistill.taps import GIVEN
+from segdistill.taps import GIVEN, Taps
 
 if TYPE_CHECKING:
     from segdistill.engine.training import Training
@@ -83,33 +83,76 @@ def plan_cache(training: "Training") -> TapStore:
     return TapStore(folder, shapes, counts, section.cache_views, section.cache_precision, section.cache_topk)
 
 
-def open_cache(training: "Training") -> TapStore:
-    """A run's cache, made if there is none yet.
+class Cache:
+    """What is kept of a teacher: parts, each with some of the taps, whatever methods they were kept for.
+
+    Args:
+        parts: that have all the taps that are read, each tap once.
+    """
+
+    def __init__(self, parts: Sequence[TapStore]):
+        self.parts = list(parts)
+
+    def read(self, addresses: Sequence[Address]) -> Taps:
+        """The taps of some views, (N,A,h,w) each.
+
+        Args:
+            addresses: of the views.
+
+        Raises:
+            ValueError: if one is not there.
+        """
+        taps: Taps = {}
+        for part in self.parts:
+            taps |= part.read(addresses)
+        return taps
+
+
+def open_cache(training: "Training") -> Cache:
+    """A run's cache. Taps that no earlier run has kept get a part of their own, beside those that are there.
 
     Raises:
         ValueError: if it was filled otherwise, with a line that says what differs, or there is no room for it.
     """
     store, run = plan_cache(training), training.run
     facts = _facts(training, store)
-    if run.main and not (store.folder / FACTS).is_file():
-        training.recorder.say(f"teacher.cache {store.folder}: {store}")
+    _, lacking = _parts(store, facts, training.cached)
+    if run.main and lacking:
         with locked(store.folder, patience=PATIENCE):  # another run may be about to make it
-            if not (store.folder / FACTS).is_file():
-                store.create()
-                write_json(store.folder / FACTS, facts)  # last: without it, the files are made again
+            _, lacking = _parts(store, facts, training.cached)
+            if lacking:
+                part = _new_part(store, lacking)
+                training.recorder.say(f"teacher.cache {part.folder}: {part}")
+                part.folder.mkdir(exist_ok=True)
+                part.create()
+                kept = {name: tap for name, tap in facts["taps"].items() if name in lacking}
+                write_json(part.folder / FACTS, {**facts, "taps": kept})  # last: without it, the files are made again
     run.barrier()
-    there = read_json(store.folder / FACTS, ("taps",))
-    _check_same(store.folder, there, facts)
-    opened = TapStore(
-        store.folder,
-        {name: tap["shape"] for name, tap in there["taps"].items()},
-        store.counts,
-        store.views,
-        store.precision,
-        store.topk,
-    )
-    opened.reads = training.cached  # it may hold what other methods read besides
-    return opened
+    return Cache(_parts(store, facts, training.cached)[0])
+
+
+def _new_part(store: TapStore, taps: set[str]) -> TapStore:
+    """Where taps go that are not there yet: into the cache's folder, or into one inside that has their names."""
+    folder = store.folder / "+".join(sorted(taps)) if (store.folder / FACTS).is_file() else store.folder
+    shapes = {name: shape for name, shape in store.shapes.items() if name in taps}
+    return TapStore(folder, shapes, store.counts, store.views, store.precision, store.topk)
+
+
+def _parts(store: TapStore, facts: Mapping[str, Any], taps: set[str]) -> tuple[list[TapStore], set[str]]:
+    """The parts of a cache that have some of the taps, and the taps that none has."""
+    found, lacking = [], set(taps)
+    for path in (store.folder / FACTS, *sorted(store.folder.glob(f"*/{FACTS}"))):
+        if not path.is_file():
+            continue
+        there = read_json(path, ("taps",))
+        _check_same(path.parent, there, facts)
+        shapes = {name: tap["shape"] for name, tap in there["taps"].items()}
+        part = TapStore(path.parent, shapes, store.counts, store.views, store.precision, store.topk)
+        part.reads = lacking & set(shapes)
+        if part.reads:
+            found.append(part)
+        lacking -= part.reads
+    return found, lacking
 
 
 def _check_same(folder: Path, there: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
@@ -122,9 +165,7 @@ def _check_same(folder: Path, there: Mapping[str, Any], facts: Mapping[str, Any]
         told = f"other {key} than these" if key in DIGESTS else f"{key}={was}, not {now}"
         raise ValueError(f"{folder} was filled with {told}; {advice}")
     for name, tap in facts["taps"].items():
-        was = there["taps"].get(name)
-        if was is None:
-            raise ValueError(f"{folder} was filled without tap {name} (with {', '.join(there['taps'])}); {advice}")
+        was = there["taps"].get(name, tap)
         if was != tap:
             raise ValueError(f"{folder} was filled with tap {name} of {_told(was)}, not {_told(tap)}; {advice}")
 
@@ -182,8 +223,8 @@ def _images_digest(dataset: SegmentationDataset, labels: bool) -> str:
     return sha.hexdigest()
 
 
-def fill(training: "Training", store: TapStore) -> None:
-    """Let the teacher see every view that is not there yet; each process takes its share.
+def fill(training: "Training", cache: Cache) -> None:
+    """Let the teacher see every view that is not there yet, part by part; each process takes its share.
 
     Records are made in groups that are always the same, so that they are alike to the bit however often the filling was
     interrupted. Several runs may fill one cache: each begins elsewhere, and passes over what another has done.
@@ -191,6 +232,11 @@ def fill(training: "Training", store: TapStore) -> None:
     Raises:
         TrainingStopped: if the process was asked to stop; what is there stays.
     """
+    for part in cache.parts:
+        _fill(training, part)
+
+
+def _fill(training: "Training", store: TapStore) -> None:
     run, data, cfg = training.run, training.config.data, training.cfg
     size = data.images_per_step // (cfg.accumulate * run.world)
     groups = [range(first, min(first + size, store.entries)) for first in range(0, store.entries, size)]
@@ -215,9 +261,7 @@ def fill(training: "Training", store: TapStore) -> None:
             images = images.to(run.device, memory_format=training.layout, non_blocking=True)
             with run.autocast():
                 seen = observe(training.teacher, images, set(store.shapes))
-            store.write(
-                group, seen
-            )  # outside, where nothing is cast: autocast on a CPU cannot even join float16 tensors
+            store.write(group, seen)  # outside: under autocast, a CPU cannot even join float16 tensors
         if number * 10 // len(mine) > (number - 1) * 10 // len(mine):
             say(f"teacher.cache {store.folder}: {store.count()} of {store.entries} views")
     if run.any(bool(run.stopped)):

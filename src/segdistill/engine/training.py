@@ -34,9 +34,8 @@ from segdistill.engine.run_folder import STUDENT, SUMMARY, write_json
 from segdistill.engine.runtime import Runtime, peak_memory, synchronize
 from segdistill.engine.student import load_student, make_card, save_student
 from segdistill.engine.sync_batchnorm import synchronise
-from segdistill.engine.tap_store import TapStore
 from segdistill.engine.teacher import build_teacher, tell_range
-from segdistill.engine.teacher_cache import cached_taps, fill, open_cache
+from segdistill.engine.teacher_cache import Cache, cached_taps, fill, open_cache
 from segdistill.engine.teacher_views import members
 from segdistill.methods import build_method
 from segdistill.models.stats import model_stats
@@ -55,7 +54,7 @@ class Training:
     """
 
     recorder: Recorder
-    cache: TapStore | None = None
+    cache: Cache | None = None
     _batches: Waited | None = None
     _finite_at: int | None = None
 

@@ -244,9 +244,8 @@ def compare(
         elsewhere = {"jobs": jobs, "address": address, "cpus": cpus, "gpus": gpus, "json": json}
         foreign = [f"--{name}" for name, value in elsewhere.items() if value is not None]
         if foreign or executor != "local":
-            raise ValueError(
-                f"--only does one run here, and makes no table; leave out {(foreign or ['--executor'])[0]}"
-            )
+            spare = ", ".join(foreign or ["--executor"])
+            raise ValueError(f"--only does one run on this machine, and makes no table; leave out {spare}")
         run_only(plan, only, say=say)
         return
     from segdistill.comparison.executors.choice import choose_executor

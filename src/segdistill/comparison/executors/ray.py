@@ -19,7 +19,7 @@ from segdistill.engine.run_folder import TEMPORARY, explaining, make_folder
 LOSSES = 3
 """How often a task may lose its machine before it counts as failed: one that is killed for its memory always does."""
 
-GRACE = 60.0
+GRACE = 30.0
 """Seconds in which tasks that are asked to stop have to end: a step and a checkpoint."""
 
 TICK = 10.0
@@ -275,6 +275,8 @@ def _connect(address: str | None) -> Any:
     paths = os.environ.get("PYTHONPATH")
     variables = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, paths.split(os.pathsep)))} if paths else {}
     how: dict[str, Any] = {"runtime_env": {"env_vars": variables}, "log_to_driver": False, "logging_level": "ERROR"}
+    if address in (None, "local"):
+        how["include_dashboard"] = False
     try:
         ray.init(address, **how)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -313,4 +315,4 @@ def _seen_by_all(tasks: Sequence[Task]) -> Iterator[Path | None]:
 
 
 def _name(task: Task) -> str:
-    return "a task" if task.folder is None else task.folder.name
+    return "a task" if task.log is None else task.log.parent.name

@@ -22,8 +22,8 @@ SCRIPT, ONE, MANY = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
 pytestmark = pytest.mark.requires(sys.platform != "win32", "bash")
 
 SBATCH = """#!{python}
-# A cluster that does each job at once. A run that is named in the file `preempt` is asked to make room, as by Slurm, when
-# it has a checkpoint; a job that queues itself again is done again.
+# A cluster that does each job at once. A run that is named in the file `preempt` is asked to make room, as by Slurm,
+# when it has begun; a job that queues itself again is done again.
 import os, pathlib, re, subprocess, sys, time
 home = pathlib.Path({home!r})
 options, arguments = [], sys.argv[1:]
@@ -85,7 +85,7 @@ def slurm(tmp_path):
 def test_one_run_makes_room_and_goes_on(slurm):
     folder, submit = slurm
     source = {key: TINY[key] for key in ("data", "student")}
-    source["train"] = {**TINY["train"], "steps": 200, "save_every": 0}
+    source["train"] = {**TINY["train"], "steps": 60, "save_every": 0}
     (folder / "my.yaml").write_text(yaml.safe_dump(source))
     (folder / "cluster/preempt").write_text("0 runs/student")
     submit(ONE.replace("distill my", "train my"))  # alone, for want of a teacher
@@ -99,7 +99,7 @@ def test_one_run_makes_room_and_goes_on(slurm):
 @pytest.mark.slow
 def test_an_array_of_which_a_task_makes_room(slurm):
     folder, submit = slurm
-    source = {**TINY, "methods": ["none", "kd"], "seeds": 1, "train": {**TINY["train"], "steps": 200, "save_every": 0}}
+    source = {**TINY, "methods": ["none", "kd"], "seeds": 1, "train": {**TINY["train"], "steps": 60, "save_every": 0}}
     (folder / "grid.yaml").write_text(yaml.safe_dump(source))
     names = [run.folder.name for run in load_plan(source, out=folder / "runs/table").runs]
     (folder / "cluster/preempt").write_text(f"2 runs/table/{names[1]}")
@@ -110,5 +110,5 @@ def test_an_array_of_which_a_task_makes_room(slurm):
     assert {path.read_text() for path in (folder / "cluster").glob("status*")} == {"0"}
     result = json.loads((folder / "runs/table/compare.json").read_text())
     assert [run["status"] for run in result["runs"]] == ["done", "done"]
-    assert [line["step"] for line in read_metrics(folder / "runs/table" / names[1]) if "loss" in line][-1] == 200
+    assert [line["step"] for line in read_metrics(folder / "runs/table" / names[1]) if "loss" in line][-1] == 60
     assert "2 of 2 runs are there already" in next(folder.glob("slurm_102*")).read_text()

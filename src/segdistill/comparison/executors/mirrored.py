@@ -75,6 +75,8 @@ class Mirrored:
             folder = tasks[position].folder
             if folder is not None:
                 self.mirror.download(folder.name, but={CHECKPOINT})
+            if outcome.error:  # the copy is nobody's business
+                outcome = replace(outcome, error=outcome.error.replace(str(self.mirror.folder), self.mirror.url))
             yield position, outcome
 
     def _with_copy(self, task: Task) -> Task:

@@ -199,6 +199,7 @@ def silent():
 
 def test_a_cluster_without_room_is_waited_for(silent):
     cluster, said = silent
+    assert cluster._ended({"a": 1}) == []  # there is room again
     assert cluster._ended({"a": 1}) == ["a"]
     assert said == ["no machine of the Ray cluster has room for 2 CPUs and 0.5 GPUs any more; waiting for one"]
     assert (cluster.jobs, cluster.threads) == (2, 2)
@@ -214,7 +215,7 @@ def test_what_ray_says_becomes_a_line(silent):
     with pytest.raises(ValueError, match=r"the Ray cluster was lost .*; the same command goes on with the runs"):
         cluster._outcome(errors.RaySystemError(RuntimeError("no head")))
     with pytest.raises(ValueError, match="cannot import segdistill; install it there"):
-        cluster._outcome(errors.ActorDiedError("creation task: No module named 'segdistill'"))
+        cluster._outcome(errors.RayError("creation task:\nNo module named 'segdistill'"))
 
 
 def test_a_task_that_always_loses_its_machine_fails(silent, monkeypatch, tmp_path):

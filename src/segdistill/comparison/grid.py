@@ -192,8 +192,8 @@ def _finished(runs: Sequence[Cell], executor: Executor, say: Say, split: str | N
     if done:
         say(f"{len(done)} of {len(runs)} runs are there already")
     if waiting and not executor.prints:
-        count = f"{len(waiting)} run{'s' * (len(waiting) != 1)}, {min(executor.jobs, len(waiting))} at a time"
-        say(f"{count}; each prints into log.txt in its folder")
+        told = f"{len(waiting)} run{'s' * (len(waiting) != 1)}, {min(executor.jobs, len(waiting))} at a time"
+        say(f"{told}; each prints into log.txt in its folder")
     yield from ((run, Outcome()) for run in done)
     tasks = []
     for run in waiting:

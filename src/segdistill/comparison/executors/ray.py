@@ -155,17 +155,17 @@ class Ray:
         try:
             with self._lost_cluster():
                 value = self.ray.get(reference)
-        except (errors.ActorDiedError, errors.ActorUnavailableError, errors.WorkerCrashedError) as error:
-            if "No module named 'segdistill'" in str(error):
+        except errors.RayError as error:
+            text = str(error)
+            if "No module named 'segdistill'" in text:
                 raise ValueError(
                     "the machines of the Ray cluster cannot import segdistill; install it there, or set PYTHONPATH to "
                     "where they see it"
                 ) from None
-            if "RuntimeEnv" in type(error).__name__ or "creation task" in str(error):
-                return Outcome(error=one_line(str(error).strip().splitlines()[-1]))
-            return None
-        except errors.RayError as error:
-            return Outcome(error=f"Ray: {first_line(error)}")
+            lost = (errors.ActorDiedError, errors.ActorUnavailableError, errors.WorkerCrashedError)
+            if isinstance(error, lost) and "creation task" not in text:  # that one would not begin elsewhere either
+                return None
+            return Outcome(error=f"Ray: {one_line(text.strip().splitlines()[-1])}")
         if isinstance(value, str):  # that machine is not one to work on, nor is the next
             raise ValueError(value)
         assert isinstance(value, Outcome)

@@ -11,7 +11,9 @@ import pytest
 from conftest import PATIENCE, wait_until
 from faults import heard
 from segdistill.comparison.executors import local as pool
-from segdistill.comparison.executors.local import Outcome, Task, run_tasks
+from segdistill.comparison.executors.local import Local
+from segdistill.comparison.executors.process import restore, terminate_as_interrupt
+from segdistill.comparison.executors.task import Outcome, Task
 
 
 def double(number):
@@ -39,7 +41,7 @@ def slow(folder, name):
 
 
 def test_values_come_back_from_processes_of_their_own():
-    outcomes = dict(run_tasks([Task(where, ()), Task(where, ())]))
+    outcomes = dict(Local().run([Task(where, ()), Task(where, ())]))
     pids = {outcome.value[1] for outcome in outcomes.values()}
     assert len(pids | {os.getpid()}) == 3
 
@@ -53,7 +55,7 @@ def test_a_failure_is_one_line_and_ends_nothing_else(tmp_path):
         Task(fail, (MemoryError,)),
         Task(double, (5,), Path("/proc/none/log.txt")),
     ]
-    outcomes = dict(run_tasks(tasks, jobs=2))
+    outcomes = dict(Local(2).run(tasks))
     assert outcomes[0] == Outcome(error="two lines")
     assert outcomes[1].error.startswith("KeyError: ")
     assert "Traceback" in (tmp_path / "log.txt").read_text()
@@ -64,21 +66,21 @@ def test_a_failure_is_one_line_and_ends_nothing_else(tmp_path):
 
 
 def test_what_a_task_prints_goes_into_its_log(tmp_path):
-    list(run_tasks([Task(double, (3,), tmp_path / "new/log.txt")]))
+    list(Local().run([Task(double, (3,), tmp_path / "new/log.txt")]))
     assert (tmp_path / "new/log.txt").read_text() == "doubling 3\n"
 
 
 def test_gpus_are_dealt_out(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     assert [pool._gpu(slot) for slot in range(3)] == ["4", "6", "4"]
-    outcomes = dict(run_tasks([Task(where, ()), Task(where, ())], jobs=2))
+    outcomes = dict(Local(2).run([Task(where, ()), Task(where, ())]))
     assert {outcome.value[0] for outcome in outcomes.values()} == {"4", "6"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
     assert pool._gpu(1) is None
 
 
 def test_whoever_stops_the_caller_stops_the_tasks(tmp_path):
-    running = run_tasks([Task(double, (1,)), Task(slow, (tmp_path, "a")), Task(slow, (tmp_path, "b"))], jobs=2)
+    running = Local(2).run([Task(double, (1,)), Task(slow, (tmp_path, "a")), Task(slow, (tmp_path, "b"))])
     assert next(running) == (0, Outcome(2))
     running.close()
     assert not multiprocessing.active_children()
@@ -92,8 +94,8 @@ def alive(pid):
 
 
 def test_a_task_ends_when_its_caller_is_killed(tmp_path):
-    code = "import sys; from pathlib import Path; from test_pool import Task, run_tasks, slow\n"
-    code += "list(run_tasks([Task(slow, (Path(sys.argv[1]), 'a'))]))"
+    code = "import sys; from pathlib import Path; from test_pool import Local, Task, slow\n"
+    code += "list(Local().run([Task(slow, (Path(sys.argv[1]), 'a'))]))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     caller = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment)
     wait_until((tmp_path / "a").is_file, caller)
@@ -106,16 +108,15 @@ def test_a_task_ends_when_its_caller_is_killed(tmp_path):
 
 def test_jobs_are_positive():
     with pytest.raises(ValueError, match="jobs: expected at least 1, got 0"):
-        list(run_tasks([], jobs=0))
+        Local(0)
 
 
 @pytest.mark.requires(hasattr(signal, "SIGHUP"), "SIGHUP")
 def test_a_closed_terminal_stops_the_tasks_too():
     with heard(signal.SIGHUP):
-        before = pool._terminate_as_interrupt()
+        before = terminate_as_interrupt()
         try:
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGHUP)
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            restore(before)

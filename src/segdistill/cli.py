@@ -211,9 +211,40 @@ def compare(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the runs; finished ones in it are kept.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Of the runs, or a URL as s3://…; finished ones in it are kept.", show_default=False
+        ),
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Runs at a time (default: 1; on Ray as many as there is room for).", min=1),
+    ] = None,
+    executor: Annotated[
+        Literal["local", "ray"], typer.Option(help="This machine, or the machines of a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Of the Ray cluster: HOST:PORT, ray://HOST:PORT, or local (default: as Ray decides).",
+            show_default=False,
+        ),
+    ] = None,
+    cpus: Annotated[
+        int | None, typer.Option(help="That a run takes on Ray, and its threads (default: 1).", min=1)
+    ] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option(help="That a run takes on Ray; 0.5 shares one (default: 1 if there are any).", min=0),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N", help="Do one run, by its number in --list, or teacher; no table.", show_default=False
+        ),
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Name the runs with their numbers, one a line.")] = False,
     json: Annotated[
         Path | None, typer.Option(help="Where the figures go, besides compare.json in the folder.", show_default=False)
     ] = None,
@@ -222,9 +253,25 @@ def compare(
     from segdistill.comparison.plan import load_plan
 
     plan = load_plan(config, overrides or [], out)
+    if list_:
+        show.runs(console, [run.folder.name for run in plan.runs])
+        return
+    say = show.plain(console)
+    if only is not None:
+        from segdistill.comparison.grid import run_only
+
+        elsewhere = {"jobs": jobs, "address": address, "cpus": cpus, "gpus": gpus, "json": json}
+        foreign = [f"--{name}" for name, value in elsewhere.items() if value is not None]
+        if foreign or executor != "local":
+            spare = ", ".join(foreign or ["--executor"])
+            raise ValueError(f"--only does one run on this machine, and makes no table; leave out {spare}")
+        run_only(plan, only, say=say)
+        return
+    from segdistill.comparison.executors.choice import choose_executor
     from segdistill.comparison.grid import compare
 
-    result = compare(plan, jobs=jobs, say=show.plain(console))
+    resources: dict[str, Any] = {"jobs": jobs, "address": address, "cpus": cpus, "gpus": gpus}
+    result = compare(plan, executor=choose_executor(executor, plan, **resources, say=say), say=say)
     _deliver(result, json, show.comparison)
     failed = sum(run["status"] == "failed" for run in result["runs"])
     if failed:

@@ -25,6 +25,7 @@ EXTRAS = {
     "openvino": ["openvino"],
     "executorch": ["executorch"],
     "hub": ["huggingface_hub"],
+    "ray": ["ray"],
     "report": ["jinja2", "matplotlib"],
     "track": ["tensorboard"],
     "video": ["av"],
@@ -255,6 +256,17 @@ def doctor(console: Console) -> None:
         found = "installed" if not missing else f"not installed; pip install 'segdistill[{extra}]'"
         table.add_row(f"extra {extra}", found)
     console.print(table)
+
+
+def runs(console: Console, names: Sequence[str]) -> None:
+    """Runs with their numbers, one a line.
+
+    Args:
+        console: the terminal.
+        names: of the runs.
+    """
+    for number, name in enumerate(names, 1):
+        console.print(f"{number} {name}", highlight=False, soft_wrap=True)
 
 
 def comparison(console: Console, result: Mapping[str, Any]) -> None:

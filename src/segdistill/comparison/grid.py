@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segdistill.comparison.executors.local import Outcome, Task, run_tasks
+from segdistill.comparison.executors.local import Local
+from segdistill.comparison.executors.mirrored import Mirrored
+from segdistill.comparison.executors.task import Executor, Outcome, Task
 from segdistill.comparison.plan import Cell, Plan, load_plan
 from segdistill.comparison.result import COMPARISON, counts_path, evaluation_path, gather
 from segdistill.comparison.table import write_tables
@@ -41,6 +43,7 @@ def compare(
     *,
     out: str | Path | None = None,
     jobs: int = 1,
+    executor: Executor | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
     """Train methods × students × data sets × seeds under one schedule, and hold them against the baseline.
@@ -48,8 +51,9 @@ def compare(
     Args:
         source: as for `load_plan`, or a plan that is ready.
         overrides: `key.sub=value`.
-        out: folder (default: `runs/compare_<file>`). Finished runs in it are kept, unfinished ones go on.
-        jobs: runs at a time.
+        out: folder (default: `runs/compare_<file>`), or a URL. Finished runs in it are kept, unfinished ones go on.
+        jobs: runs at a time on this machine.
+        executor: where the runs are carried out instead, as `Ray()`.
         say: prints a line.
 
     Returns:
@@ -61,42 +65,98 @@ def compare(
         TrainingStopped: if the process was asked to stop; the runs have saved where they are.
     """
     plan = source if isinstance(source, Plan) else load_plan(source, overrides, out)
-    images = _check_splits(plan)
-    runs = tuple(replace(run, config=in_steps(run.config, images[run.data])) for run in plan.runs)
-    plan = replace(plan, runs=runs, teachers={folder: in_steps(config) for folder, config in plan.teachers.items()})
+    plan = _checked(plan)
+    with _carried_out(plan, executor or Local(jobs)) as executor, locked(plan.out):
+        return _compare(_share_threads(plan, executor), executor, say)
+
+
+def run_only(plan: Plan, which: str, *, say: Say = print) -> None:
+    """Train and evaluate one run of a comparison on this machine, while others may do the others; no table is made.
+
+    Args:
+        plan: of the comparison.
+        which: the number of the run in `Plan.runs`, from 1, or `teacher` for what has to be trained before.
+        say: prints a line.
+
+    Raises:
+        ValueError: with one line, if there is no such run, its teacher is not there yet, or it fails.
+        TrainingStopped: if the process was asked to stop; the run has saved where it is.
+    """
+    if plan.options.budget == "seconds":
+        raise ValueError("--only: seconds=N is measured on one machine for all runs; give train.steps instead")
+    count = len(plan.runs)
+    if which != "teacher" and not (which.isdecimal() and 1 <= int(which) <= count):
+        raise ValueError(f"--only: expected teacher or a number from 1 to {count} (--list names the runs), got {which}")
+    plan = _checked(plan)
+    with _carried_out(plan, Local()) as executor:
+        if which == "teacher":
+            runs, split = _teachers(plan), _teachers_split(plan)
+            if not runs:
+                say("no teacher has to be trained before the runs")
+        else:
+            runs, split = [plan.runs[int(which) - 1]], plan.options.split
+            missing = next((run.folder for run in _teachers(plan) if not is_done(run, None)), None)
+            if missing is not None and runs[0].config.distils:
+                raise ValueError(f"{missing} is not trained yet; the same command with --only teacher does it")
+        for _, outcome in _finished(runs, executor, say, split):
+            if outcome.error:
+                raise ValueError(outcome.error)
+
+
+@contextmanager
+def _carried_out(plan: Plan, executor: Executor) -> Iterator[Executor]:
+    """The executor of a comparison, with the folder at hand where that is a URL; Ctrl-C becomes a line."""
     try:
-        with locked(plan.out):
-            return _compare(plan, jobs, say)
+        if plan.url is None:
+            yield executor
+        else:
+            with Mirrored(executor, plan.url, plan.out, list(plan.teachers)) as mirrored:
+                yield mirrored
     except KeyboardInterrupt:
-        raise TrainingStopped(f"stopped; the same command goes on with the runs in {plan.out}") from None
+        place = plan.url or plan.out
+        raise TrainingStopped(f"stopped; the same command goes on with the runs in {place}") from None
 
 
-def _compare(plan: Plan, jobs: int, say: Say) -> dict[str, Any]:
-    plan = _share_threads(plan, jobs)
+def _teachers_split(plan: Plan) -> str | None:
+    """The split on which teachers are evaluated when they are trained; None where their data may lack it."""
     datas = [run.config.data for run in plan.runs]
-    at_home = all(config.data in datas for config in plan.teachers.values())  # then the split is there for them too
-    for _, outcome in _finished(_teachers(plan), jobs, say, plan.options.split if at_home else None):
+    return plan.options.split if all(config.data in datas for config in plan.teachers.values()) else None
+
+
+def _compare(plan: Plan, executor: Executor, say: Say) -> dict[str, Any]:
+    for _, outcome in _finished(_teachers(plan), executor, say, _teachers_split(plan)):
         if outcome.error:
             raise ValueError(f"the teacher could not be trained: {outcome.error}")
-    teachers = _evaluate_teachers(plan)
+    teachers = _evaluate_teachers(plan, executor)
     measured: dict[str, Any] = {}
     failed: dict[str, str] = {}
     if plan.options.budget == "seconds":
-        plan, measured, failed = _fit_to_seconds(plan, jobs, say)
+        plan, measured, failed = _fit_to_seconds(plan, executor, say)
     wanted = [run for run in plan.runs if run.folder.name not in failed]
     at_a_time: dict[str, int] = _notes(plan).get("jobs", {})
-    for run, outcome in _finished(wanted, jobs, say, plan.options.split):
+    for run, outcome in _finished(wanted, executor, say, plan.options.split):
         if outcome.error:
             failed[run.folder.name] = outcome.error
         elif outcome.value is not None:
-            at_a_time[run.folder.name] = jobs
+            at_a_time[run.folder.name] = executor.jobs
             _note(plan, jobs=at_a_time)
-    most = max(at_a_time.get(run.folder.name, jobs) for run in plan.runs)
+    most = max(at_a_time.get(run.folder.name, executor.jobs) for run in plan.runs)
     facts = {"jobs": most, "measured": measured, "environment": environment()}
     result = gather(plan, teachers, failed, facts)
     write_json(plan.out / COMPARISON, result)
     write_tables(result, plan.out)
     return result
+
+
+def _checked(plan: Plan) -> Plan:
+    """The plan with epochs turned into steps, if its data are there.
+
+    Raises:
+        ValueError: as `_check_splits`.
+    """
+    images = _check_splits(plan)
+    runs = tuple(replace(run, config=in_steps(run.config, images[run.data])) for run in plan.runs)
+    return replace(plan, runs=runs, teachers={folder: in_steps(config) for folder, config in plan.teachers.items()})
 
 
 def _check_splits(plan: Plan) -> dict[str, int]:
@@ -112,15 +172,14 @@ def _check_splits(plan: Plan) -> dict[str, int]:
     return images
 
 
-def _share_threads(plan: Plan, jobs: int) -> Plan:
-    """On a CPU, runs at a time share its cores instead of getting into each other's way."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _share_threads(plan: Plan, executor: Executor) -> Plan:
+    """Give runs at a time a share of the CPU each, where their configuration does not say."""
+    threads = executor.threads
 
     def shared(config: Config) -> Config:
-        if jobs == 1 or config.train.threads is not None:
+        if threads is None or config.train.threads is not None:
             return config
-        train = config.train.model_copy(update={"threads": max(1, cores // jobs)})
-        return config.model_copy(update={"train": train})
+        return config.model_copy(update={"train": config.train.model_copy(update={"threads": threads})})
 
     runs = tuple(replace(run, config=shared(run.config)) for run in plan.runs)
     return replace(plan, runs=runs, teachers={folder: shared(c) for folder, c in plan.teachers.items()})
@@ -133,7 +192,7 @@ def _teachers(plan: Plan) -> list[Cell]:
     ]
 
 
-def _finished(runs: Sequence[Cell], jobs: int, say: Say, split: str | None) -> Iterator[tuple[Cell, Outcome]]:
+def _finished(runs: Sequence[Cell], executor: Executor, say: Say, split: str | None) -> Iterator[tuple[Cell, Outcome]]:
     """Train what is not done; each run with its outcome as it ends."""
     waiting: list[Cell] = []
     done: list[Cell] = []
@@ -146,15 +205,16 @@ def _finished(runs: Sequence[Cell], jobs: int, say: Say, split: str | None) -> I
             yield run, Outcome(error=line)
     if done:
         say(f"{len(done)} of {len(runs)} runs are there already")
-    if waiting and jobs > 1:
-        say(f"{len(waiting)} runs, {jobs} at a time; each prints into log.txt in its folder")
+    if waiting and not executor.prints:
+        told = f"{len(waiting)} run{'s' * (len(waiting) != 1)}, {min(executor.jobs, len(waiting))} at a time"
+        say(f"{told}; each prints into log.txt in its folder")
     yield from ((run, Outcome()) for run in done)
-    tasks = [
-        Task(train_and_evaluate, (run.config, run.folder, split), run.folder / "log.txt" if jobs > 1 else None)
-        for run in waiting
-    ]
+    tasks = []
+    for run in waiting:
+        log = None if executor.prints else run.folder / "log.txt"
+        tasks.append(Task(train_and_evaluate, (run.config, run.folder, split), log, run.folder))
     began = time.monotonic()
-    for count, (position, outcome) in enumerate(run_tasks(tasks, jobs), 1):
+    for count, (position, outcome) in enumerate(executor.run(tasks), 1):
         run = waiting[position]
         left = (time.monotonic() - began) / count * (len(waiting) - count)
         ended = (
@@ -183,7 +243,7 @@ def is_done(run: Cell, split: str | None) -> bool:
     return all(file.is_file() for file in files)
 
 
-def _evaluate_teachers(plan: Plan) -> dict[str, dict[str, Any]]:
+def _evaluate_teachers(plan: Plan, executor: Executor) -> dict[str, dict[str, Any]]:
     """What the teacher reaches on each data set, in the very evaluation that the students get."""
     known = _notes(plan).get("teachers", {})
     results, tasks = {}, []
@@ -199,7 +259,7 @@ def _evaluate_teachers(plan: Plan) -> dict[str, dict[str, Any]]:
             results[data] = known[data]
         else:
             tasks.append((data, Task(evaluate_teacher, (config, plan.options.split))))
-    for position, outcome in run_tasks([task for _, task in tasks]):
+    for position, outcome in executor.run([task for _, task in tasks]):
         if outcome.error:
             raise ValueError(f"teacher: {outcome.error}")
         results[tasks[position][0]] |= outcome.value
@@ -227,7 +287,7 @@ def _note(plan: Plan, **facts: Any) -> None:
     write_json(plan.out / PLAN, {**_notes(plan), **facts})
 
 
-def _fit_to_seconds(plan: Plan, jobs: int, say: Say) -> tuple[Plan, dict[str, Any], dict[str, str]]:
+def _fit_to_seconds(plan: Plan, executor: Executor, say: Say) -> tuple[Plan, dict[str, Any], dict[str, str]]:
     """Give every row the number of steps that fit into the budget on this machine, all its seeds the same.
 
     A step is timed before the first run, in the circumstances of the runs, and the number is kept: a schedule that
@@ -242,7 +302,7 @@ def _fit_to_seconds(plan: Plan, jobs: int, say: Say) -> tuple[Plan, dict[str, An
     missing = [key for key in rows if key not in measured]
     tasks = [Task(measure, (rows[key][0].config, MEASURED_SHARE * seconds)) for key in missing]
     failed = {}
-    for position, outcome in run_tasks(tasks, jobs):
+    for position, outcome in executor.run(tasks):
         key = missing[position]
         if outcome.error:
             failed.update({run.folder.name: outcome.error for run in rows[key]})

@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field
 
 from segdistill._options import first_mistake, refuse_unknown
+from segdistill.comparison.mirror import is_url, scratch_folder
 from segdistill.engine.config import Config, check_keys, load_config, read_config
 from segdistill.engine.run_folder import CONFIG
 from segdistill.engine.section import Section
@@ -111,12 +112,14 @@ class Plan:
         runs: in the order in which they are trained: seed by seed, so that an unfinished grid has whole seeds first.
         teachers: a teacher's configuration by its folder; they are trained first.
         out: folder of the comparison.
+        url: what the folder is a copy of; None: it is the place itself.
     """
 
     options: GridConfig
     runs: tuple[Cell, ...]
     teachers: Mapping[Path, Config]
     out: Path
+    url: str | None = None
 
     @property
     def baseline(self) -> str:
@@ -142,7 +145,7 @@ def load_plan(
             `GridConfig`. `data` may be a list; `teacher`, or each of several, may be `{config: …}`, a file or a
             mapping, from which the teacher is trained first.
         overrides: `key.sub=value`; those of `data.` and `student.` count for all data sets and students.
-        out: folder (default: `runs/compare_<file>`).
+        out: folder (default: `runs/compare_<file>`), or a URL of any kind that fsspec knows, as `s3://bucket/table`.
 
     Raises:
         ValueError: with one line on the first thing that is wrong in any of the runs.
@@ -157,7 +160,8 @@ def load_plan(
     options = _options(raw)
     if out is None:
         out = Path("runs") / f"compare_{Path(source).stem if isinstance(source, str | Path) else 'grid'}"
-    out = Path(out)
+    url = str(out) if is_url(out) else None
+    out = Path(out) if url is None else scratch_folder(url)
 
     def expand(section: str, entries: Iterable[Any] | None) -> list[dict[str, Any]]:
         changes = [o for o in overrides if o.startswith(f"{section}.") or (o.startswith(f"{section}=") and not entries)]
@@ -190,7 +194,7 @@ def load_plan(
                     )
                 cells.append((data_label, student_label, label, config))
     runs = [_run(*cell, seed, out) for seed in options.seeds for cell in cells]
-    return Plan(options, tuple(runs), teachers, out)
+    return Plan(options, tuple(runs), teachers, out, url)
 
 
 def method_label(method: Sequence[Mapping[str, Any]]) -> str:

@@ -11,16 +11,24 @@ from segdistill.functional import BLOCK, exact
 
 
 def split_channels(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views of maps (N,A,…), a few channels at a time on a CPU, so that what is made of them stays in its cache.
+    """Views of maps (N,A,…), a part at a time on a CPU, so that what is made of it stays in its cache.
+
+    The parts hold a few channels of all pixels; of maps whose channels lie side by side (`torch.channels_last`), all
+    channels of a few rows, since these are read from one stretch of memory.
 
     Args:
-        *maps: of the same A.
+        *maps: of the same shape.
     """
-    channels = maps[0].shape[1]
-    step = channels
-    if maps[0].device.type == "cpu":
-        step = max(1, BLOCK * channels // max(1, maps[0].numel()))
-    return zip(*(torch.split(x, step, 1) for x in maps), strict=True)
+    return zip(*(torch.split(x, *_parts(maps[0])) for x in maps), strict=True)
+
+
+def _parts(x: Tensor) -> tuple[int, int]:
+    """Entries of a part of a map (N,A,…) along the dimension that is cut, and which that is."""
+    dim = 2 if x.dim() > 2 and x.stride(1) == 1 and x.shape[1] > 1 else 1
+    if x.device.type != "cpu":
+        return x.shape[dim], dim
+    # Threads that wait for each other after every part cost more than what they do where parts are small.
+    return max(1, BLOCK * torch.get_num_threads() * x.shape[dim] // max(1, x.numel())), dim
 
 
 @torch.no_grad()
@@ -30,16 +38,18 @@ def channel_sum(terms: Callable[..., Tensor], *maps: Tensor) -> Tensor:
     On a CPU the terms of the sum are never written to memory as a whole.
 
     Args:
-        terms: (N,a,…) of each map → (N,a,…).
+        terms: (N,a,…) of each map → (N,a,…), entry by entry.
         *maps: (N,A,…) each.
 
     >>> channel_sum(torch.mul, torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]))
     tensor([11.])
     """
-    parts = split_channels(*maps)
-    total = terms(*next(parts)).sum(1)
-    for part in parts:
-        total += terms(*part).sum(1)
+    sums = [terms(*part).sum(1) for part in split_channels(*maps)]
+    if _parts(maps[0])[1] == 2:
+        return torch.cat(sums, 1)
+    total = sums[0]
+    for part in sums[1:]:
+        total += part
     return total
 
 

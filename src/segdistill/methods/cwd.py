@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.adapters import projection
-from segdistill.functional import check_maps, full_precision, kl_terms
+from segdistill.functional import check_maps, full_precision, kl_terms, softmax_kl
 from segdistill.methods._base import Method
 from segdistill.taps import Taps
 
@@ -37,7 +37,7 @@ def channel_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, va
     check_maps(student, teacher)
     own, other = (x.flatten(2) / temperature for x in (student, teacher.detach()))
     if valid is None:
-        return kl_terms(F.log_softmax(other, dim=2), F.log_softmax(own, dim=2)).sum(2).mean() * temperature**2
+        return softmax_kl(own, other, dim=2).mean() * temperature**2
     if valid.shape != (student.shape[0], *student.shape[2:]):
         raise ValueError(f"valid: expected {(student.shape[0], *student.shape[2:])}, got {tuple(valid.shape)}")
     inside = valid.flatten(1)[:, None]

@@ -11,24 +11,28 @@ from segdistill.functional import BLOCK, exact
 
 
 def split_channels(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views of maps (N,A,…), a part at a time on a CPU, so that what is made of it stays in its cache.
+    """Views of maps (N,A,…), a few channels at a time on a CPU, so that what is made of them stays in its cache.
 
-    The parts hold a few channels of all pixels; of maps whose channels lie side by side (`torch.channels_last`), all
-    channels of a few rows, since these are read from one stretch of memory.
+    Maps whose channels lie side by side (`torch.channels_last`) come whole: a few channels of these are read from all
+    over the memory.
 
     Args:
         *maps: of the same shape.
     """
-    return zip(*(torch.split(x, *_parts(maps[0])) for x in maps), strict=True)
+    size = maps[0].shape[1] if _side_by_side(maps[0]) else _part(maps[0], 1)
+    return zip(*(torch.split(x, size, 1) for x in maps), strict=True)
 
 
-def _parts(x: Tensor) -> tuple[int, int]:
-    """Entries of a part of a map (N,A,…) along the dimension that is cut, and which that is."""
-    dim = 2 if x.dim() > 2 and x.stride(1) == 1 and x.shape[1] > 1 else 1
+def _side_by_side(x: Tensor) -> bool:
+    return x.dim() > 2 and x.stride(1) == 1 and x.shape[1] > 1
+
+
+def _part(x: Tensor, dim: int) -> int:
+    """Entries along a dimension that are worked on at a time."""
     if x.device.type != "cpu":
-        return x.shape[dim], dim
-    # Threads that wait for each other after every part cost more than what they do where parts are small.
-    return max(1, BLOCK * torch.get_num_threads() * x.shape[dim] // max(1, x.numel())), dim
+        return max(1, x.shape[dim])
+    # Threads wait for each other after every part: it grows with their number.
+    return max(1, BLOCK * torch.get_num_threads() * x.shape[dim] // max(1, x.numel()))
 
 
 @torch.no_grad()
@@ -44,12 +48,13 @@ def channel_sum(terms: Callable[..., Tensor], *maps: Tensor) -> Tensor:
     >>> channel_sum(torch.mul, torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]))
     tensor([11.])
     """
-    sums = [terms(*part).sum(1) for part in split_channels(*maps)]
-    if _parts(maps[0])[1] == 2:
-        return torch.cat(sums, 1)
-    total = sums[0]
-    for part in sums[1:]:
-        total += part
+    if _side_by_side(maps[0]):  # rows of all channels: each is one stretch of memory
+        rows = zip(*(torch.split(x, _part(maps[0], 2), 2) for x in maps), strict=True)
+        return torch.cat([terms(*part).sum(1) for part in rows], 1)
+    parts = split_channels(*maps)
+    total = terms(*next(parts)).sum(1)
+    for part in parts:
+        total += terms(*part).sum(1)
     return total
 
 

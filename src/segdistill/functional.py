@@ -204,7 +204,7 @@ class _KLTerms(torch.autograd.Function):
         return None, gradient * slope
 
 
-def softmax_kl(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
+def softmax_kl(student: Tensor, teacher: Tensor, dim: int, *, temperature: float = 1.0) -> Tensor:
     """KL(teacher‖student) of the softmaxes of two tensors along a dimension, which the result lacks.
 
     It is the sum of `kl_terms`. The derivative by what enters the softmax is s − t; nothing else is kept for it.
@@ -213,27 +213,30 @@ def softmax_kl(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
         student: any shape.
         teacher: the same shape; gets no gradient.
         dim: the softmax is along it.
+        temperature: τ, divides both.
 
     >>> round(softmax_kl(torch.tensor([0.0, 1.0]), torch.zeros(2), 0).item(), 4)
     0.1201
     """
-    divergence: Tensor = _SoftmaxKL.apply(student, teacher, dim)
+    divergence: Tensor = _SoftmaxKL.apply(student, teacher, dim, temperature)
     return divergence
 
 
 class _SoftmaxKL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, dim: int) -> Tensor:
-        terms, slope = kl_terms_and_slope(F.log_softmax(teacher, dim), F.log_softmax(student, dim))
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, dim: int, temperature: float) -> Tensor:
+        sides = (x if temperature == 1 else x / temperature for x in (teacher, student))
+        log_t, log_s = (F.log_softmax(x, dim).contiguous() for x in sides)
+        terms, slope = kl_terms_and_slope(log_t, log_s, into=(log_t, log_s))
         ctx.save_for_backward(slope)
-        ctx.dim = dim
+        ctx.dim, ctx.temperature = dim, temperature
         return terms.sum(dim)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (slope,) = ctx.saved_tensors
-        return slope * gradient.unsqueeze(ctx.dim), None, None
+        return slope * (gradient / ctx.temperature).unsqueeze(ctx.dim), None, None, None
 
 
 MARGIN = 16
@@ -241,7 +244,9 @@ MARGIN = 16
 
 
 @torch.no_grad()
-def kl_terms_and_slope(log_teacher: Tensor, log_student: Tensor) -> tuple[Tensor, Tensor]:
+def kl_terms_and_slope(
+    log_teacher: Tensor, log_student: Tensor, into: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """The terms of `kl_terms`, and their derivatives by the student's log-probabilities, s − t; without a graph.
 
     The Taylor polynomial of exp(d) − 1 − d that ends with an odd power lies below it everywhere. The formula itself,
@@ -251,12 +256,14 @@ def kl_terms_and_slope(log_teacher: Tensor, log_student: Tensor) -> tuple[Tensor
     Args:
         log_teacher: as for `kl_terms`.
         log_student: as for `kl_terms`.
+        into: where both go, contiguous; it may be the two arguments, in this order.
     """
     double = log_student.dtype == torch.float64
     margin = MARGIN / 2 * torch.finfo(log_student.dtype).eps
     last, *rest = [log_student.new_full((), 1 / math.factorial(n + 2)) for n in reversed(range(10 if double else 6))]
-    terms, slope = (torch.empty_like(log_student, memory_format=torch.contiguous_format) for _ in range(2))
-    flat = (x.reshape(-1) for x in (log_teacher, log_student, terms, slope))
+    new = (torch.empty_like(log_student, memory_format=torch.contiguous_format) for _ in range(2))
+    terms, slope = into or new
+    flat = (x.reshape(-1) for x in (log_teacher, log_student, terms, slope))  # views of the last two
     blocks = (torch.split(x, BLOCK if x.device.type == "cpu" else max(1, len(x))) for x in flat)
     for log_t, log_s, term, s_minus_t in zip(*blocks, strict=True):
         t = log_t.exp()

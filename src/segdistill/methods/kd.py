@@ -30,7 +30,7 @@ def pixel_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, vali
     0.1201
     """
     check_maps(student, teacher)
-    divergence = softmax_kl(student / temperature, teacher.detach() / temperature, dim=1) * temperature**2
+    divergence = softmax_kl(student, teacher.detach(), 1, temperature=temperature) * temperature**2
     if valid is None:
         return divergence.mean()
     if valid.shape != divergence.shape:

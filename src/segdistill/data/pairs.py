@@ -10,6 +10,7 @@ from torch import Tensor
 from segdistill._types import Box, Colour, Size
 from segdistill.data.dataset import Held, MissingMasks, SegmentationDataset, Source
 from segdistill.data.files import Array, Bytes, Range, read_mask, read_part
+from segdistill.data.walk import file_list
 from segdistill.functional import IGNORE
 
 
@@ -89,8 +90,8 @@ class FileDataset(SegmentationDataset):
     def __init__(self, images: Mapping[str, Path], masks: Mapping[str, Path] | None, expected: Callable[[str], str]):
         missing = [name for name in images if masks is not None and name not in masks]
         self.names = [name for name in images if masks is None or name in masks]
-        self.images = [images[name] for name in self.names]
-        self.masks = None if masks is None else [masks[name] for name in self.names]
+        self.images = file_list(images, self.names)
+        self.masks = None if masks is None else file_list(masks, self.names)
         if missing:
             lines = [f"{images[name]} has no mask; expected {expected(name)}" for name in missing]
             raise MissingMasks(lines, self)

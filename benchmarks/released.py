@@ -146,7 +146,18 @@ def relations(p: Peers) -> Iterator[Row]:
     ours = forward_backward(cross_image_similarity, student, teacher)
     yield p.row("mini-batch", ours, forward_backward(mini_batch, student, teacher), note=sides)
     peer = p.theirs(
-        "cirkd_memory", "StudentSegContrast", CLASSES, 20_000, 2_000, REGIONS, PIXELS, 1.0, 0.1, A_STUDENT, A_TEACHER, 255
+        "cirkd_memory",
+        "StudentSegContrast",
+        CLASSES,
+        20_000,
+        2_000,
+        REGIONS,
+        PIXELS,
+        1.0,
+        0.1,
+        A_STUDENT,
+        A_TEACHER,
+        255,
     )
     method = CrossImageRelations(pixel_weight=0.0, mini_batch_weight=0.0)
     shape = {"logits": torch.zeros(BATCH, CLASSES, 1, 1, device=p.device)}

@@ -150,7 +150,12 @@ def test_what_is_cold_costs_once(cold, steps, clock):
 
 @pytest.mark.parametrize(
     ("times", "expected"),
-    [([2.0], (0.0, 2.0)), ([9.0, 1.0], (8.0, 1.0)), ([9.0, 9.0, 9.0, 1.0, 1.0, 1.0, 1.0], (24.0, 1.0)), ([1.0] * 4, (0, 1))],
+    [
+        ([2.0], (0.0, 2.0)),
+        ([9.0, 1.0], (8.0, 1.0)),
+        ([9.0, 9.0, 9.0, 1.0, 1.0, 1.0, 1.0], (24.0, 1.0)),
+        ([1.0] * 4, (0, 1)),
+    ],
 )
 def test_cold_and_steady(times, expected):
     assert cold_and_steady(times) == pytest.approx(expected)

@@ -142,9 +142,7 @@ def _matches(images: Iterable[str], masks: Iterable[str], endings: Endings) -> b
     return any(stem.removesuffix(image_end) in common for stem in stems if stem.endswith(image_end))
 
 
-def find_pairs(
-    images: Path, masks: Path | None, endings: Endings | None
-) -> tuple[Files, Files, Endings]:
+def find_pairs(images: Path, masks: Path | None, endings: Endings | None) -> tuple[Files, Files, Endings]:
     """The images of a folder, and the masks of those that have one.
 
     Args:

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import overload
 
@@ -52,8 +53,28 @@ def names_below(folder: Path, suffixes: Collection[str], without: Iterable[Path]
         suffixes: of the files wanted; case makes no difference.
         without: folders below it that are left out.
     """
-    # Folder by folder, as paths are sorted: nothing sorts before NUL. Lists of parts would take three times as long.
-    return sorted(_walk(folder, tuple(suffixes), without), key=lambda name: name.replace("/", "\0"))
+    known = _SEARCHED.get()
+    asked = (os.fspath(folder), tuple(suffixes), tuple(map(os.fspath, without := list(without))))
+    if known is None or asked not in known:
+        # Folder by folder, as paths are sorted: nothing sorts before NUL. Lists of parts would take thrice as long.
+        names = sorted(_walk(folder, tuple(suffixes), without), key=lambda name: name.replace("/", "\0"))
+        if known is None:
+            return names
+        known[asked] = names
+    return known[asked]
+
+
+_SEARCHED: ContextVar[dict[tuple[object, ...], list[str]] | None] = ContextVar("searched", default=None)
+
+
+@contextmanager
+def searched_once() -> Iterator[None]:
+    """Search each folder at most once while it lasts, and share the names: for the splits of one data set."""
+    token = _SEARCHED.set({})
+    try:
+        yield
+    finally:
+        _SEARCHED.reset(token)
 
 
 def holds_files(folder: Path, suffixes: Collection[str]) -> bool:

@@ -17,6 +17,7 @@ from segdistill.data import SegmentationDataset
 from segdistill.data.check import quick_check
 from segdistill.data.sampler import train_loader
 from segdistill.data.transforms import TrainTransform
+from segdistill.data.walk import searched_once
 from segdistill.engine import build
 from segdistill.engine.checkpoint import not_finite_tensors, save_checkpoint
 from segdistill.engine.clock import Clock, Waited
@@ -68,8 +69,9 @@ class Training:
         config = config.model_copy(update={"train": config.train.model_copy(update={"precision": run.precision})})
         cfg = config.train
         self.config, self.cfg, self.run, self.folder = config, cfg, run, folder
-        self.train_set = build.build_split(config.data, "train")
-        self.val_set = build.build_split(config.data, "val")
+        with searched_once():
+            self.train_set = build.build_split(config.data, "train")
+            self.val_set = build.build_split(config.data, "val")
         for split, dataset in (("train", self.train_set), ("val", self.val_set)):
             for line in quick_check(dataset):
                 if run.main:

@@ -1,5 +1,6 @@
 """How every figure in this folder is measured: interleaved times, peak memory, the machine it was done on."""
 
+import argparse
 import json
 import os
 import platform
@@ -109,13 +110,29 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+class Clock:
+    """What times are read from: the wall's clock, or on a machine that others use the process's own processor time."""
+
+    read: Callable[[], float] = staticmethod(time.perf_counter)
+
+    @classmethod
+    def add_option(cls, parser: argparse.ArgumentParser) -> None:
+        """Give a script the option `--cpu-time`."""
+        parser.add_argument("--cpu-time", action="store_true", help="processor time of the process, not wall clock")
+
+    @classmethod
+    def choose(cls, arguments: argparse.Namespace) -> None:
+        """Do as the option says."""
+        cls.read = staticmethod(time.process_time if arguments.cpu_time else time.perf_counter)
+
+
 def seconds(work: Work) -> float:
-    """Wall-clock time of one run."""
+    """Time of one run."""
     synchronize()
-    start = time.perf_counter()
+    start = Clock.read()
     work()
     synchronize()
-    return time.perf_counter() - start
+    return Clock.read() - start
 
 
 def peak_bytes(work: Work) -> int:
@@ -207,6 +224,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[0],
+        "clock": "wall" if Clock.read is time.perf_counter else "processor time",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
         "python": platform.python_version(),

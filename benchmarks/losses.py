@@ -1,6 +1,6 @@
 """Each loss against its literal formula: forward and backward, time and peak memory, in the same run.
 
-    python benchmarks/losses.py [--quick] [--only NAME …] [--device cpu|cuda]
+    python benchmarks/losses.py [--quick] [--only NAME …] [--device cpu|cuda] [--cpu-time]
 
 The references say what the formula says: matrices written down, classes and images looped over.
 """
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from _measure import Row, compare, forward_backward, report
+from _measure import Clock, Row, compare, forward_backward, report
 from segdistill.functional import IGNORE, resize_labels
 from segdistill.losses import attention_transfer, channel_kl, local_similarity, pixel_kl
 from segdistill.methods.cirkd import PIXELS_PER_REGION, CrossImageRelations, cross_image_similarity
@@ -354,7 +354,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small maps, few rounds: does it run?")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="some of the cases")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    Clock.add_option(parser)
     arguments = parser.parse_args()
+    Clock.choose(arguments)
     setting = Setting(arguments.quick, arguments.device)
     rows: list[Row] = []
     for name in arguments.only:

@@ -1,11 +1,12 @@
 """One training step of each method over the floor: teacher forward, student forward, cross-entropy, backward.
 
-    python benchmarks/step.py [--cache] [--quick] [--only NAME …] [--device cpu|cuda] [--rounds N]
+    python benchmarks/step.py [--cache] [--quick] [--only NAME …] [--device cpu|cuda] [--rounds N] [--cpu-time]
 
 With `--cache`, the teacher's taps are read from the disk within the step, and the floor is the student's own step, in
 which no teacher runs. Each method is measured with the records in memory, and with them dropped from the page cache.
 
-In every round, each method runs once beside the floor, so that what else the machine does hits both alike. Its step
+In every round, each method runs once beside the floor and beside the student's own step, in which no teacher runs: what
+a user pays for distilling at all. What else the machine does hits all alike. Its step
 is what `engine/loop.py` does with a batch: taps, terms, backward, and for an adversarial method the critic's own step.
 """
 
@@ -24,7 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from _measure import RESULTS, Work, machine, peak_bytes, seconds
+from _measure import RESULTS, Clock, Work, machine, peak_bytes, seconds
 from segdistill.engine.distiller import Distiller
 from segdistill.engine.loop import backward, forward
 from segdistill.engine.runtime import Runtime
@@ -55,7 +56,7 @@ CASES: dict[str, tuple[Any, float | None]] = {
 }
 """Name → what a config says under `method`, and the ratio to the floor that is aimed at."""
 
-CACHED = ("kd", "cwd", "mimic", "i2ckd", "fakd")
+CACHED = ("kd", "cwd", "mimic", "i2ckd", "fakd", "dist", "bpkd", "jml")
 CACHED_TARGET = 1.05
 """What `--cache` measures, and the ratio to the student's own step that is aimed at."""
 
@@ -71,18 +72,36 @@ class Steps:
     Args:
         quick: quarter-width networks on small images: does it run?
         device: cpu or cuda.
+        names: of teacher and student; None: those of the papers, or small ones if it is quick.
+        precision: of the networks.
+        layout: of images and weights.
+        compiled: whether the networks are compiled between their taps.
     """
 
-    def __init__(self, quick: bool, device: str):
-        names = (
-            ("pspnet_resnet18_half", "pspnet_resnet18_quarter") if quick else ("pspnet_resnet101", "pspnet_resnet18")
-        )
+    def __init__(
+        self,
+        quick: bool,
+        device: str,
+        names: tuple[str, str] | None = None,
+        *,
+        precision: str = "fp32",
+        layout: torch.memory_format = torch.contiguous_format,
+        compiled: bool = False,
+    ):
+        self.run, self.layout, self.compiled = Runtime(torch.device(device), precision), layout, compiled
+        if names is None:
+            papers = ("pspnet_resnet101", "pspnet_resnet18")
+            names = ("pspnet_resnet18_half", "pspnet_resnet18_quarter") if quick else papers
         self.size = (64, 64) if quick else (256, 256) if device == "cpu" else (512, 512)
         self.batch = 2 if device == "cpu" else 8
         self.pair = " → ".join(names)
-        teacher, self.student = (build_model(name, num_classes=CLASSES).to(device) for name in names)
+        teacher, self.student = (
+            build_model(name, num_classes=CLASSES).to(device, memory_format=layout) for name in names
+        )
         self.teacher = Tapped(teacher.requires_grad_(False)).eval()
-        self.images = torch.rand(self.batch, 3, *self.size, device=device)
+        if compiled:
+            self.teacher.compile_between_taps()
+        self.images = torch.rand(self.batch, 3, *self.size, device=device).contiguous(memory_format=layout)
         squares = torch.randint(0, CLASSES, (self.batch, self.size[0] // 32, self.size[1] // 32), device=device)
         self.target = squares.repeat_interleave(32, 1).repeat_interleave(32, 2)
 
@@ -93,7 +112,8 @@ class Steps:
             return step
 
         def floor() -> None:
-            observe(self.teacher, self.images, {"logits"})
+            with self.run.autocast():
+                observe(self.teacher, self.images, {"logits"})
             step()
 
         return floor
@@ -122,14 +142,17 @@ class Steps:
         return CachedStep(store, step, self.batch, cold=cold)
 
     def _learner(self, spec: Any) -> tuple[SimpleNamespace, Any]:
-        distiller = Distiller(Tapped(self.student), build_method(spec))
+        tapped = Tapped(self.student)
+        distiller = Distiller(tapped, build_method(spec))
         distiller.adapt(self.teacher, self.images)
         distiller.to(self.images.device).train()
+        if self.compiled:
+            tapped.compile_between_taps()
         method = distiller.method
         made = method.make_critic()
         critic = None if made is None else made.to(self.images.device)
         optimizer = None if critic is None else method.make_critic_optimizer(critic)
-        run, scaler = Runtime(self.images.device), torch.amp.GradScaler(self.images.device.type, enabled=False)
+        run, scaler = self.run, torch.amp.GradScaler(self.images.device.type, enabled=False)
         learner = SimpleNamespace(
             model=distiller, method=method, teacher=self.teacher, critic=critic, run=run, scaler=scaler
         )
@@ -173,17 +196,21 @@ class CachedStep:
         self.step(self.store.read([(0, index, 0) for index in range(first, first + self.batch)]))
 
 
-def measure(works: Mapping[str, Work], floor: Work, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Milliseconds of each work and of the floor beside it, in each round; a first, uncounted round warms up."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
+Times = tuple[float, ...]
+"""Milliseconds of a work, of the floor, and of the student's own step, in one round."""
+
+
+def measure(works: Mapping[str, Work], floor: Work, own: Work, rounds: int) -> dict[str, list[Times]]:
+    """Times of each work, beside the floor and the student's own step; a first, uncounted round warms up."""
+    times: dict[str, list[Times]] = {name: [] for name in works}
     for round_ in range(rounds + 1):
         for name, work in works.items():
             if isinstance(work, CachedStep):
                 work.prepare()
-            pair = (work, floor) if round_ % 2 else (floor, work)
-            first, second = (1e3 * seconds(one) for one in pair)
+            order = (work, floor, own) if round_ % 2 else (own, floor, work)
+            spent = tuple(1e3 * seconds(one) for one in order)
             if round_:
-                times[name].append((first, second) if round_ % 2 else (second, first))
+                times[name].append(spent if round_ % 2 else spent[::-1])
         print(f"round {round_}/{rounds}", file=sys.stderr, flush=True)
     return times
 
@@ -196,7 +223,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CASES, help="some of the methods")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--rounds", type=int, default=5)
+    Clock.add_option(parser)
     arguments = parser.parse_args()
+    Clock.choose(arguments)
     names = arguments.only or list(CACHED if arguments.cache else CASES)
     torch.manual_seed(0)
     steps = Steps(arguments.quick, arguments.device)
@@ -213,7 +242,7 @@ def main() -> None:
         else:
             floor = steps.work("none")
             works = {name: steps.work(CASES[name][0]) for name in names}
-        times = measure(works, floor, 2 if arguments.quick else arguments.rounds)
+        times = measure(works, floor, steps.alone(), 2 if arguments.quick else arguments.rounds)
         rows, floor_row = summarise(works, floor, times, targets)
     note = f"{steps.pair}, batch {steps.batch}, {steps.size[0]}×{steps.size[1]}, {CLASSES} classes"
     show(note, floor_row, rows)
@@ -227,39 +256,41 @@ def main() -> None:
 def summarise(
     works: Mapping[str, Work],
     floor: Work,
-    times: Mapping[str, list[tuple[float, float]]],
+    times: Mapping[str, list[Times]],
     targets: Mapping[str, float | None],
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """A row for each work, and one for the floor."""
-    floor_ms = statistics.median(below for pairs in times.values() for _, below in pairs)
+    """A row for each work, and one for the floor with the student's own step."""
+    floor_ms, own_ms = (statistics.median(t[i] for rounds in times.values() for t in rounds) for i in (1, 2))
     floor_mib = peak_bytes(floor) / 2**20
     rows = []
     for name, work in works.items():
         target = targets[name]
-        ratio = statistics.median(ours / below for ours, below in times[name])
+        ratio, to_own = (statistics.median(t[0] / t[i] for t in times[name]) for i in (1, 2))
         mib = peak_bytes(work) / 2**20
         rows.append(
             {
                 "method": name,
-                "ms": statistics.median(ours for ours, _ in times[name]),
+                "ms": statistics.median(t[0] for t in times[name]),
                 "time_ratio": ratio,
+                "student_ratio": to_own,
                 "target": target,
                 "met": target is None or ratio <= target,
                 "mib": mib,
                 "memory_ratio": mib / floor_mib,
             }
         )
-    return rows, {"ms": floor_ms, "mib": floor_mib}
+    return rows, {"ms": floor_ms, "mib": floor_mib, "student_ms": own_ms}
 
 
 def show(note: str, floor: Mapping[str, float], rows: list[dict[str, Any]]) -> None:
     """Print the table."""
-    table = Table("method", "ms", "time / floor", "target", "MiB", "memory / floor", title=note)
-    table.add_row("floor", f"{floor['ms']:.0f}", "1.000", "", f"{floor['mib']:.0f}", "1.000")
+    table = Table("method", "ms", "time / floor", "target", "time / student", "MiB", "memory / floor", title=note)
+    own = f"{floor['ms'] / floor['student_ms']:.3f}"
+    table.add_row("floor", f"{floor['ms']:.0f}", "1.000", "", own, f"{floor['mib']:.0f}", "1.000")
     for row in rows:
         target = "" if row["target"] is None else f"≤ {row['target']:.2f}{'' if row['met'] else ' MISSED'}"
-        ratios = f"{row['time_ratio']:.3f}", f"{row['memory_ratio']:.3f}"
-        table.add_row(row["method"], f"{row['ms']:.0f}", ratios[0], target, f"{row['mib']:.0f}", ratios[1])
+        ratios = [f"{row[key]:.3f}" for key in ("time_ratio", "student_ratio", "memory_ratio")]
+        table.add_row(row["method"], f"{row['ms']:.0f}", ratios[0], target, ratios[1], f"{row['mib']:.0f}", ratios[2])
     Console().print(table)
 
 

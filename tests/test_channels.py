@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from segdistill import channels
-from segdistill.channels import channel_sum, squared_lengths
+from segdistill.channels import channel_sum, split_channels, squared_lengths
+from segdistill.losses import attention_transfer, local_similarity
 
 
 @pytest.mark.parametrize("block", [1, 100, 2**18])
@@ -44,3 +45,27 @@ def test_of_vectors_without_a_direction():
     assert squared_lengths(zeros, zeros).near.all()
     assert not squared_lengths(zeros, torch.ones(1, 3, 2)).near.any()
     assert squared_lengths(zeros, torch.ones(1, 3, 2)).own.abs().max() == 0
+
+
+@pytest.mark.parametrize("block", [1, 100, 2**18])
+def test_channels_that_lie_side_by_side(block, monkeypatch):
+    monkeypatch.setattr(channels, "BLOCK", block)
+    x, y = torch.randn(2, 2, 7, 3, 4, dtype=torch.float64)
+    last = [a.contiguous(memory_format=torch.channels_last) for a in (x, y)]
+    torch.testing.assert_close(channel_sum(torch.mul, *last), (x * y).sum(1))
+    torch.testing.assert_close(channel_sum(torch.mul, last[0], y), (x * y).sum(1))
+    pieces = list(split_channels(*last))
+    for side, whole in zip(zip(*pieces, strict=True), (x, y), strict=True):
+        torch.testing.assert_close(torch.cat(side, 1), whole)
+
+
+@pytest.mark.parametrize("loss", [attention_transfer, local_similarity])
+def test_losses_do_not_depend_on_how_channels_lie(loss):
+    student, teacher = torch.randn(2, 2, 7, 5, 6, dtype=torch.float64)
+    values, gradients = [], []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        own = student.clone(memory_format=layout).requires_grad_()
+        values.append(loss(own, teacher.contiguous(memory_format=layout)))
+        gradients.append(torch.autograd.grad(values[-1], own)[0])
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*gradients)

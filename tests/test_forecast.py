@@ -6,7 +6,7 @@ import torch
 
 from faults import read_metrics
 from segdistill import distill
-from segdistill.engine.forecast import forecast
+from segdistill.engine.forecast import cold_and_steady, forecast
 from test_compare import TINY
 from test_loop import Plain
 
@@ -37,7 +37,8 @@ def test_what_it_says(result):
     assert result["steps"] == 1000
     assert result["validations"] == 5  # four, and the last one in float32
     validation = 4 * result["seconds_per_image"]
-    assert result["seconds"] == pytest.approx(1000 * result["seconds_per_step"] + 5 * validation)
+    warm = 1000 * result["seconds_per_step"] + 5 * validation
+    assert result["seconds"] == pytest.approx(result["cold_seconds"] + warm)
     assert result["peak_memory"] > 1e8
     assert json.loads(json.dumps(result)) == result
     taps = {row["tap"]: row for row in result["taps"]}
@@ -86,11 +87,79 @@ def test_the_gradient_of_a_term_is_its_own():
 def test_it_goes_on_for_the_time_that_is_asked_for(monkeypatch):
     counted = []
     monkeypatch.setattr("segdistill.engine.forecast.Notes._write", lambda self, step, numbers: counted.append(step))
+    monkeypatch.setattr("segdistill.engine.forecast.settled", lambda times: True)
     forecast(BASE, ["train.steps=6"], steps=2)
     assert counted == [1, 2]
     counted.clear()
     forecast(BASE, ["train.steps=6"], steps=2, seconds=1000.0)
     assert counted == [1, 2, 3, 4, 5, 6]  # but not beyond the run's end
+
+
+class HandClock:
+    """Stands still unless it is set."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+class Slow(Plain):
+    """A network that takes what a clock says: ten seconds for each of the first batches, then one; none in evaluation.
+
+    Args:
+        clock: is set.
+        cold: batches that take ten seconds.
+    """
+
+    def __init__(self, clock, cold):
+        super().__init__()
+        self.clock, self.cold = clock, cold
+
+    def forward(self, images):
+        if self.training:
+            self.clock.now += 10.0 if self.cold > 0 else 1.0
+            self.cold -= 1
+        return super().forward(images)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    hand, validations = HandClock(), []
+
+    def evaluate(network, data, **how):  # seven seconds for the first time, then two
+        validations.append(len(data))
+        hand.now += 7.0 if len(validations) == 1 else 2.0
+
+    for module in ("clock", "forecast", "training"):
+        monkeypatch.setattr(f"segdistill.engine.{module}.time", hand)
+    monkeypatch.setattr("segdistill.engine.forecast.evaluate", evaluate)
+    return hand
+
+
+@pytest.mark.parametrize("cold", [0, 1, 3])
+@pytest.mark.parametrize("steps", [4, 50])
+def test_what_is_cold_costs_once(cold, steps, clock):
+    found = forecast(BASE, [f"train.steps={steps}", "train.eval_every=0"], student=Slow(clock, cold))
+    assert found["seconds_per_step"] == pytest.approx(1.0)
+    assert found["cold_seconds"] == pytest.approx(9 * cold + 5)
+    validation = found["seconds_per_image"] * 4
+    assert found["seconds"] == pytest.approx(9 * cold + 5 + steps + found["validations"] * validation)
+    assert validation == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ([2.0], (0.0, 2.0)),
+        ([9.0, 1.0], (8.0, 1.0)),
+        ([9.0, 9.0, 9.0, 1.0, 1.0, 1.0, 1.0], (24.0, 1.0)),
+        ([1.0] * 4, (0, 1)),
+    ],
+)
+def test_cold_and_steady(times, expected):
+    assert cold_and_steady(times) == pytest.approx(expected)
+    assert cold_and_steady(times)[0] + len(times) * cold_and_steady(times)[1] == pytest.approx(sum(times))
 
 
 def test_mistakes_are_those_of_the_run():

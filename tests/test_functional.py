@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from segdistill import functional
-from segdistill.functional import exact, inverse_lengths, kl_terms, labelled
+from segdistill.functional import exact, inverse_lengths, kl_terms, labelled, softmax_kl
 
 
 def logs(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,3 +75,21 @@ def test_exact_is_float64_with_a_graph():
     exact(x).sum().backward()
     assert exact(x).dtype == torch.float64
     assert x.grad.dtype == torch.float16
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_softmax_kl_is_the_sum_of_the_terms(dim, layout):
+    student, teacher = (x.contiguous(memory_format=layout) for x in 3 * torch.randn(2, 2, 5, 3, 4, dtype=torch.float64))
+    kept = student.clone(), teacher.clone()
+    student.requires_grad_()
+    logs = ((x / 2).log_softmax(dim) for x in (teacher, student))
+    expected = kl_terms(*logs).sum(dim)
+    found = softmax_kl(student, teacher, dim, temperature=2.0)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(found)
+    gradients = [torch.autograd.grad((weights * x).sum(), student)[0] for x in (found, expected)]
+    torch.testing.assert_close(*gradients)
+    assert torch.equal(student, kept[0])
+    assert torch.equal(teacher, kept[1])
+    assert torch.autograd.gradcheck(lambda s: softmax_kl(s, teacher, dim), student)

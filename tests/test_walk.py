@@ -4,7 +4,18 @@ import os
 
 import pytest
 
-from segdistill.data.walk import check_folder, files_below, find_files, folders_in, holds_files
+from segdistill.data import walk
+from segdistill.data.walk import (
+    by_stem,
+    check_folder,
+    file_list,
+    files_below,
+    find_files,
+    folders_in,
+    holds_files,
+    names_below,
+    searched_once,
+)
 
 KINDS = (".png", ".jpg")
 
@@ -142,3 +153,38 @@ def test_a_folder_that_is_not_there(tmp_path):
     ):
         with pytest.raises(ValueError, match=f"{name}: {line}"):
             check_folder(tmp_path / name, "set x")
+
+
+def test_files_by_name_are_paths_when_asked_for(tmp_path):
+    files = by_stem(tmp_path, ["a/x_sat.jpg", "a/y_sat.jpg", "b/z.png"], "_sat")
+    assert dict(files) == {"a/x_sat": tmp_path / "a/x_sat.jpg", "a/y_sat": tmp_path / "a/y_sat.jpg"}
+    assert "b/z" not in files
+    assert "a/x_sat" in files
+    assert list(files.only(["a/y_sat"]).values()) == [tmp_path / "a/y_sat.jpg"]
+    assert list(files.renamed("train/")) == ["train/a/x_sat", "train/a/y_sat"]
+    assert files.renamed("") is files
+    for known in (files, dict(files)):
+        paths = file_list(known, ["a/y_sat", "a/x_sat"])
+        assert list(paths) == [paths[0], paths[-1]] == paths[:] == [tmp_path / "a/y_sat.jpg", tmp_path / "a/x_sat.jpg"]
+        assert len(paths) == 2
+    with pytest.raises(ValueError, match="have one name"):
+        by_stem(tmp_path, ["a/x.jpg", "a/x.png"])
+
+
+def test_folders_are_searched_once_where_that_is_said(tmp_path, monkeypatch):
+    (tmp_path / "a.png").touch()
+    counted, entries = [], walk.entries
+    monkeypatch.setattr(walk, "entries", lambda folder: (counted.append(folder), entries(folder))[1])
+    with searched_once():
+        first = names_below(tmp_path, (".png",))
+        (tmp_path / "b.png").touch()
+        assert names_below(tmp_path, (".png",)) == first == ["a.png"]
+        assert names_below(tmp_path, (".jpg",)) == []
+    assert len(counted) == 2
+    assert names_below(tmp_path, (".png",)) == ["a.png", "b.png"]
+
+
+def test_a_folder_may_have_the_name_of_a_file(tmp_path):
+    (tmp_path / "x.png").mkdir()
+    (tmp_path / "x.png" / "y.png").touch()
+    assert names_below(tmp_path, (".png",)) == ["x.png/y.png"]

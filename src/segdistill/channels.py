@@ -13,14 +13,26 @@ from segdistill.functional import BLOCK, exact
 def split_channels(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Views of maps (N,A,…), a few channels at a time on a CPU, so that what is made of them stays in its cache.
 
+    Maps whose channels lie side by side (`torch.channels_last`) come whole: a few channels of these are read from all
+    over the memory.
+
     Args:
-        *maps: of the same A.
+        *maps: of the same shape.
     """
-    channels = maps[0].shape[1]
-    step = channels
-    if maps[0].device.type == "cpu":
-        step = max(1, BLOCK * channels // max(1, maps[0].numel()))
-    return zip(*(torch.split(x, step, 1) for x in maps), strict=True)
+    size = maps[0].shape[1] if _side_by_side(maps[0]) else _part(maps[0], 1)
+    return zip(*(torch.split(x, size, 1) for x in maps), strict=True)
+
+
+def _side_by_side(x: Tensor) -> bool:
+    return x.dim() > 2 and x.stride(1) == 1 and x.shape[1] > 1
+
+
+def _part(x: Tensor, dim: int) -> int:
+    """Entries along a dimension that are worked on at a time."""
+    if x.device.type != "cpu":
+        return max(1, x.shape[dim])
+    # Threads wait for each other after every part: it grows with their number.
+    return max(1, BLOCK * torch.get_num_threads() * x.shape[dim] // max(1, x.numel()))
 
 
 @torch.no_grad()
@@ -30,12 +42,15 @@ def channel_sum(terms: Callable[..., Tensor], *maps: Tensor) -> Tensor:
     On a CPU the terms of the sum are never written to memory as a whole.
 
     Args:
-        terms: (N,a,…) of each map → (N,a,…).
+        terms: (N,a,…) of each map → (N,a,…), entry by entry.
         *maps: (N,A,…) each.
 
     >>> channel_sum(torch.mul, torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]))
     tensor([11.])
     """
+    if _side_by_side(maps[0]):  # rows of all channels: each is one stretch of memory
+        rows = zip(*(torch.split(x, _part(maps[0], 2), 2) for x in maps), strict=True)
+        return torch.cat([terms(*part).sum(1) for part in rows], 1)
     parts = split_channels(*maps)
     total = terms(*next(parts)).sum(1)
     for part in parts:

@@ -53,7 +53,7 @@ Resume = Annotated[
 Override = Annotated[
     bool, typer.Option("--override", help="With --resume: take lr, clip, precision, … as they are given now.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Train three steps, write nothing, say what it would take.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Train a few steps, write nothing, say what it would take.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 
 

@@ -330,7 +330,8 @@ def forecast(console: Console, result: Mapping[str, Any]) -> None:
     console.print(table)
     total = timedelta(seconds=round(result["seconds"]))
     plain(console)(
-        f"{result['seconds_per_step']:.3f} s per step on {result['device']} in {result['precision']}; "
+        f"{result['seconds_per_step']:.3f} s per step on {result['device']} in {result['precision']}, "
+        f"{result['cold_seconds']:.1f} s more for the first ones; "
         f"{result['steps']} steps and {result['validations']} validations: about {total}; "
         f"peak memory {result['peak_memory'] / 2**20:.0f} MB; disk {result['disk'] / 2**20:.0f} MB"
     )

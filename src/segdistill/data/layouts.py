@@ -7,7 +7,16 @@ from pathlib import Path
 
 from segdistill.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES
 from segdistill.data.splits import like_a_split
-from segdistill.data.walk import check_folder, entries, folders_in, holds_files, is_hidden, names_below
+from segdistill.data.walk import (
+    Files,
+    by_stem,
+    check_folder,
+    entries,
+    folders_in,
+    holds_files,
+    is_hidden,
+    names_below,
+)
 
 AUTO = "auto"
 IMAGE_FOLDERS = ("images", "imgs", "img", "JPEGImages")
@@ -124,14 +133,16 @@ def _stem(name: str) -> str:
 def _matches(images: Iterable[str], masks: Iterable[str], endings: Endings) -> bool:
     """Whether any image has a mask, if their names end so."""
     image_end, mask_end = endings
-    common = {_stem(name).removesuffix(mask_end) for name in masks if _stem(name).endswith(mask_end)}
-    stems = (_stem(name) for name in images)
+    # What holds the ending nowhere is passed over without being cut.
+    stems = (_stem(name) for name in masks if mask_end in name)
+    common = {stem.removesuffix(mask_end) for stem in stems if stem.endswith(mask_end)}
+    if not common:
+        return False
+    stems = (_stem(name) for name in images if image_end in name)
     return any(stem.removesuffix(image_end) in common for stem in stems if stem.endswith(image_end))
 
 
-def find_pairs(
-    images: Path, masks: Path | None, endings: Endings | None
-) -> tuple[dict[str, Path], dict[str, Path], Endings]:
+def find_pairs(images: Path, masks: Path | None, endings: Endings | None) -> tuple[Files, Files, Endings]:
     """The images of a folder, and the masks of those that have one.
 
     Args:
@@ -148,7 +159,8 @@ def find_pairs(
     check_folder(images, "set data.images")
     if masks is None:
         pictures = names_below(images, IMAGE_SUFFIXES)
-        return _by_stem(images, pictures, "" if endings is None else endings[0]), {}, endings or ENDINGS[0]
+        found = by_stem(images, pictures, "" if endings is None else endings[0])
+        return found, Files(images, {}), endings or ENDINGS[0]
     check_folder(masks, "set data.masks, or `masks: null` for images without labels")
     together = masks.samefile(images)
     pictures = names_below(images, IMAGE_SUFFIXES, [] if together else [masks])  # where one lies in the other
@@ -168,18 +180,6 @@ def find_pairs(
         endings = fitting[0] if fitting else ENDINGS[0]
     pictures, labels = sides(endings)
     image_end, mask_end = endings
-    found, labelled = _by_stem(images, pictures, image_end), _by_stem(masks, labels, mask_end)
-    paths = {name: labelled.get(name.removesuffix(image_end) + mask_end) for name in found}
-    return found, {name: path for name, path in paths.items() if path is not None}, endings
-
-
-def _by_stem(folder: Path, names: Iterable[str], ending: str) -> dict[str, Path]:
-    """Files whose names end so, by their path in the folder without suffix."""
-    files: dict[str, Path] = {}
-    for name in names:
-        stem = _stem(name)
-        if stem in files:
-            raise ValueError(f"{folder / name} and {files[stem].name} have one name; keep one of the two")
-        if stem.endswith(ending):
-            files[stem] = folder / name
-    return files
+    found, labelled = by_stem(images, pictures, image_end), by_stem(masks, labels, mask_end)
+    partners = ((name, labelled.inside.get(name.removesuffix(image_end) + mask_end)) for name in found)
+    return found, Files(masks, {name: path for name, path in partners if path is not None}), endings

@@ -11,6 +11,7 @@ from torch import Tensor
 from segdistill._types import Box, Colour, Size
 from segdistill.data.dataset import Held, MissingMasks, SegmentationDataset, Source
 from segdistill.data.files import Array, Bytes, Range, read_mask, read_part
+from segdistill.data.walk import file_list
 from segdistill.functional import IGNORE
 
 
@@ -90,8 +91,8 @@ class FileDataset(SegmentationDataset):
     def __init__(self, images: Mapping[str, Path], masks: Mapping[str, Path] | None, expected: Callable[[str], str]):
         missing = [name for name in images if masks is not None and name not in masks]
         self.names = [name for name in images if masks is None or name in masks]
-        self.images = [images[name] for name in self.names]
-        self.masks: list[Path | None] | None = None if masks is None else [masks[name] for name in self.names]
+        self.images = file_list(images, self.names)
+        self.masks: Sequence[Path | None] | None = None if masks is None else file_list(masks, self.names)
         if masks is not None and missing:
             lines = [f"{images[name]} has no mask; expected {expected(name)}" for name in missing]
             whole = copy(self)

@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from segdistill.data.dataset import SPLITS, check_split
-from segdistill.data.walk import entries, is_hidden
+from segdistill.data.walk import Files, entries, is_hidden
 
 Item = TypeVar("Item")
 
@@ -95,7 +95,12 @@ def find_lists(root: Path) -> dict[str, str]:
     return {split: f"{name}.txt" for split, name in find_splits(names, root, "list").items()}
 
 
-def choose_listed(path: Path, found: Mapping[str, Item], ending: str = "") -> dict[str, Item]:
+def _only(found: Mapping[str, Item], names: Iterable[str]) -> Mapping[str, Item]:
+    chosen: Any = found.only(names) if isinstance(found, Files) else {name: found[name] for name in names}
+    return cast("Mapping[str, Item]", chosen)
+
+
+def choose_listed(path: Path, found: Mapping[str, Item], ending: str = "") -> Mapping[str, Item]:
     """The entries that a list names, in its order.
 
     Args:
@@ -110,24 +115,26 @@ def choose_listed(path: Path, found: Mapping[str, Item], ending: str = "") -> di
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable list ({error}); write a text file with an image a line") from None
-    chosen = {}
+    chosen: dict[str, None] = {}
     for number, line in enumerate(lines, 1):
         entry = line.strip()
         if not entry:
             continue
-        names = (entry, Path(entry).with_suffix("").as_posix(), entry + ending)
-        name = next((name for name in names if name in found), None)
+        name: str | None = entry
+        if entry not in found:
+            names = (Path(entry).with_suffix("").as_posix(), entry + ending)
+            name = next((name for name in names if name in found), None)
         if name is None:
             raise ValueError(f"{path}, line {number}: no image {entry!r}; write its path inside the images' folder")
         if name in chosen:
             raise ValueError(f"{path}, line {number}: {entry!r} is listed twice")
-        chosen[name] = found[name]
-    return chosen
+        chosen[name] = None
+    return _only(found, chosen)
 
 
 def choose_fraction(
     found: Mapping[str, Item], split: str, val_fraction: float, test_fraction: float, seed: int, hint: str
-) -> dict[str, Item]:
+) -> Mapping[str, Item]:
     """The entries of a split where nothing says which is which: ranked by a hash of their names.
 
     It is the same on every machine, and a new image hardly moves the others.
@@ -150,4 +157,4 @@ def choose_fraction(
     ranked = sorted(found, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
     val, test = (max(1, round(part * len(ranked))) if part else 0 for part in fractions.values())
     parts = {"val": ranked[:val], "test": ranked[val : val + test], "train": ranked[val + test :]}
-    return {name: found[name] for name in sorted(parts[split])}
+    return _only(found, sorted(parts[split]))

@@ -1,9 +1,11 @@
 """What lies in a folder: files by their names, through links, without what the system has left there."""
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
+from typing import overload
 
 FOREIGN = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found")
 """What systems leave in folders of images, in lower case."""
@@ -24,7 +26,7 @@ def is_hidden(name: str) -> bool:
     Args:
         name: without its folder.
     """
-    return name.startswith(".") or is_foreign(name)
+    return name[:1] == "." or name.lower() in FOREIGN  # all of what `is_foreign` knows beside starts with a dot
 
 
 def files_below(folder: Path, suffixes: Collection[str], without: Iterable[Path] = ()) -> list[Path]:
@@ -51,8 +53,28 @@ def names_below(folder: Path, suffixes: Collection[str], without: Iterable[Path]
         suffixes: of the files wanted; case makes no difference.
         without: folders below it that are left out.
     """
-    # Folder by folder, as paths are sorted: nothing sorts before NUL. Lists of parts would take three times as long.
-    return sorted(_walk(folder, tuple(suffixes), without), key=lambda name: name.replace("/", "\0"))
+    known = _SEARCHED.get()
+    asked = (os.fspath(folder), tuple(suffixes), tuple(map(os.fspath, without := list(without))))
+    if known is None or asked not in known:
+        # Folder by folder, as paths are sorted: nothing sorts before NUL. Lists of parts would take thrice as long.
+        names = sorted(_walk(folder, tuple(suffixes), without), key=lambda name: name.replace("/", "\0"))
+        if known is None:
+            return names
+        known[asked] = names
+    return known[asked]
+
+
+_SEARCHED: ContextVar[dict[tuple[object, ...], list[str]] | None] = ContextVar("searched", default=None)
+
+
+@contextmanager
+def searched_once() -> Iterator[None]:
+    """Search each folder at most once while it lasts, and share the names: for the splits of one data set."""
+    token = _SEARCHED.set({})
+    try:
+        yield
+    finally:
+        _SEARCHED.reset(token)
 
 
 def holds_files(folder: Path, suffixes: Collection[str]) -> bool:
@@ -81,10 +103,10 @@ def _walk(folder: Path, suffixes: tuple[str, ...], without: Iterable[Path]) -> I
             name = f"{inside}/{entry.name}" if inside else entry.name
             if is_hidden(entry.name):
                 continue
-            if _is_dir(entry):
-                (linked if entry.is_symlink() else real).append(name)
-            elif entry.name.lower().endswith(suffixes) and _is_file(entry):
+            if entry.name.lower().endswith(suffixes) and _is_file(entry):
                 yield name
+            elif _is_dir(entry):
+                (linked if entry.is_symlink() else real).append(name)
             elif "." not in entry.name and (dangling := dangling_link(entry)):
                 raise ValueError(dangling)  # it may have been a folder of images
         linked.sort()
@@ -148,7 +170,83 @@ def dangling_link(path: str | os.PathLike[str]) -> str | None:
     return f"{os.fspath(path)}: a link to {os.readlink(path)}, which is not there; mend the link or remove it"
 
 
-def find_files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+class Files(Mapping[str, Path]):
+    """Files below a folder, by some name. They are held as texts, a fraction of what paths of a million files take.
+
+    Args:
+        folder: which all of them lie below.
+        inside: name → path inside the folder, with `/`.
+    """
+
+    def __init__(self, folder: Path, inside: Mapping[str, str]):
+        self.folder = folder
+        self.inside = inside
+
+    def __getitem__(self, name: str) -> Path:
+        return self.folder / self.inside[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.inside
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.inside)
+
+    def __len__(self) -> int:
+        return len(self.inside)
+
+    def only(self, names: Iterable[str]) -> "Files":
+        """Some of them, in the order of the names.
+
+        Args:
+            names: of files that are there.
+        """
+        return Files(self.folder, {name: self.inside[name] for name in names})
+
+    def renamed(self, prefix: str) -> "Files":
+        """All of them, by their names with something before these.
+
+        Args:
+            prefix: of the new names.
+        """
+        return Files(self.folder, {prefix + name: path for name, path in self.inside.items()}) if prefix else self
+
+
+class FileList(Sequence[Path]):
+    """Paths by number, made when they are asked for.
+
+    Args:
+        files: where they are looked up.
+        names: of them, in order.
+    """
+
+    def __init__(self, files: Files, names: Iterable[str]):
+        self.folder = files.folder
+        self.inside = [files.inside[name] for name in names]
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Path]: ...
+    def __getitem__(self, index: int | slice) -> Path | list[Path]:
+        if isinstance(index, slice):
+            return [self.folder / path for path in self.inside[index]]
+        return self.folder / self.inside[index]
+
+    def __len__(self) -> int:
+        return len(self.inside)
+
+
+def file_list(files: Mapping[str, Path], names: Iterable[str]) -> Sequence[Path]:
+    """The paths of some files, by number.
+
+    Args:
+        files: name → path.
+        names: of those wanted, in order.
+    """
+    return FileList(files, names) if isinstance(files, Files) else [files[name] for name in names]
+
+
+def find_files(folder: Path, suffixes: Collection[str]) -> Files:
     """Files below a folder, by their path in it without suffix, sorted; hidden files are left out.
 
     Args:
@@ -159,13 +257,28 @@ def find_files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
         ValueError: if the folder is missing, or two files differ in nothing but the suffix.
     """
     check_folder(folder)
-    files: dict[str, Path] = {}
-    for name in names_below(folder, suffixes):
+    return by_stem(folder, names_below(folder, suffixes))
+
+
+def by_stem(folder: Path, names: Iterable[str], ending: str = "") -> Files:
+    """Files by their path inside a folder without suffix.
+
+    Args:
+        folder: which they lie below.
+        names: paths inside it, with `/`.
+        ending: of the names that count, before the suffix.
+
+    Raises:
+        ValueError: if two files differ in nothing but the suffix.
+    """
+    files: dict[str, str] = {}
+    for name in names:
         stem = name.rpartition(".")[0]
         if stem in files:
-            raise ValueError(f"{folder / name} and {files[stem].name} have one name; keep one of the two")
-        files[stem] = folder / name
-    return files
+            raise ValueError(f"{folder / name} and {Path(files[stem]).name} have one name; keep one of the two")
+        if stem.endswith(ending):
+            files[stem] = name
+    return Files(folder, files)
 
 
 def check_folder(folder: Path, hint: str = "") -> None:

@@ -62,26 +62,67 @@ class Rehearsal(Training):
         return 2 * sum(map(_bytes, states)) + _bytes(self.deliverable.state_dict()) + cache
 
 
-class Notes(Recorder):
-    """Keeps the numbers of the first steps, then ends the run.
+MOST = 12
+"""Steps after which a time counts as settled in any case."""
+
+ALIKE = 1.25
+"""Two steps whose times are within this factor of the fastest one's have settled."""
+
+
+def settled(times: Sequence[float]) -> bool:
+    """Whether the last two of some times are about as short as any before: what a first step costs more is over.
 
     Args:
-        steps: how many at least.
+        times: of one step after the other.
+
+    >>> settled([9.0, 1.0]), settled([9.0, 1.0, 1.1]), settled([9.0, 1.0, 2.0, 1.0])
+    (False, True, False)
+    """
+    return len(times) > 2 and max(times[-2:]) <= ALIKE * min(times)
+
+
+def cold_and_steady(times: Sequence[float]) -> tuple[float, float]:
+    """What the first steps cost more than later ones, all together, and what a later one costs.
+
+    The first one never counts as a later one if there are others: kernels are chosen and built, and memory is reserved
+    in it. From the second on, the first one that is about as fast as the median of the last half is a later one.
+
+    Args:
+        times: of one step after the other.
+
+    >>> cold_and_steady([9.0, 4.0, 1.0, 1.0, 1.0, 1.0])
+    (11.0, 1.0)
+    >>> cold_and_steady([3.0])
+    (0.0, 3.0)
+    """
+    steady = statistics.median(times[len(times) // 2 :])
+    warm = next(i for i in range(min(1, len(times) - 1), len(times)) if times[i] <= ALIKE * steady)
+    steady = statistics.median(times[warm:])
+    return max(0.0, math.fsum(times[:warm]) - warm * steady), steady
+
+
+class Notes(Recorder):
+    """Keeps the numbers of the first steps, and ends the run once these take equally long.
+
+    Args:
+        steps: how many at least; one if it is 1.
         seconds: how long at least.
         last: the step after which it ends in any case.
     """
 
     def __init__(self, steps: int, seconds: float, last: int):
         super().__init__(None, last, 0)
-        self.wanted = min(steps, last)
+        self.fewest, self.most = min(steps, last), min(max(steps, MOST if steps > 1 else 1), last)
         self.until = time.monotonic() + seconds
-        self.numbers: list[Mapping[str, float]] = []
+        self.rates: list[float] = []
+        """Of each step, in images per second."""
 
     def step(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Keep one step's numbers."""
+        """Keep one step's rate."""
         super().step(step, numbers)
-        self.numbers.append(numbers)
-        if step == self.steps or (step >= self.wanted and time.monotonic() >= self.until):
+        self.rates.append(numbers["images_per_s"])
+        enough = step >= self.most or (step >= self.fewest and settled([1 / rate for rate in self.rates]))
+        if step == self.steps or (enough and time.monotonic() >= self.until):
             raise Enough
 
 
@@ -91,7 +132,7 @@ def forecast(
     *,
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
-    steps: int = 3,
+    steps: int = 5,
     seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Train a few steps as a configuration says, write nothing, and say what the whole run would take.
@@ -101,12 +142,13 @@ def forecast(
         overrides: `key.sub=value`.
         student: as for `distill`.
         teacher: likewise.
-        steps: how many at least; the first one warms up and is not timed.
+        steps: how many at least. It goes on until two steps in a row take equally long, up to 12.
         seconds: how long at least.
 
     Returns:
-        `seconds_per_step` (median), `seconds_per_image` (of validation), `seconds` (of the whole run, with
-        validations), `steps`, `validations`, `peak_memory` and `disk` in bytes, `device`, `precision`; `taps`: a
+        `seconds_per_step` and `seconds_per_image` (of validation), both once they have settled; `cold_seconds`, what
+        the first step and the first validation cost more; `seconds` of the whole run, all of that together; `steps`,
+        `validations`, `peak_memory` and `disk` in bytes, `device`, `precision`; `taps`: a
         mapping with `tap`, `student`, `student_shape`, `teacher`, `teacher_shape` each; `terms`: a mapping of name →
         `value` and `share`, of the loss after these steps, and `gradient` and `gradient_share`, of its norm in the
         student's parameters, each term by itself. Shares are of the sum of absolute values.
@@ -128,13 +170,17 @@ def forecast(
             peak = peak_memory(run.device)
             images, target = training.batch()
             terms = _terms(training, images, target)
-            times = [config.data.batch_size / numbers["images_per_s"] for numbers in notes.numbers]
-            step_time = statistics.median(times[1:] or times)
-            image_time = _image_time(training)
+            cold, step_time = cold_and_steady([config.data.batch_size / rate for rate in notes.rates])
+            cold_image, image_time = _image_time(training)
             return {
                 "seconds_per_step": step_time,
                 "seconds_per_image": image_time,
-                **_whole(in_steps(config, len(training.train_set)), step_time, image_time * len(training.val_set)),
+                **_whole(
+                    in_steps(config, len(training.train_set)),
+                    step_time,
+                    image_time * len(training.val_set),
+                    cold + cold_image,
+                ),
                 "peak_memory": peak,
                 "disk": training.disk(),
                 "device": str(run.device),
@@ -146,11 +192,11 @@ def forecast(
             training.close()
 
 
-def _whole(config: Config, step_time: float, validation: float) -> dict[str, Any]:
+def _whole(config: Config, step_time: float, validation: float, cold: float) -> dict[str, Any]:
     train = config.train
     validations = 1 + (math.ceil(train.steps / train.eval_every) if train.eval_every else 1)
-    seconds = train.steps * step_time + validations * validation
-    return {"steps": train.steps, "validations": validations, "seconds": seconds}
+    seconds = cold + train.steps * step_time + validations * validation
+    return {"steps": train.steps, "validations": validations, "cold_seconds": cold, "seconds": seconds}
 
 
 def _terms(training: Training, images: Tensor, target: Tensor) -> dict[str, dict[str, float]]:
@@ -203,18 +249,22 @@ def _path(tapped: Tapped, name: str) -> str:
     return f"{path}, mean of {tapped.looks}" if name in AVERAGED and isinstance(tapped, Ensemble) else path
 
 
-def _image_time(training: Training) -> float:
-    """Seconds that validation takes per image, from a few images."""
+def _image_time(training: Training) -> tuple[float, float]:
+    """Seconds that the first validation costs more, and that an image takes in validation, from a few images."""
     data = training.config.data
     how: dict[str, Any] = {"size": data.resize, "batch_size": data.eval_batch_size, "run": training.run}
     how["protocol"] = training.config.eval.build()
-    seconds = 0.0
-    for count in (1, max(4, data.eval_batch_size)):  # the first image warms up
-        few = Subset(training.val_set, range(min(count, len(training.val_set))))
+    # The same batches each time: kernels are chosen for a shape, and another batch would start anew.
+    few = Subset(training.val_set, range(min(max(4, data.eval_batch_size), len(training.val_set))))
+    times: list[float] = []
+    while len(times) < 2 or (len(times) < MOST // 2 and not settled(times)):
         began = time.monotonic()
         evaluate(training.deliverable, few, **how)
-        seconds = time.monotonic() - began
-    return seconds / len(few)
+        times.append(time.monotonic() - began)
+        if len(times) == 2 and times[1] * ALIKE >= times[0]:
+            break
+    cold, steady = cold_and_steady(times)
+    return cold, steady / max(1, len(few))
 
 
 def _bytes(state: Any) -> int:

@@ -18,6 +18,7 @@ from segdistill.data.check import quick_check
 from segdistill.data.sampler import train_loader
 from segdistill.data.subsets import Subset
 from segdistill.data.transforms import TrainTransform
+from segdistill.data.walk import searched_once
 from segdistill.engine import build
 from segdistill.engine.checkpoint import not_finite_tensors, save_checkpoint
 from segdistill.engine.class_weights import balance
@@ -69,11 +70,12 @@ class Training:
     ):
         # What `auto` means is decided once, so that a resumed run computes as it began.
         config = config.model_copy(update={"train": config.train.model_copy(update={"precision": run.precision})})
-        self.train_set, self.labelled = build.build_training(config.data, distils=config.distils)
+        with searched_once():
+            self.train_set, self.labelled = build.build_training(config.data, distils=config.distils)
+            self.val_set = build.build_split(config.data, "val")
         config = in_steps(config, len(self.train_set))
         cfg = config.train
         self.config, self.cfg, self.run, self.folder = config, cfg, run, folder
-        self.val_set = build.build_split(config.data, "val")
         checked = self.train_set if self.labelled is None else Subset(self.train_set, self.labelled)
         for split, dataset in (("train", checked), ("val", self.val_set)):
             for line in quick_check(dataset):

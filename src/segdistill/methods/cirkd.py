@@ -14,7 +14,7 @@ from segdistill.functional import (
     check_maps,
     empty,
     full_precision,
-    kl_terms,
+    kl_terms_and_slope,
     labelled,
     resize_labels,
     unit_vectors,
@@ -114,8 +114,9 @@ class _RelationKL(torch.autograd.Function):
             rows, rows_t = (x[start : start + step] / temperature for x in (student, teacher))
             log_t = F.log_softmax((rows_t @ keys_t.mT).view(-1, *groups), dim=2)
             log_s = F.log_softmax((rows @ keys.mT).view(-1, *groups), dim=2)
-            total += kl_terms(log_t, log_s).sum()
-            slope = log_s.exp_().sub_(log_t.exp_()).flatten(1)  # of the divergence by the similarities over τ
+            terms, slope = kl_terms_and_slope(log_t, log_s)
+            total += terms.sum()
+            slope = slope.flatten(1)  # of the divergence by the similarities over τ
             if grad_rows is not None:
                 torch.mm(slope, keys, out=grad_rows[start : start + step]).div_(temperature)
             if grad_keys is not None:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.adapters import projection
-from segdistill.functional import check_maps, full_precision, kl_terms
+from segdistill.functional import check_maps, full_precision, kl_terms, softmax_kl
 from segdistill.methods._base import Method
 from segdistill.taps import Taps
 
@@ -35,14 +35,14 @@ def channel_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, va
     0.1201
     """
     check_maps(student, teacher)
-    own, other = (x.flatten(2) / temperature for x in (student, teacher.detach()))
+    own, other = (x.flatten(2) for x in (student, teacher.detach()))
     if valid is None:
-        return kl_terms(F.log_softmax(other, dim=2), F.log_softmax(own, dim=2)).sum(2).mean() * temperature**2
+        return softmax_kl(own, other, 2, temperature=temperature).mean() * temperature**2
     if valid.shape != (student.shape[0], *student.shape[2:]):
         raise ValueError(f"valid: expected {(student.shape[0], *student.shape[2:])}, got {tuple(valid.shape)}")
     inside = valid.flatten(1)[:, None]
     lowest = torch.finfo(own.dtype).min
-    own, other = (F.log_softmax(x.where(inside, lowest), dim=2).where(inside, 0) for x in (own, other))
+    own, other = (F.log_softmax((x / temperature).where(inside, lowest), 2).where(inside, 0) for x in (own, other))
     images = inside.any(2).sum().clamp(min=1) * student.shape[1]
     return kl_terms(other, own).sum() / images * temperature**2
 

@@ -1,9 +1,8 @@
 """KD: pixel-wise distillation of class probabilities (Hinton et al. 2015; per pixel in SKD, CVPR 2019, eq. 1)."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from segdistill.functional import check_maps, empty, full_precision, kl_terms
+from segdistill.functional import check_maps, empty, full_precision, softmax_kl
 from segdistill.methods._base import Method
 from segdistill.taps import Taps
 
@@ -31,9 +30,7 @@ def pixel_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, vali
     0.1201
     """
     check_maps(student, teacher)
-    log_student = F.log_softmax(student / temperature, dim=1)
-    log_teacher = F.log_softmax(teacher.detach() / temperature, dim=1)
-    divergence = kl_terms(log_teacher, log_student).sum(1) * temperature**2
+    divergence = softmax_kl(student, teacher.detach(), 1, temperature=temperature) * temperature**2
     if valid is None:
         return divergence.mean()
     if valid.shape != divergence.shape:

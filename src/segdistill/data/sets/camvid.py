@@ -1,6 +1,7 @@
 """CamVid: 701 frames from a car in Cambridge, with the 11 classes that SegNet made of the original 32."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,8 @@ class CamVid(FileDataset):
             raise ValueError("CamVid: no folder given; set data.root, or SEGDISTILL_CAMVID, to the folder with train/")
         folder = Path(given).expanduser()
         check_folder(folder, "set data.root, or SEGDISTILL_CAMVID, to CamVid's folder")
+        images: Mapping[str, Path]
+        masks: Mapping[str, Path]
         if (folder / "701_StillsRaw_full").is_dir():
             images, masks = _released(folder, split)
             annotations = "LabeledApproved_full"
@@ -118,7 +121,7 @@ class CamVid(FileDataset):
         return check_ids(values, len(self.classes), path, f"in CamVid {SEGNET_VOID} is void too")
 
 
-def _released(root: Path, split: str) -> tuple[dict[str, Path], dict[str, Path]]:
+def _released(root: Path, split: str) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
     lists = [s for s in SPLITS if (root / f"{s}.txt").is_file()]
     check_split(split, lists, f"the original release has no split of its own: write {root / split}.txt, a frame a line")
     images = find_files(root / "701_StillsRaw_full", IMAGE_SUFFIXES)

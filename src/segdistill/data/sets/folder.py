@@ -185,8 +185,8 @@ def _read(root: Path, layout: Layout, name: str) -> _Files:
     images, paths, endings = find_pairs(folder(layout.images), masks, layout.endings)
     prefix = "" if name == "." else f"{name}/"
     return _Files(
-        {prefix + stem: path for stem, path in images.items()},
-        {prefix + stem: path for stem, path in paths.items()},
+        images.renamed(prefix),
+        paths.renamed(prefix),
         masks or root,
         endings,
         prefix,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segdistill.comparison.executors.local import Outcome, Task, run_tasks
-from segdistill.comparison.plan import Cell, Plan, load_plan
+from segdistill.comparison.plan import LABELS, Cell, Plan, load_plan
 from segdistill.comparison.result import COMPARISON, counts_path, evaluation_path, gather
 from segdistill.comparison.table import write_tables
 from segdistill.comparison.work import evaluate_teacher, measure, train_and_evaluate
@@ -70,8 +70,8 @@ def compare(
 
 def _compare(plan: Plan, jobs: int, say: Say) -> dict[str, Any]:
     plan = _share_threads(plan, jobs)
-    datas = [run.config.data for run in plan.runs]
-    at_home = all(config.data in datas for config in plan.teachers.values())  # then the split is there for them too
+    datas = [_source(config) for config in {run.data: run.config for run in plan.runs}.values()]
+    at_home = all(_source(config) in datas for config in plan.teachers.values())  # then the split is there for them
     for _, outcome in _finished(_teachers(plan), jobs, say, plan.options.split if at_home else None):
         if outcome.error:
             raise ValueError(f"the teacher could not be trained: {outcome.error}")
@@ -96,9 +96,19 @@ def _compare(plan: Plan, jobs: int, say: Say) -> dict[str, Any]:
     return result
 
 
+def _source(config: Config) -> dict[str, Any]:
+    """Which images a run's are, however many of them have labels."""
+    return config.data.model_dump(exclude=set(LABELS))
+
+
+def _key(run: Cell) -> str:
+    """What the runs of all seeds share, as a text."""
+    return " ".join(filter(None, run.row))
+
+
 def _check_splits(plan: Plan) -> None:
     split = plan.options.split
-    for config in {run.data: run.config for run in plan.runs}.values():
+    for config in {(run.data, run.labelled): run.config for run in plan.runs}.values():
         build_split(config.data, "train")
         try:
             quick_check(build_split(config.data, split))
@@ -231,11 +241,11 @@ def _fit_to_seconds(plan: Plan, jobs: int, say: Say) -> tuple[Plan, dict[str, An
     seconds = plan.options.seconds
     assert seconds is not None
     known: dict[str, Any] = _notes(plan).get("measured", {})
-    rows = {" ".join(key): runs for key, runs in plan.rows().items()}
+    rows = {_key(runs[0]): runs for runs in plan.rows().values()}
     names = {key: f"{seconds:g} s, {key}, {_digest(runs[0].config, '')}" for key, runs in rows.items()}
     measured = {key: known[name] for key, name in names.items() if name in known}
     missing = [key for key in rows if key not in measured]
-    tasks = [Task(measure, (rows[key][0].config, MEASURED_SHARE * seconds)) for key in missing]
+    tasks = [Task(measure, (rows[key][0].config, rows[key][0].folder, MEASURED_SHARE * seconds)) for key in missing]
     failed = {}
     for position, outcome in run_tasks(tasks, jobs):
         key = missing[position]
@@ -247,7 +257,5 @@ def _fit_to_seconds(plan: Plan, jobs: int, say: Say) -> tuple[Plan, dict[str, An
         measured[key] = known[names[key]] = {"seconds_per_step": outcome.value, "steps": steps}
         say(f"{key}: {1000 * outcome.value:.0f} ms per step, {steps} steps in {seconds:g} s")
         _note(plan, measured=known)
-    runs = tuple(
-        run.with_steps(measured[k]["steps"]) if (k := " ".join(run.row)) in measured else run for run in plan.runs
-    )
+    runs = tuple(run.with_steps(measured[k]["steps"]) if (k := _key(run)) in measured else run for run in plan.runs)
     return replace(plan, runs=runs), measured, failed

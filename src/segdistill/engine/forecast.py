@@ -29,14 +29,18 @@ class Enough(Exception):  # noqa: N818 -- it is no error
 
 
 class Rehearsal(Training):
-    """A run that leaves nothing behind."""
+    """A run that leaves nothing behind; only a cache that the run itself would fill, and only if it is told to."""
+
+    fills = False
 
     def save(self) -> None:
         """Write nothing: the run was asked to stop."""
         raise KeyboardInterrupt
 
     def fill_cache(self) -> None:
-        """Fill nothing: the teacher runs."""
+        """Fill nothing, and the teacher runs; or fill what the run would, so that steps are timed as they will be."""
+        if self.fills:
+            super().fill_cache()
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """One more micro-batch, on the run's device."""
@@ -65,12 +69,14 @@ class Notes(Recorder):
     def __init__(self, steps: int, seconds: float, last: int):
         super().__init__(None, last, 0)
         self.wanted = min(steps, last)
-        self.until = time.monotonic() + seconds
+        self.seconds, self.until = seconds, math.inf
         self.numbers: list[Mapping[str, float]] = []
 
     def step(self, step: int, numbers: Mapping[str, float]) -> None:
         """Keep one step's numbers."""
         super().step(step, numbers)
+        if not self.numbers:  # not before: filling a cache takes time of its own
+            self.until = time.monotonic() + self.seconds
         self.numbers.append(numbers)
         if step == self.steps or (step >= self.wanted and time.monotonic() >= self.until):
             raise Enough
@@ -106,21 +112,15 @@ def forecast(
         ValueError: as for `distill`.
     """
     config = load_config(config, overrides)
-    quiet = {"log_every": 1, "eval_every": 0, "save_every": 0, "gradient_samples": 0, "tensorboard": False}
-    short = config.model_copy(update={"train": config.train.model_copy(update=quiet)})
     with runtime(config.train.device, config.train.precision, config.train.threads) as run:
         if run.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(run.device)
-        training = Rehearsal(short, run, default_folder(config, student), student=student, teacher=teacher)
-        training.recorder = notes = Notes(steps, seconds, config.train.steps)
+        training = Rehearsal(_quiet(config), run, default_folder(config, student), student=student, teacher=teacher)
         try:
-            with suppress(Enough):
-                train(training)
+            step_time = _step_time(training, steps, seconds)
             peak = peak_memory(run.device)
             images, target = training.batch()
             terms = _terms(training, images, target)
-            times = [config.data.batch_size / numbers["images_per_s"] for numbers in notes.numbers]
-            step_time = statistics.median(times[1:] or times)
             image_time = _image_time(training)
             return {
                 "seconds_per_step": step_time,
@@ -135,6 +135,43 @@ def forecast(
             }
         finally:
             training.close()
+
+
+def time_steps(config: Config, folder: Path, *, steps: int, seconds: float) -> float:
+    """Seconds per step of a run, from a few of its steps; with `teacher.cache` they are cached as in the run.
+
+    Args:
+        config: of the run.
+        folder: of the run; nothing is written there.
+        steps: how many at least; the first one warms up and is not timed.
+        seconds: how long at least.
+
+    Raises:
+        ValueError: as for `distill`.
+    """
+    with runtime(config.train.device, config.train.precision, config.train.threads) as run:
+        training = Rehearsal(_quiet(config), run, folder)
+        training.fills = True
+        try:
+            return _step_time(training, steps, seconds)
+        finally:
+            training.close()
+
+
+def _quiet(config: Config) -> Config:
+    """The same run, of which each step is recorded and nothing else is done."""
+    quiet = {"log_every": 1, "eval_every": 0, "save_every": 0, "gradient_samples": 0, "tensorboard": False}
+    return config.model_copy(update={"train": config.train.model_copy(update=quiet)})
+
+
+def _step_time(training: Rehearsal, steps: int, seconds: float) -> float:
+    """Train at least so many steps, and so long; returns the median time of one."""
+    config = training.config
+    training.recorder = notes = Notes(steps, seconds, config.train.steps)
+    with suppress(Enough):
+        train(training)
+    times = [config.data.batch_size / numbers["images_per_s"] for numbers in notes.numbers]
+    return statistics.median(times[1:] or times)
 
 
 def _whole(config: Config, step_time: float, validation: float) -> dict[str, Any]:

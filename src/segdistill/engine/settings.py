@@ -55,13 +55,25 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): tree}
 
 
+def all_settings(config: Config) -> dict[str, Any]:
+    """The settings of a run by dotted name, without `data.groups` where it says nothing of what a run does.
+
+    Args:
+        config: of the run.
+    """
+    settings = flat(config.model_dump(mode="json"))
+    if not config.data.groups_choose:
+        settings.pop("data.groups", None)
+    return settings
+
+
 def fixed_settings(config: Config) -> dict[str, Any]:
     """The settings of a run that are not free to change, by dotted name.
 
     Args:
         config: of the run.
     """
-    settings = {key: value for key, value in flat(config.model_dump(mode="json")).items() if key not in FREE_TO_CHANGE}
+    settings = {key: value for key, value in all_settings(config).items() if key not in FREE_TO_CHANGE}
     if "teacher.cache" in settings:  # where it lies says nothing, and it is held against the run when it is opened
         settings["teacher.cache"] = settings["teacher.cache"] is not None
     return settings

@@ -104,6 +104,11 @@ class DataConfig(Open):
             return {**augmentation(given["augmentation"]), **given}
         return given
 
+    @pydantic.field_validator("groups")
+    @classmethod
+    def _check_groups(cls, value: str | None) -> str | None:
+        return None if value is None else check_pattern(value)
+
     @pydantic.field_validator("photometric")
     @classmethod
     def _name_fast(cls, value: Any) -> Any:
@@ -115,11 +120,6 @@ class DataConfig(Open):
         if value is not None and min(value) < 1:
             raise ValueError(f"expected [height, width] in pixels, got {list(value)}")
         return value
-
-    @pydantic.field_validator("groups")
-    @classmethod
-    def _check_groups(cls, value: str | None) -> str | None:
-        return None if value is None else check_pattern(value)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Resampling:
         units = torch.zeros(self._times.shape[1], kept.shape[1], dtype=torch.float64)
         units.index_add_(0, self._unit[self._labelled], kept)
         summed = torch.cat([units.sum(0, keepdim=True), self._times @ units])
-        return mean_iou(summed.unflatten(1, counts.shape[1:]), absent)
+        return mean_iou(summed.view(-1, *counts.shape[1:]), absent)
 
 
 def resampled_interval(values: Tensor, baseline: Tensor, confidence: float = 0.95) -> Interval:

@@ -148,19 +148,21 @@ def load_plan(
     labels = unique("methods", [method_label(method) for method in methods])
     against = find_against(options.against, labels)
     data_labels, student_labels = entry_labels("data", datas), entry_labels("students", students)
-    shares: Sequence[int | float | str | None] = options.labelled or [None]
-    share_labels = unique("labelled", list(map(share_label, options.labelled or []))) or [None]
+    given = options.labelled or []
+    shares = dict(zip(unique("labelled", list(map(share_label, given))), given, strict=True))
+    by_label = list(zip(labels, methods, strict=True))
+    places = list(product(shares or [None], zip(student_labels, students, strict=True)))
     teachers: dict[Path, Config] = {}
     cells = []
     for data_label, data in zip(data_labels, datas, strict=True):
-        whole = {k: v for k, v in data.items() if not (options.labelled and k in LABELS)}
-        teacher = _teacher(raw.get("teacher"), whole, data_label if len(datas) > 1 else "", out, teachers)
+        all_labels = {k: v for k, v in data.items() if not (options.labelled and k in LABELS)}
+        teacher = _teacher(raw.get("teacher"), all_labels, data_label if len(datas) > 1 else "", out, teachers)
         parts = {**raw, "teacher": teacher}
-        named = (zip(share_labels, shares), zip(student_labels, students), zip(labels, methods))  # noqa: B905
-        for (share_name, share), (student_label, student), (label, method) in product(*named):
-            own = data if share is None else {**data, "labelled": share}
-            config = _cell_config({**parts, "data": own, "student": student, "method": method}, label)
-            cells.append((data_label, share_name, student_label, label, config))
+        for share, (student_label, student) in places:
+            own = data if share is None else {**data, "labelled": shares[share]}
+            for label, method in by_label:
+                config = _cell_config({**parts, "data": own, "student": student, "method": method}, label)
+                cells.append((data_label, share, student_label, label, config))
     runs = [_run(*cell, seed, out) for seed in options.seeds for cell in cells]
     return Plan(options, tuple(runs), teachers, out, against)
 

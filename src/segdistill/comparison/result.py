@@ -66,17 +66,16 @@ def gather(
     runs = {run.folder: reader.entry(run, failed.get(run.folder.name)) for run in plan.runs}
     members = {key: [runs[cell.folder] for cell in cells] for key, cells in plan.rows().items()}
     rows = []
-    for (*place, method), entries in members.items():
-        row: dict[str, Any] = dict(zip(("data", "labelled", "student"), place, strict=True))
-        row |= {"method": method, "baseline": method == plan.baseline} | _summary(entries)
-        teacher = teachers.get(row["data"], {}).get("miou")
-        for kind, other in (("baseline", plan.baseline), ("against", plan.against)):
-            itself = row["baseline"] or other in (None, method)  # `against` is held against the baseline already
-            theirs = [] if itself else members.get((*place, other), [])  # type: ignore[call-overload]
-            found = _difference(options.confidence, entries, theirs, reader.mious)
-            row |= (
-                {**found, "gap_closed": _gap_closed(entries, theirs, teacher)} if kind == "baseline" else {kind: found}
-            )
+    baseline, against = plan.baseline, plan.against
+    for (data, labelled, student, method), entries in members.items():
+        row: dict[str, Any] = {"data": data, "labelled": labelled, "student": student, "method": method}
+        row |= {"baseline": method == baseline, **_summary(entries)}
+        base = [] if row["baseline"] else members.get((data, labelled, student, baseline), [])
+        alike = row["baseline"] or against in (None, method)  # the one is held against the other already
+        other = [] if alike else members.get((data, labelled, student, str(against)), [])
+        row |= _difference(options.confidence, entries, base, reader.mious)
+        row["against"] = _difference(options.confidence, entries, other, reader.mious)
+        row["gap_closed"] = _gap_closed(entries, base, teachers.get(data, {}).get("miou"))
         rows.append(row)
     correct(rows)
     correct([row["against"] for row in rows])
@@ -89,8 +88,8 @@ def gather(
         "seeds": options.seeds,
         "confidence": options.confidence,
         "resamples": options.resamples,
-        "baseline": plan.baseline,
-        "against": plan.against,
+        "baseline": baseline,
+        "against": against,
         **facts,
         "protocols": {run.data: run.config.eval.describe() for run in plan.runs},
         "sequences": {data: resampling.sequences for data, resampling in reader.resamplings.items()},

@@ -203,7 +203,7 @@ def paired_power(pairs: int, effect: float, confidence: float = 0.95) -> float:
     t = t_quantile(confidence, freedom)
     scale = math.log(2) + freedom / 2 * math.log(freedom / 2) - math.lgamma(freedom / 2)
     low, high = (max(0.0, 1 + side * 12 / math.sqrt(2 * freedom)) for side in (-1, 1))
-    intervals = 2000
+    intervals = 800
     total = 0.0
     for k in range(intervals + 1):
         found = low + (high - low) * k / intervals

@@ -64,11 +64,11 @@ def draw_comparison(album: Album, result: Comparison, folder: Path, prefix: str 
         shown.remarks.append("Points: " + ", ".join(f"{mark} {student}" for mark, student in named) + ".")
     painter = _Painter(album, result, told, {student: MARKERS[n % 8] for n, student in enumerate(students)}, prefix)
     ways = {run["folder"]: run["validations"] for run in result["runs"] if run.get("validations")}
-    painter.each(rows, ("data", "labelled", "student"), lambda *given: painter.steps(*given, ways))
+    painter.each(rows, ("data", "labelled", "student"), lambda *place: painter.steps(ways, *place))
     painter.each(rows, ("data", "student"), painter.labels)
     painter.each(rows, ("data", "labelled"), painter.seconds)
     latencies = stored_latencies(folder, result)
-    painter.each(rows, ("data", "labelled"), lambda *given: painter.latency(*given, latencies))
+    painter.each(rows, ("data", "labelled"), lambda *place: painter.latency(latencies, *place))
     shown.drawings = painter.drawings
     shown.remarks += [f"Not drawn, for their number: {', '.join(painter.left)}."] if painter.left else []
     return shown
@@ -141,7 +141,7 @@ class _Painter:
                 self.drawings.append(drawing)
                 count += 1
 
-    def steps(self, rows: list[Row], place: str, end: str, ways: Mapping[str, list[list[float]]]) -> Drawing | None:
+    def steps(self, ways: Mapping[str, list[list[float]]], rows: list[Row], place: str, end: str) -> Drawing | None:
         """Validation mIoU over the steps, mean and deviation over seeds."""
         folders: dict[str, list[str]] = {row["method"]: [] for row in rows}
         for run in self.result["runs"]:
@@ -157,8 +157,8 @@ class _Painter:
                 group = self.methods[method]
                 xs, means, deviations = zip(*band, strict=True)
                 axes.plot(xs, means, color=group.colour, ls=DASHES[group.cycle % len(DASHES)], marker="o", ms=2.5)
-                ends = ([m + side * d for m, d in zip(means, deviations, strict=True)] for side in (-1, 1))
-                axes.fill_between(xs, *ends, color=group.colour, alpha=0.15, lw=0)
+                low, high = ([m + side * d for m, d in zip(means, deviations, strict=True)] for side in (-1, 1))
+                axes.fill_between(xs, low, high, color=group.colour, alpha=0.15, lw=0)
             axes.set_xlabel("step")
 
         ends = {method: (band[-1][0], band[-1][1]) for method, band in curves.items()}
@@ -194,7 +194,7 @@ class _Painter:
         """MIoU over the time that training took."""
         return self._scatter("seconds", rows, place, end, "training, s", [row["training_seconds"] for row in rows])
 
-    def latency(self, rows: list[Row], place: str, end: str, latencies: Mapping[str, float]) -> Drawing | None:
+    def latency(self, latencies: Mapping[str, float], rows: list[Row], place: str, end: str) -> Drawing | None:
         """MIoU over what one image takes the student."""
         found = [latencies.get(row["student"]) for row in rows]
         if len({value for value in found if value is not None}) < 2:
@@ -270,7 +270,7 @@ def mean_band(curves: Sequence[Sequence[Sequence[float]]]) -> list[tuple[float, 
     >>> mean_band([[[1, 0.25], [2, 0.5]], [[2, 0.5]]])
     [(2, 0.5, 0.0)]
     """
-    known = [dict(map(tuple, curve)) for curve in curves]  # type: ignore[arg-type]
+    known = [{step: value for step, value in curve} for curve in curves]
     steps = sorted(set(known[0]).intersection(*known[1:]))
     return [(step, mean, sd or 0.0) for step in steps for mean, sd in [mean_and_deviation([c[step] for c in known])]]
 

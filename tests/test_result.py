@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 from comparisons import SOURCE, finished, gathered
 from segdistill import show
 from segdistill.comparison.bootstrap import Resampling, resampled_interval
-from segdistill.comparison.notes import notes
+from segdistill.comparison.notes import notes, verdict
 from segdistill.comparison.plan import load_plan
 from segdistill.comparison.result import correct, counts_path
 from segdistill.comparison.statistics import holm, paired_interval, seeds_needed, sign_flip_p
-from segdistill.comparison.table import against_cells, cells, latex, markdown, verdict
+from segdistill.comparison.table import against_cells, cells, latex, markdown
 
 METHODS = "methods=[none,kd,cwd,skd]"
 
@@ -147,6 +147,8 @@ def test_csv_has_every_figure(plan, result):
 
 def test_notes_say_how_many_seeds_it_takes(result):
     told = " ".join(notes(result))
+    assert "After Holm's correction better than none: cwd" in told
+    assert "After Holm's correction better than cwd: no method; worse: kd, skd." in told
     assert "Holm's correction for 3 comparisons with none" in told
     assert "with 4 seeds its p cannot be below 0.125" in told
     most = max(row["difference"]["seeds_needed"] for row in result["rows"] if row["difference"])
@@ -164,6 +166,7 @@ def test_notes_say_how_many_seeds_it_takes(result):
 
 def test_one_seed_has_no_verdict(tmp_path):
     single = gathered(finished(tmp_path / "one", METHODS, "seeds=1"))
+    assert "After Holm" not in " ".join(notes(single))
     assert "One seed says nothing of the spread" in " ".join(notes(single))
     assert {row["difference"]["holm"] for row in single["rows"] if row["difference"]} == {None}
     assert all(row["bootstrap"]["holm"] is not None for row in single["rows"] if row["bootstrap"])

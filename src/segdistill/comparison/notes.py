@@ -25,6 +25,7 @@ def notes(result: Comparison, *, costs: bool = True) -> list[str]:
         f"mIoU: mean ± standard deviation over {len(seeds)} seed{'s' * (len(seeds) != 1)} of the student that was best "
         f"on val. Difference from {result['baseline']}, with two intervals: over seeds, Student's t on pairs of one "
         f"seed; over images, bootstrap of {result['resamples']} resamples of {drawn}.",
+        *_on_verdicts(result),
         *_on_tests(result),
         *_on_sequences(result),
     ]
@@ -40,6 +41,41 @@ def notes(result: Comparison, *, costs: bool = True) -> list[str]:
     sizes = {tuple(row["flops_size"]) for row in result["rows"] if row["flops_size"] and costs}
     lines += [f"GFLOPs of one image of {height}×{width}." for height, width in sorted(sizes)]
     return lines + [f"failed: {error}" for row in result["rows"] for error in row["errors"]]
+
+
+def verdict(difference: Mapping[str, Any], confidence: float) -> str:
+    """What may be said of a difference over the seeds, in a word or two.
+
+    Args:
+        difference: of a row of a comparison.
+        confidence: of the comparison.
+    """
+    if difference["within_noise"] is None:
+        return "one seed"
+    if difference["within_noise"]:
+        return "within noise"
+    if difference["holm"] >= 1 - confidence:
+        return "not after Holm"
+    return "better" if difference["difference"] > 0 else "worse"
+
+
+def _on_verdicts(result: Comparison) -> list[str]:
+    """Which methods are better, and which worse, than the one that they are held against."""
+    places = [key for key in ("data", "labelled", "student") if len({row[key] for row in result["rows"]}) > 1]
+    lines = []
+    for other, side in ((result["baseline"], None), (result["against"], "against")):
+        told: dict[str, list[str]] = {}
+        for row in result["rows"]:
+            found = row["difference"] if side is None else row[side]["difference"]
+            if found is not None:
+                where = ", ".join(f"{row[key]} labels" if key == "labelled" else str(row[key]) for key in places)
+                name = row["method"] + (f" ({where})" if where else "")
+                told.setdefault(verdict(found, result["confidence"]), []).append(name)
+        if not told or "one seed" in told:
+            continue
+        better, worse = (", ".join(told.get(word, ["no method"])) for word in ("better", "worse"))
+        lines.append(f"After Holm's correction better than {other}: {better}; worse: {worse}.")
+    return lines
 
 
 def _on_tests(result: Comparison) -> list[str]:

@@ -159,9 +159,9 @@ def load_plan(
         teacher = _teacher(raw.get("teacher"), all_labels, data_label if len(datas) > 1 else "", out, teachers)
         parts = {**raw, "teacher": teacher}
         for share, (student_label, student) in places:
-            own = data if share is None else {**data, "labelled": shares[share]}
+            part = data if share is None else {**data, "labelled": shares[share]}
             for label, method in by_label:
-                config = _cell_config({**parts, "data": own, "student": student, "method": method}, label)
+                config = _cell_config({**parts, "data": part, "student": student, "method": method}, label)
                 cells.append((data_label, share, student_label, label, config))
     runs = [_run(*cell, seed, out) for seed in options.seeds for cell in cells]
     return Plan(options, tuple(runs), teachers, out, against)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segdistill.comparison.notes import Comparison, notes
+from segdistill.comparison.notes import Comparison, notes, verdict
 from segdistill.comparison.statistics import MOST_SEEDS
 from segdistill.engine.run_folder import write_text
 
@@ -178,22 +178,6 @@ def _difference(found: Mapping[str, Any], confidence: float, absent: str = "–"
         absent if seeds is None else verdict(seeds, confidence),
         needed,
     ]
-
-
-def verdict(difference: Mapping[str, Any], confidence: float) -> str:
-    """What may be said of a difference over the seeds, in a word or two.
-
-    Args:
-        difference: of a row of a comparison.
-        confidence: of the comparison.
-    """
-    if difference["within_noise"] is None:
-        return "one seed"
-    if difference["within_noise"]:
-        return "within noise"
-    if difference["holm"] >= 1 - confidence:
-        return "not after Holm"
-    return "better" if difference["difference"] > 0 else "worse"
 
 
 def _costs(row: Mapping[str, Any]) -> list[str]:

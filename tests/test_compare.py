@@ -18,10 +18,11 @@ from conftest import PATIENCE, wait_until
 from faults import at_step, interrupt, read_metrics
 from segdistill import distill, load_config
 from segdistill.comparison.grid import compare
+from segdistill.comparison.notes import notes
 from segdistill.comparison.plan import load_plan
-from segdistill.comparison.result import training_time
+from segdistill.comparison.result import training_record
 from segdistill.comparison.statistics import paired_interval
-from segdistill.comparison.table import cells, latex, markdown, notes
+from segdistill.comparison.table import cells, latex, markdown
 from segdistill.comparison.work import measure
 
 TINY = {
@@ -81,7 +82,9 @@ def test_rows_hold_means_differences_and_costs(grid):
     none, kd, _ = result["rows"]
     scores = {(run["method"], run["seed"]): run["miou"] for run in result["runs"] if run["status"] == "done"}
     pairs = [[scores[method, seed] for seed in (0, 1)] for method in ("kd", "none")]
-    assert kd["difference"] == paired_interval(*pairs).as_dict()
+    interval = paired_interval(*pairs).as_dict()
+    assert {key: kd["difference"][key] for key in interval} == interval
+    assert kd["difference"]["holm"] == interval["p"]  # the only comparison: the other method failed
     assert kd["bootstrap"]["low"] <= kd["bootstrap"]["difference"] <= kd["bootstrap"]["high"]
     assert kd["bootstrap"]["difference"] == pytest.approx(kd["difference"]["difference"])
     assert none["baseline"]
@@ -107,7 +110,7 @@ def test_tables_in_four_formats(grid):
     assert [row[0] for row in rows] == ["teacher", "none", "kd", "cwd(weight=1e+38)"]
     assert {len(row) for row in rows} == {len(header)}
     assert "(2 of 2 failed)" in rows[-1][1]
-    assert rows[2][header.index("verdict")] in ("better", "worse", "within noise")
+    assert rows[2][header.index("verdict")] in ("better", "worse", "within noise")  # of one comparison
     text = (folder / "compare.md").read_text()
     assert text == markdown(result)
     assert text.count("- failed: ") == 2
@@ -275,14 +278,15 @@ def test_a_terminated_grid_saves_its_run_and_goes_on(tmp_path):
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["facts"]["step"] >= 2
 
 
-def steady(config, seconds):
+def steady(config, folder, seconds):
     """A machine on which every image takes 25 ms, however fast the one is that runs the test."""
     return 0.025 * config.data.batch_size
 
 
 def test_the_time_of_a_step_is_measured():
     (run,) = load_plan(ALONE, ["methods=[none]", "seeds=1"]).runs
-    assert measure(run.config, 0.0) > 0
+    assert measure(run.config, run.folder, 0.0) > 0
+    assert not run.folder.exists()
 
 
 def test_equal_seconds_become_steps(tmp_path, monkeypatch):
@@ -321,7 +325,11 @@ def test_runs_at_a_time(tmp_path):
 def test_the_clock_leaves_validation_out(tmp_path):
     lines = [{"step": 2, "images_per_s": 4.0}, {"step": 2, "val_miou": 0.5}, {"step": 4, "images_per_s": 8.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert training_time(tmp_path / "metrics.jsonl", 4) == {"seconds_per_step": 0.5, "training_seconds": 3.0}
+    assert training_record(tmp_path / "metrics.jsonl", 4) == {
+        "seconds_per_step": 0.5,
+        "training_seconds": 3.0,
+        "validations": [],
+    }
 
 
 def test_what_is_wrong_with_all_runs_is_said_before_the_first(tmp_path):

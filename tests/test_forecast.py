@@ -4,9 +4,10 @@ import math
 import pytest
 import torch
 
-from faults import read_metrics
-from segdistill import distill
-from segdistill.engine.forecast import cold_and_steady, forecast
+from faults import config, read_metrics
+from segdistill import distill, load_config
+from segdistill.engine import loop
+from segdistill.engine.forecast import Enough, Notes, cold_and_steady, forecast, time_steps
 from test_compare import TINY
 from test_loop import Plain
 
@@ -26,9 +27,9 @@ def teacher(tmp_path_factory):
 def result(teacher, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     method = [{"name": "cwd", "features_weight": 2.0}, "skd"]
-    config = {**BASE, "method": method, "teacher": {"checkpoint": teacher}, "data": {**BASE["data"], "workers": 1}}
-    config["data"] |= {"size": [64, 64], "crop": [64, 64]}
-    found = forecast(config, ["train.steps=1000", "train.eval_every=300"])
+    source = {**BASE, "method": method, "teacher": {"checkpoint": teacher}, "data": {**BASE["data"], "workers": 1}}
+    source["data"] |= {"size": [64, 64], "crop": [64, 64]}
+    found = forecast(source, ["train.steps=1000", "train.eval_every=300"])
     assert list(tmp_path.iterdir()) == []  # nothing is written
     return found
 
@@ -160,6 +161,34 @@ def test_what_is_cold_costs_once(cold, steps, clock):
 def test_cold_and_steady(times, expected):
     assert cold_and_steady(times) == pytest.approx(expected)
     assert cold_and_steady(times)[0] + len(times) * cold_and_steady(times)[1] == pytest.approx(sum(times))
+
+
+def test_steps_are_timed_as_they_will_be_cached(teacher, tmp_path, monkeypatch):
+    section = {"checkpoint": teacher, "cache": str(tmp_path / "cache")}
+    made = config(teacher=section, method="kd", train={"steps": 4})
+    stored = []
+    forward = loop.forward
+    monkeypatch.setattr(loop, "forward", lambda *a: stored.append(len(a) == 6) or forward(*a))
+    assert time_steps(load_config(made), tmp_path / "run", steps=3, seconds=0.0) > 0
+    assert stored == [True] * 3  # the teacher does not run
+    assert (tmp_path / "cache/cache.json").is_file()  # for the run itself
+    assert not (tmp_path / "run").exists()
+    made["teacher"] = {"checkpoint": teacher}
+    time_steps(load_config(made), tmp_path / "run", steps=2, seconds=0.0)
+    assert stored[3:] == [False] * 2
+
+
+def test_filling_a_cache_is_no_time_of_steps(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("segdistill.engine.forecast.time.monotonic", lambda: now[0])
+    notes = Notes(1, 5.0, 9)
+    now[0] = 100.0  # filled
+    notes.step(1, {"images_per_s": 1.0})
+    now[0] = 104.0
+    notes.step(2, {"images_per_s": 1.0})
+    now[0] = 105.0
+    with pytest.raises(Enough):
+        notes.step(3, {"images_per_s": 1.0})
 
 
 def test_mistakes_are_those_of_the_run():

@@ -1,8 +1,12 @@
+import doctest
+
 import pytest
 import yaml
 
 from conftest import REPOSITORY
+from segdistill.comparison import labels
 from segdistill.comparison.plan import load_plan
+from segdistill.methods._catalogue import resolve_methods
 
 BASE = {
     "data": {"name": "synthetic", "size": [32, 32], "workers": 0},
@@ -93,6 +97,17 @@ def test_a_file_beside_the_configuration_names_a_student(tmp_path):
     assert {run.student for run in load_plan(tmp_path / "grid.yaml").runs} == {"pspnet_resnet18_quarter"}
 
 
+def test_a_method_that_the_others_are_held_against():
+    assert load_plan(BASE, ["methods=[none,kd,cwd]", "against=cwd"]).against == "cwd"
+    assert load_plan(BASE, ["methods=[none,{name: cwd, weight: 1.0}]", "against=cwd"]).against == "cwd(weight=1.0)"
+    assert load_plan(BASE, ["methods=[none,cwd,{name: cwd, weight: 1.0}]", "against=cwd"]).against == "cwd"
+    assert load_plan(BASE, ["methods=[none,kd]"]).against is None
+
+
+def test_labels():
+    assert not doctest.testmod(labels, extraglobs={"resolve_methods": resolve_methods}).failed
+
+
 def test_the_shipped_comparison_is_the_table():
     plan = load_plan(REPOSITORY / "configs/camvid/compare_cpu.yaml")
     assert plan.out.name == "compare_compare_cpu"
@@ -130,6 +145,11 @@ def test_a_schedule_is_fitted_to_another_number_of_steps():
         (["methods=[none]", "data=[3]"], "expected names, files or mappings, got 3"),
         (["methods=[none]", "train.step=3"], "unknown key train.step; did you mean steps"),
         (["methods=[none]", "teacher.config=missing.yaml"], "beside it belong views and cache, not checkpoint"),
+        (["methods=[none,cwd]", "against=cdw"], "against: no method 'cdw'; did you mean cwd?"),
+        (["methods=[none,cwd]", "against=none"], "against: none is the baseline, which all are held against; name an"),
+        (["methods=[none,{name: cwd, weight: 1},{name: cwd, weight: 2}]", "against=cwd"], "'cwd'; .* begin so"),
+        (["methods=[none]", "labelled=[]"], "labelled: .* at least 1 item"),
+        (["methods=[none]", "labelled=[0.5,0.50]"], "labelled: 50 % is named 2 times"),
     ],
 )
 def test_mistakes_are_one_line(overrides, message):

@@ -644,12 +644,22 @@ def test_a_comparison_shows_its_verdicts(tmp_path):
     row = {
         "data": "d", "student": "s", "method": "cwd<1", "seeds": [0, 1], "pairs": 2,
         "miou": 0.31, "miou_deviation": 0.01,
-        "difference": {"difference": 0.02, "low": -0.01, "high": 0.05, "within_noise": True}, "bootstrap": None,
+        "difference": {"difference": 0.02, "low": -0.01, "high": 0.05, "within_noise": True, "p": 0.1, "holm": 0.2,
+                       "deviation": 0.01, "seeds_needed": 10}, "bootstrap": None, "labelled": None,
+        "training_seconds": 9.0,
         "gap_closed": 0.25, "steps": 8, "seconds_per_step": 1.0, "peak_memory": 5e8, "params": 1e6, "flops": 1e9,
         "flops_size": [512, 1024], "errors": [], "baseline": False,
     }  # fmt: skip
     result = {"split": "test", "confidence": 0.9, "resamples": 100, "baseline": "none", "seeds": [0, 1], "jobs": 1}
-    result |= {"format": 2, "budget": "steps", "teachers": {}, "rows": [row]}
+    result |= {
+        "format": 3,
+        "budget": "steps",
+        "teachers": {},
+        "rows": [row],
+        "runs": [],
+        "sequences": {},
+        "against": None,
+    }
     write_run(tmp_path / "cwd", "cwd", level=0.3)
     (tmp_path / "compare.json").write_text(json.dumps(result))
     page = write_report([tmp_path], images=0, say=lambda _: None).read_text(encoding="utf-8")
@@ -663,7 +673,11 @@ def test_a_comparison_shows_its_verdicts(tmp_path):
         "difference",
         "over seeds 90 %",
         "over images 90 %",
+        "p seeds",
+        "p images",
         "verdict",
+        "seeds for +1",
         "gap closed",
     ]
-    assert line == ["cwd&lt;1", "31.00 ± 1.00", "+2.00", "[-1.00, +5.00]", "–", "within noise", "25 %"]
+    told = ["cwd&lt;1", "31.00 ± 1.00", "+2.00", "[-1.00, +5.00]", "–", "0.200", "–", "within noise", "10", "25 %"]
+    assert line == told

@@ -1,22 +1,21 @@
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from segdistill.comparison.statistics import (
     Interval,
-    bootstrap_interval,
     gap_closed,
+    holm,
     mean_and_deviation,
-    mean_iou,
     paired_interval,
+    paired_power,
+    seeds_needed,
+    sign_flip_p,
     t_coverage,
     t_quantile,
 )
-from segdistill.functional import IGNORE
-from segdistill.metrics import confusion_matrix, image_counts, scores
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 10, 29, 30, 200])
@@ -45,6 +44,7 @@ def test_paired_intervals_are_scipys(pairs):
 def test_a_single_pair_has_no_interval():
     interval = paired_interval([0.5], [0.25])
     assert interval == Interval(0.25)
+    assert interval.p is None
     assert interval.within_noise is None
     assert mean_and_deviation([0.5]) == (0.5, None)
 
@@ -55,79 +55,69 @@ def test_noise_is_what_holds_zero():
     assert not Interval(-0.2, -0.3, -0.1).within_noise
 
 
-def images(seeds, count, classes=4, right=0.7):
-    generator = torch.Generator().manual_seed(count)
-    counts = torch.zeros(seeds, count, 3, classes, dtype=torch.long)
-    for s in range(seeds):
-        for n in range(count):
-            target = torch.randint(classes - 1, (6, 7), generator=generator)  # the last class is nowhere
-            guess = torch.randint(classes - 1, (6, 7), generator=generator)
-            prediction = torch.where(torch.rand(6, 7, generator=generator) < right, target, guess)
-            target[0, 0] = IGNORE
-            counts[s, n] = image_counts(prediction, target, classes)
-    return counts
+def test_a_difference_without_spread_is_certain():
+    assert paired_interval([0.5, 0.5], [0.25, 0.25]) == Interval(0.25, 0.25, 0.25, 0.0)
+    assert paired_interval([0.5, 0.5], [0.5, 0.5]).p == 1.0
 
 
-def test_counts_of_images_add_up_to_the_confusion_matrix():
-    counter, summed = confusion_matrix(4), torch.zeros(3, 4, dtype=torch.long)
-    for _ in range(3):
-        prediction, target = torch.randint(4, (5, 6)), torch.randint(4, (5, 6))
-        target[0] = IGNORE
-        counter.update(prediction[None], target[None])
-        summed += image_counts(prediction, target, 4)
-    confusion = counter.confmat
-    torch.testing.assert_close(summed, torch.stack([confusion.diag(), confusion.sum(1), confusion.sum(0)]))
-    assert mean_iou(summed).item() == pytest.approx(scores(confusion, list("abcd"))["miou"])
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=8))
+def test_p_is_scipys_and_agrees_with_the_interval(differences):
+    interval = paired_interval(differences, [0.0] * len(differences))
+    if np.std(differences) > 1e-6:
+        assert interval.p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, rel=1e-6, abs=1e-9)
+        if abs(interval.p - 0.05) > 1e-6:
+            assert interval.within_noise == (interval.p > 0.05)
 
 
-def test_the_bootstrap_is_that_of_naive_loops():
-    counts, baseline = images(2, 5, right=0.8), images(2, 5, right=0.4)
-    mine = bootstrap_interval(counts, baseline, 0.8, resamples=200, seed=3)
-    drawn = torch.randint(5, (200, 5), generator=torch.Generator().manual_seed(3))
-    differences = []
-    for row in drawn:
-        per_seed = [
-            float(mean_iou(sum(counts[s, i] for i in row)) - mean_iou(sum(baseline[s, i] for i in row))) for s in (0, 1)
-        ]
-        differences.append(np.mean(per_seed))
-    np.testing.assert_allclose((mine.low, mine.high), np.quantile(differences, (0.1, 0.9)), rtol=1e-9)
-    whole = [float(mean_iou(counts[s].sum(0)) - mean_iou(baseline[s].sum(0))) for s in (0, 1)]
-    assert mine.difference == pytest.approx(np.mean(whole))
+def test_holm_is_the_worked_example():
+    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, 0.04, and none below the one before it.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, None, 0.7, 0.01]) == [1.0, None, 1.0, 0.03]
+    assert holm([0.04]) == [0.04]
+    assert holm([]) == []
 
 
-def test_absent_classes_may_count_as_zero():
-    counts = torch.tensor([[3, 4, 0], [4, 4, 0], [3, 5, 0]])
-    assert mean_iou(counts, "zero").item() == pytest.approx((0.75 + 0.8 + 0) / 3)
-    mine, its = (torch.tensor([[[[n, 0], [4, 0], [4, 0]]]]) for n in (4, 2))
-    skip, zero = (bootstrap_interval(mine, its, absent=absent).difference for absent in ("skip", "zero"))
-    assert (skip, zero) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
+def test_holm_lies_between_nothing_and_bonferroni(values):
+    adjusted = holm(values)
+    assert all(p <= q <= min(1.0, len(values) * p) + 1e-12 for p, q in zip(values, adjusted, strict=True))
+    assert adjusted[values.index(min(values))] == pytest.approx(min(1.0, len(values) * min(values)))
 
 
-def test_the_bootstrap_is_close_to_scipys():
-    counts, baseline = images(1, 40, right=0.8), images(1, 40, right=0.75)
-
-    def difference(chosen):
-        return float(mean_iou(counts[0, chosen].sum(0)) - mean_iou(baseline[0, chosen].sum(0)))
-
-    theirs = stats.bootstrap(
-        (np.arange(40),), difference, vectorized=False, n_resamples=1000, method="percentile", random_state=0
-    ).confidence_interval
-    mine = bootstrap_interval(counts, baseline)
-    width = theirs.high - theirs.low
-    assert mine.low == pytest.approx(theirs.low, abs=0.12 * width)
-    assert mine.high == pytest.approx(theirs.high, abs=0.12 * width)
+def test_sign_flips_are_counted():
+    assert sign_flip_p([1.0, 2.0, 3.0]) == 2 / 8  # these signs, and all the other way round
+    assert sign_flip_p([1.0, 2.0, -3.0]) == 1.0  # nothing is smaller than 0
+    assert sign_flip_p([3.0, 1.0, -1.0]) == 6 / 8  # 3 or 5, but for the two ways to 3 − 1 − 1
+    assert sign_flip_p([0.5]) == 1.0
 
 
-def test_the_same_predictions_differ_by_nothing():
-    counts = images(2, 4)
-    assert bootstrap_interval(counts, counts) == Interval(0.0, 0.0, 0.0)
+def test_sign_flips_are_scipys():
+    differences = [0.3, -0.1, 0.25, 0.4, 0.05, -0.2]
+    theirs = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    assert sign_flip_p(differences) == pytest.approx(theirs.pvalue)
+    many = list(np.random.default_rng(1).normal(0.3, 1, 20))
+    drawn = stats.permutation_test((many,), np.mean, permutation_type="samples", n_resamples=50000, rng=0)
+    assert sign_flip_p(many) == pytest.approx(drawn.pvalue, abs=0.01)
+    assert sign_flip_p(many) == sign_flip_p(many)
 
 
-def test_images_without_labels_do_not_count():
-    counts, baseline = images(2, 4, right=0.8), images(2, 4, right=0.4)
-    nothing = torch.zeros(2, 3, 3, counts.shape[-1], dtype=torch.long)
-    padded = (torch.cat([side, nothing], 1) for side in (counts, baseline))
-    assert bootstrap_interval(*padded) == bootstrap_interval(counts, baseline)
+@pytest.mark.parametrize("pairs", [2, 3, 5, 10, 40, 200, 1000])
+def test_power_is_that_of_scipys_noncentral_t(pairs):
+    for effect in (0.0, 0.1, 0.5, 1.0, 3.0):
+        for confidence in (0.9, 0.95):
+            t, shift = stats.t.ppf((1 + confidence) / 2, pairs - 1), effect * np.sqrt(pairs)
+            theirs = stats.nct.sf(t, pairs - 1, shift) + np.nan_to_num(stats.nct.cdf(-t, pairs - 1, shift))
+            assert paired_power(pairs, effect, confidence) == pytest.approx(theirs, abs=1e-6)
+
+
+def test_seeds_that_are_needed_are_those_of_tables():
+    # Cohen's d = 1, 0.8, 0.5, 0.2: 10, 15, 34, 199 pairs at 5 % two-sided and a power of 80 % (G*Power 3.1, paired t).
+    assert [seeds_needed(0.01 / d) for d in (1, 0.8, 0.5, 0.2)] == [10, 15, 34, 199]
+    assert paired_power(10, 1.0) >= 0.8 > paired_power(9, 1.0)
+    assert seeds_needed(0.0) == 2
+    assert seeds_needed(0.01, effect=0.1) == 3
+    assert seeds_needed(0.01, 0.99) > seeds_needed(0.01, 0.95)
+    assert seeds_needed(10.0) is None
 
 
 def test_share_of_the_gap():
@@ -146,5 +136,3 @@ def test_mistakes_are_one_line():
         t_quantile(95, 3)
     with pytest.raises(ValueError, match="at least 1 degree of freedom"):
         t_quantile(0.95, 0)
-    with pytest.raises(ValueError, match=r"expected twice \(S,N,3,C\)"):
-        bootstrap_interval(images(1, 4), images(2, 4))

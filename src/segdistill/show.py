@@ -271,19 +271,27 @@ def runs(console: Console, names: Sequence[str]) -> None:
 
 def comparison(console: Console, result: Mapping[str, Any]) -> None:
     """Print what `compare` returned."""
-    from segdistill.comparison.table import COSTS, TEXTS, cells, notes
+    from segdistill.comparison.notes import notes
+    from segdistill.comparison.table import COSTS, PLACES, TESTS, TEXTS, against_cells, cells
 
-    header, rows = cells(result)
-    names = [position for position, name in enumerate(header) if name in ("data", "student", "method")]
-    costs = [position for position, name in enumerate(header) if name in COSTS]
-    scores = [position for position in range(len(header)) if position not in costs]
-    for title, columns in (("comparison", scores), ("what it cost", [*names, *costs])):
+    def draw(title: str, header: list[str], rows: list[list[str]], wanted: Callable[[str], bool]) -> None:
         table = Table(title=title, box=SIMPLE_HEAD)
-        for column in columns:
-            table.add_column(header[column], justify="left" if header[column] in TEXTS else "right", overflow="fold")
+        columns = [at for at, name in enumerate(header) if name in (*PLACES.values(), "method") or wanted(name)]
+        for at in columns:
+            table.add_column(header[at], justify="left" if header[at] in TEXTS else "right", overflow="fold")
         for row in rows:
-            table.add_row(*(row[column] for column in columns))
+            table.add_row(*(row[at] for at in columns))
         console.print(table)
+
+    told, against = cells(result), against_cells(result)
+    draw("comparison", *told, lambda name: name not in (*COSTS, *TESTS))
+    draw(f"how sure the differences from {result['baseline']} are", *told, lambda name: name in (*TESTS, "verdict"))
+    if against is not None:
+        draw(f"against {result['against']}", *against, lambda name: name not in TESTS)
+        draw(
+            f"how sure the differences from {result['against']} are", *against, lambda name: name in (*TESTS, "verdict")
+        )
+    draw("what it cost", *told, lambda name: name in COSTS)
     for note in notes(result):
         console.print(note, style="red" if note.startswith("failed") else None, highlight=False)
 

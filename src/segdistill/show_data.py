@@ -77,6 +77,7 @@ def check(
             data.name,
             data.options,
             packed=data.packed,
+            groups=data.groups,
             workers=cores if workers is None else workers,
             records=records,
             progress=lambda split: show.progress(f"items of {split}"),

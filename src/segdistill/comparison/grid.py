@@ -12,7 +12,7 @@ from typing import Any
 from segdistill.comparison.executors.local import Local
 from segdistill.comparison.executors.mirrored import Mirrored
 from segdistill.comparison.executors.task import Executor, Outcome, Task
-from segdistill.comparison.plan import Cell, Plan, load_plan
+from segdistill.comparison.plan import LABELS, Cell, Plan, load_plan
 from segdistill.comparison.result import COMPARISON, counts_path, evaluation_path, gather
 from segdistill.comparison.table import write_tables
 from segdistill.comparison.work import evaluate_teacher, measure, train_and_evaluate
@@ -119,8 +119,8 @@ def _carried_out(plan: Plan, executor: Executor) -> Iterator[Executor]:
 
 def _teachers_split(plan: Plan) -> str | None:
     """The split on which teachers are evaluated when they are trained; None where their data may lack it."""
-    datas = [run.config.data for run in plan.runs]
-    return plan.options.split if all(config.data in datas for config in plan.teachers.values()) else None
+    datas = [_source(config) for config in {run.data: run.config for run in plan.runs}.values()]
+    return plan.options.split if all(_source(config) in datas for config in plan.teachers.values()) else None
 
 
 def _compare(plan: Plan, executor: Executor, say: Say) -> dict[str, Any]:
@@ -148,6 +148,16 @@ def _compare(plan: Plan, executor: Executor, say: Say) -> dict[str, Any]:
     return result
 
 
+def _source(config: Config) -> dict[str, Any]:
+    """Which images a run's are, however many of them have labels."""
+    return config.data.model_dump(exclude=set(LABELS))
+
+
+def _key(run: Cell) -> str:
+    """What the runs of all seeds share, as a text."""
+    return " ".join(filter(None, run.row))
+
+
 def _checked(plan: Plan) -> Plan:
     """The plan with epochs turned into steps, if its data are there.
 
@@ -162,7 +172,7 @@ def _checked(plan: Plan) -> Plan:
 def _check_splits(plan: Plan) -> dict[str, int]:
     """Refuse data without the splits that are needed; returns the number of training images of each data set."""
     split, images = plan.options.split, {}
-    for name, config in {run.data: run.config for run in plan.runs}.items():
+    for (name, _), config in {(run.data, run.labelled): run.config for run in plan.runs}.items():
         images[name] = len(build_training(config.data, distils=True)[0])
         try:
             quick_check(build_split(config.data, split))
@@ -296,11 +306,11 @@ def _fit_to_seconds(plan: Plan, executor: Executor, say: Say) -> tuple[Plan, dic
     seconds = plan.options.seconds
     assert seconds is not None
     known: dict[str, Any] = _notes(plan).get("measured", {})
-    rows = {" ".join(key): runs for key, runs in plan.rows().items()}
+    rows = {_key(runs[0]): runs for runs in plan.rows().values()}
     names = {key: f"{seconds:g} s, {key}, {_digest(runs[0].config, '')}" for key, runs in rows.items()}
     measured = {key: known[name] for key, name in names.items() if name in known}
     missing = [key for key in rows if key not in measured]
-    tasks = [Task(measure, (rows[key][0].config, MEASURED_SHARE * seconds)) for key in missing]
+    tasks = [Task(measure, (rows[key][0].config, rows[key][0].folder, MEASURED_SHARE * seconds)) for key in missing]
     failed = {}
     for position, outcome in executor.run(tasks):
         key = missing[position]
@@ -312,7 +322,5 @@ def _fit_to_seconds(plan: Plan, executor: Executor, say: Say) -> tuple[Plan, dic
         measured[key] = known[names[key]] = {"seconds_per_step": outcome.value, "steps": steps}
         say(f"{key}: {1000 * outcome.value:.0f} ms per step, {steps} steps in {seconds:g} s")
         _note(plan, measured=known)
-    runs = tuple(
-        run.with_steps(measured[k]["steps"]) if (k := " ".join(run.row)) in measured else run for run in plan.runs
-    )
+    runs = tuple(run.with_steps(measured[k]["steps"]) if (k := _key(run)) in measured else run for run in plan.runs)
     return replace(plan, runs=runs), measured, failed

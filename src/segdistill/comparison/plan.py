@@ -1,66 +1,33 @@
 """From one configuration to the runs of a grid: methods × students × data sets × seeds, each one complete."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Any, TypeGuard
 
 import pydantic
 import yaml
-from pydantic import Field
 
 from segdistill._options import first_mistake, refuse_unknown
+from segdistill.comparison.grid_config import GridConfig
+from segdistill.comparison.labels import (
+    baseline_of,
+    entry_labels,
+    find_against,
+    method_label,
+    share_label,
+    slug,
+    unique,
+)
 from segdistill.comparison.mirror import is_url, scratch_folder
 from segdistill.engine.config import Config, check_keys, load_config, read_config
 from segdistill.engine.run_folder import CONFIG
-from segdistill.engine.section import Section
 from segdistill.engine.shipped import find_config
-from segdistill.methods._catalogue import method_entries, method_options, resolve_methods
+from segdistill.methods._catalogue import method_entries, resolve_methods
 
-
-class GridConfig(Section):
-    """What a comparison adds to a run's configuration, at the top level of the file or as `key=value`."""
-
-    methods: list[Any] = Field(min_length=1)
-    """What is compared: entries as for `method:`, that is names, mappings with options, or lists of both that run
-    together."""
-    seeds: list[int] = Field([0, 1, 2])
-    """How many runs each entry gets, or the list of their seeds."""
-    students: list[Any] | None = Field(None, min_length=1)
-    """Entries as for `student:`, names of networks, or configuration files; left out, the configuration's own."""
-    widths: list[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=1)
-    """The one student at several widths instead: multipliers of its channels, as for `student.width`."""
-    budget: Literal["steps", "seconds"] | None = None
-    """`steps`: all entries train for `train.steps`; `seconds`: all train for the same time. Told by `seconds`."""
-    seconds: float | None = Field(None, gt=0)
-    """Seconds of training per run, without validation."""
-    split: Literal["val", "test"] = "test"
-    """The split on which the students are compared; the best on `val` is what each run delivers."""
-    confidence: float = Field(0.95, gt=0, lt=1)
-    """Of the intervals."""
-    resamples: int = Field(2000, ge=100)
-    """Of the bootstrap over images."""
-
-    @pydantic.field_validator("seeds", mode="before")
-    @classmethod
-    def _count(cls, value: Any) -> Any:
-        return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
-
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> "GridConfig":
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds: expected a count or different whole numbers, got {self.seeds}")
-        if self.widths is not None:
-            if self.students is not None:
-                raise ValueError("students and widths: give one of them; widths are of the one student")
-            if len(set(self.widths)) < len(self.widths):
-                raise ValueError(f"widths: expected different ones, got {self.widths}")
-        if self.budget is None:
-            self.budget = "steps" if self.seconds is None else "seconds"
-        if (self.budget == "seconds") != (self.seconds is not None):
-            raise ValueError("budget=seconds and seconds=N go together")
-        return self
+LABELS = ("labelled", "labelled_per_batch", "labelled_seed")
+"""Keys of `data` that say which labels count; where they differ from run to run, a teacher has all labels."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +41,7 @@ class Cell:
         seed: of the run.
         config: the complete configuration.
         folder: where the run is written.
+        labelled: label of the share of images with labels; None where the grid has no such shares.
     """
 
     data: str
@@ -82,11 +50,17 @@ class Cell:
     seed: int
     config: Config
     folder: Path
+    labelled: str | None = None
 
     @property
-    def row(self) -> tuple[str, str, str]:
+    def place(self) -> tuple[str, str | None, str]:
+        """What methods that are held against each other share: data, labels, student."""
+        return self.data, self.labelled, self.student
+
+    @property
+    def row(self) -> tuple[str, str | None, str, str]:
         """What the runs of all seeds share."""
-        return self.data, self.student, self.method
+        return *self.place, self.method
 
     def with_steps(self, steps: int) -> "Cell":
         """The same run with its schedule fitted to another number of steps: warm-up and validations keep their shares.
@@ -113,6 +87,7 @@ class Plan:
         teachers: a teacher's configuration by its folder; they are trained first.
         out: folder of the comparison.
         url: what the folder is a copy of; None: it is the place itself.
+        against: a method besides the baseline that the others are held against.
     """
 
     options: GridConfig
@@ -120,16 +95,16 @@ class Plan:
     teachers: Mapping[Path, Config]
     out: Path
     url: str | None = None
+    against: str | None = None
 
     @property
     def baseline(self) -> str:
         """The method that the others are held against: `none` if it is there, else the first one."""
-        methods = [run.method for run in self.runs]
-        return "none" if "none" in methods else methods[0]
+        return baseline_of([run.method for run in self.runs])
 
-    def rows(self) -> dict[tuple[str, str, str], list[Cell]]:
-        """The runs of each data set, student and method."""
-        rows: dict[tuple[str, str, str], list[Cell]] = {}
+    def rows(self) -> dict[tuple[str, str | None, str, str], list[Cell]]:
+        """The runs of each data set, share of labels, student and method."""
+        rows: dict[tuple[str, str | None, str, str], list[Cell]] = {}
         for run in self.runs:
             rows.setdefault(run.row, []).append(run)
         return rows
@@ -176,42 +151,35 @@ def load_plan(
             "student.pretrained=false starts all of them alike"
         )
     methods = [resolve_methods(entry) for entry in options.methods]
-    labels = _unique("methods", [method_label(method) for method in methods])
-    data_labels, student_labels = _labels("data", datas), _labels("students", students)
+    labels = unique("methods", [method_label(method) for method in methods])
+    against = find_against(options.against, labels)
+    data_labels, student_labels = entry_labels("data", datas), entry_labels("students", students)
+    given = options.labelled or []
+    shares = dict(zip(unique("labelled", list(map(share_label, given))), given, strict=True))
+    by_label = list(zip(labels, methods, strict=True))
+    places = list(product(shares or [None], zip(student_labels, students, strict=True)))
     teachers: dict[Path, Config] = {}
     cells = []
     for data_label, data in zip(data_labels, datas, strict=True):
-        teacher = _teacher(raw.get("teacher"), data, data_label if len(datas) > 1 else "", out, teachers)
-        for student_label, student in zip(student_labels, students, strict=True):
-            for label, method in zip(labels, methods, strict=True):
-                whole = {**raw, "data": data, "student": student, "method": method, "teacher": teacher}
-                config = load_config(whole)
-                if not config.distils:  # a baseline is the same whoever teaches the others
-                    config = config.model_copy(update={"teacher": None})
-                elif config.teacher is None:
-                    raise ValueError(
-                        f"method {label} needs a teacher; set teacher.checkpoint=RUN or teacher.config=FILE"
-                    )
-                cells.append((data_label, student_label, label, config))
+        all_labels = {k: v for k, v in data.items() if not (options.labelled and k in LABELS)}
+        teacher = _teacher(raw.get("teacher"), all_labels, data_label if len(datas) > 1 else "", out, teachers)
+        parts = {**raw, "teacher": teacher}
+        for share, (student_label, student) in places:
+            part = data if share is None else {**data, "labelled": shares[share]}
+            for label, method in by_label:
+                config = _cell_config({**parts, "data": part, "student": student, "method": method}, label)
+                cells.append((data_label, share, student_label, label, config))
     runs = [_run(*cell, seed, out) for seed in options.seeds for cell in cells]
-    return Plan(options, tuple(runs), teachers, out, url)
+    return Plan(options, tuple(runs), teachers, out, url, against)
 
 
-def method_label(method: Sequence[Mapping[str, Any]]) -> str:
-    """The name of a method in tables: its names, and the options that are not the defaults.
-
-    Args:
-        method: what `resolve_methods` returned.
-
-    >>> method_label(resolve_methods(["kd", {"name": "cwd", "weight": 5}]))
-    'kd+cwd(weight=5.0)'
-    """
-    parts = []
-    for entry in method:
-        defaults = method_options(entry["name"]).model_fields
-        changed = [f"{k}={v}" for k, v in entry.items() if k != "name" and v != defaults[k].default]
-        parts.append(entry["name"] + (f"({', '.join(changed)})" if changed else ""))
-    return "+".join(parts)
+def _cell_config(whole: Mapping[str, Any], label: str) -> Config:
+    config = load_config(whole)
+    if not config.distils:  # a baseline is the same whoever teaches the others
+        return config.model_copy(update={"teacher": None})
+    if config.teacher is None:
+        raise ValueError(f"method {label} needs a teacher; set teacher.checkpoint=RUN or teacher.config=FILE")
+    return config
 
 
 def _take_list(raw: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[Any] | None]:
@@ -280,26 +248,6 @@ def _mapping(section: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _labels(section: str, entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A name for each entry; where names are the same, with the settings in which the entries differ."""
-    names = [str(entry.get("name") or Path(str(entry.get("checkpoint", section))).stem) for entry in entries]
-    labels = []
-    for name, entry in zip(names, entries, strict=True):
-        same = [other for other, its in zip(entries, names, strict=True) if its == name]
-        keys = {key for other in same for key in other}
-        differing = [k for k in sorted(keys) if any(other.get(k) != entry.get(k) for other in same)]
-        labels.append("_".join([name, *(f"{key}={entry[key]}" for key in differing if key in entry)]))
-    return _unique(section, labels)
-
-
-def _unique(section: str, labels: list[str]) -> list[str]:
-    folders = [_slug(label) for label in labels]
-    for label, folder in zip(labels, folders, strict=True):
-        if folders.count(folder) > 1:
-            raise ValueError(f"{section}: {label} is named {folders.count(folder)} times")
-    return labels
-
-
 def _is_trained_first(entry: Any) -> TypeGuard[Mapping[str, Any]]:
     """Whether a teacher is given by the configuration that it is trained from."""
     return isinstance(entry, Mapping) and "config" in entry
@@ -336,7 +284,7 @@ def _one_teacher(section: Any, folder: Path, data: Mapping[str, Any], label: str
     own = "data" in config
     whole = load_config({**config, "data": config["data"] if own else dict(data)}, ["method=none"])
     if label and not own and not _holds(folder, whole):  # it may, from when this was the only data set
-        folder = folder.with_name(f"{folder.name}_{_slug(label)}")
+        folder = folder.with_name(f"{folder.name}_{slug(label)}")
     teachers[folder] = whole
     return {"checkpoint": str(folder), **rest}
 
@@ -353,14 +301,11 @@ def _holds(folder: Path, config: Config) -> bool:
     return True
 
 
-def _run(data: str, student: str, method: str, config: Config, seed: int, out: Path) -> Cell:
+def _run(data: str, labelled: str | None, student: str, method: str, config: Config, seed: int, out: Path) -> Cell:
     config = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
-    folder = out / "_".join(map(_slug, (data, student, method, f"seed{seed}")))
-    return Cell(data, student, method, seed, config, folder)
-
-
-def _slug(label: str) -> str:
-    return re.sub(r"[^\w.=+-]+", "-", label).strip("-")
+    share = [] if labelled is None else [f"labelled={labelled}"]
+    folder = out / "_".join(map(slug, (data, *share, student, method, f"seed{seed}")))
+    return Cell(data, student, method, seed, config, folder, labelled)
 
 
 def _beside(source: Any, path: str) -> str:

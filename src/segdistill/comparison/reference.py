@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from segdistill._options import closest
-from segdistill.comparison.plan import GridConfig
+from segdistill.comparison.grid_config import GridConfig
 from segdistill.engine.config import Config
 
 

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,13 +12,23 @@ from torch import Tensor
 
 from segdistill._printing import one_line
 from segdistill._version import __version__
-from segdistill.comparison.plan import Cell, GridConfig, Plan
-from segdistill.comparison.statistics import bootstrap_interval, gap_closed, mean_and_deviation, paired_interval
+from segdistill.comparison.bootstrap import Resampling, resampled_interval
+from segdistill.comparison.plan import Cell, Plan
+from segdistill.comparison.statistics import (
+    gap_closed,
+    holm,
+    mean_and_deviation,
+    paired_interval,
+    seeds_needed,
+    sign_flip_p,
+)
+from segdistill.data.groups import sequences
+from segdistill.engine.build import build_split
 from segdistill.engine.record import read_records
 from segdistill.engine.run_folder import METRICS, SUMMARY, read_json
 
 COMPARISON = "compare.json"
-FORMAT = 2
+FORMAT = 3
 """Of `compare.json`; the report reads no other."""
 
 
@@ -35,7 +45,7 @@ def counts_path(folder: Path, split: str) -> Path:
 def gather(
     plan: Plan, teachers: Mapping[str, Any], failed: Mapping[str, str], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Read the runs of a comparison and hold each method against the baseline of its student and data.
+    """Read the runs of a comparison and hold each method against the baseline of its student, data and labels.
 
     Args:
         plan: of the comparison.
@@ -44,33 +54,31 @@ def gather(
         facts: further entries.
 
     Returns:
-        `split`, `budget`, `confidence`, `baseline`, …; `teachers` and `protocols` by data set; `rows`, one per data
-        set, student and method; `runs`, one per folder. Figures are shares in 0…1, bytes and seconds.
+        `split`, `budget`, `confidence`, `baseline`, `against`, …; `teachers`, `protocols` and `sequences` by data set;
+        `rows`, one per data set, share of labels, student and method; `runs`, one per folder. Figures are shares in
+        0…1, bytes and seconds.
+
+    Raises:
+        ValueError: if runs on one data set were evaluated on different images, or the images' sequences are not known.
     """
     options = plan.options
-    runs: dict[Path, dict[str, Any]] = {}
-    counts: dict[str, Tensor] = {}
-    for run in plan.runs:
-        error = failed.get(run.folder.name)
-        found: dict[str, Any] = {}
-        if error is None:
-            try:
-                found, counts[run.folder.name] = _read(run, options.split)
-            except (ValueError, OSError, KeyError, SafetensorError) as unreadable:
-                line = one_line(f"{type(unreadable).__name__}: {unreadable}")
-                error = f"{line} (delete {run.folder} to start it afresh)"
-        place = {key: getattr(run, key) for key in ("data", "student", "method", "seed")}
-        status = {"status": "failed" if error else "done", "error": error}
-        runs[run.folder] = {"folder": run.folder.name, **place, **status, **found}
+    reader = _Reader(plan)
+    runs = {run.folder: reader.entry(run, failed.get(run.folder.name)) for run in plan.runs}
+    members = {key: [runs[cell.folder] for cell in cells] for key, cells in plan.rows().items()}
     rows = []
-    for (data, student, method), members in plan.rows().items():
-        entries = [runs[run.folder] for run in members]
-        row: dict[str, Any] = {"data": data, "student": student, "method": method, "baseline": method == plan.baseline}
-        row |= _summary(entries)
-        against = [runs[run.folder] for run in plan.rows().get((data, student, plan.baseline), [])]
-        teacher = teachers.get(data, {}).get("miou")
-        absent = members[0].config.eval.absent
-        rows.append(row | _difference(options, entries, [] if row["baseline"] else against, counts, teacher, absent))
+    baseline, against = plan.baseline, plan.against
+    for (data, labelled, student, method), entries in members.items():
+        row: dict[str, Any] = {"data": data, "labelled": labelled, "student": student, "method": method}
+        row |= {"baseline": method == baseline, **_summary(entries)}
+        base = [] if row["baseline"] else members.get((data, labelled, student, baseline), [])
+        alike = row["baseline"] or against in (None, method)  # the one is held against the other already
+        other = [] if alike else members.get((data, labelled, student, str(against)), [])
+        row |= _difference(options.confidence, entries, base, reader.mious)
+        row["against"] = _difference(options.confidence, entries, other, reader.mious)
+        row["gap_closed"] = _gap_closed(entries, base, teachers.get(data, {}).get("miou"))
+        rows.append(row)
+    correct(rows)
+    correct([row["against"] for row in rows])
     return {
         "format": FORMAT,
         "segdistill": __version__,
@@ -80,13 +88,83 @@ def gather(
         "seeds": options.seeds,
         "confidence": options.confidence,
         "resamples": options.resamples,
-        "baseline": plan.baseline,
+        "baseline": baseline,
+        "against": against,
         **facts,
         "protocols": {run.data: run.config.eval.describe() for run in plan.runs},
+        "sequences": {data: resampling.sequences for data, resampling in reader.resamplings.items()},
         "teachers": dict(teachers),
         "rows": rows,
         "runs": list(runs.values()),
     }
+
+
+def correct(rows: Sequence[dict[str, Any]]) -> None:
+    """Add to each difference its p after Holm's correction for all rows that are held against the same method.
+
+    Args:
+        rows: with `difference` and `bootstrap`, which get an entry `holm`.
+    """
+    for kind in ("difference", "bootstrap"):
+        known = [row[kind] for row in rows if row[kind] is not None]
+        for values, p in zip(known, holm([values["p"] for values in known]), strict=True):
+            values["holm"] = p
+
+
+class _Reader:
+    """Reads runs one by one; of an evaluation it keeps what the draws of images make of it, not the counts.
+
+    Attributes:
+        resamplings: by data set.
+        mious: by the name of the run, as `Resampling.mious`.
+    """
+
+    def __init__(self, plan: Plan):
+        self.options = plan.options
+        self.resamplings: dict[str, Resampling] = {}
+        self.mious: dict[str, Tensor] = {}
+
+    def entry(self, run: Cell, error: str | None) -> dict[str, Any]:
+        """What is known of a run.
+
+        Args:
+            run: of the grid.
+            error: why it failed, one line.
+        """
+        found: dict[str, Any] = {}
+        if error is None:
+            try:
+                found, counts = _read(run, self.options.split)
+            except (ValueError, OSError, KeyError, SafetensorError) as unreadable:
+                line = one_line(f"{type(unreadable).__name__}: {unreadable}")
+                error = f"{line} (delete {run.folder} to start it afresh)"
+            else:
+                self._resample(run, counts)
+        place = {key: getattr(run, key) for key in ("data", "labelled", "student", "method", "seed")}
+        status = {"status": "failed" if error else "done", "error": error}
+        return {"folder": run.folder.name, **place, **status, **found}
+
+    def _resample(self, run: Cell, counts: Tensor) -> None:
+        if run.data not in self.resamplings:
+            own = _sequences(run, self.options.split, len(counts))
+            self.resamplings[run.data] = Resampling(counts, own, resamples=self.options.resamples)
+        try:
+            self.mious[run.folder.name] = self.resamplings[run.data].mious(counts, run.config.eval.absent)
+        except ValueError as error:
+            raise ValueError(f"{run.folder} was {error}; delete the eval_* files of the older ones") from None
+
+
+def _sequences(run: Cell, split: str, count: int) -> list[str] | None:
+    """The sequence of each image that a run was evaluated on; None where they are not told apart."""
+    data = run.config.data
+    if data.groups is None:
+        return None
+    names = build_split(data, split).names
+    if len(names) != count:
+        raise ValueError(
+            f"{run.folder} was evaluated on {count} images, and {split} has {len(names)} now; delete eval_*"
+        )
+    return sequences(names, data.groups)
 
 
 def _read(run: Cell, split: str) -> tuple[dict[str, Any], Tensor]:
@@ -97,26 +175,36 @@ def _read(run: Cell, split: str) -> tuple[dict[str, Any], Tensor]:
     evaluation = read_json(evaluation_path(run.folder, split), scores)
     entry = {key: evaluation[key] for key in scores} | {key: summary[key] for key in costs}
     entry |= {"val_miou": summary["miou"], "seconds": summary["seconds"]}
-    entry |= training_time(run.folder / METRICS, run.config.data.batch_size)
+    entry |= training_record(run.folder / METRICS, run.config.data.batch_size)
     path = counts_path(run.folder, split)
     return entry | {"counts": f"{run.folder.name}/{path.name}"}, load_file(path)["counts"]
 
 
-def training_time(metrics: Path, batch_size: int) -> dict[str, float | None]:
-    """Seconds per step (median) and of the whole training, without validation, from a run's record.
+def training_record(metrics: Path, batch_size: int) -> dict[str, Any]:
+    """What a run's record says of its way: times without validation, and what the validations found.
 
     Args:
         metrics: the `metrics.jsonl` of the run.
         batch_size: images with labels per step.
+
+    Returns:
+        `seconds_per_step` (median), `training_seconds` (of all steps), `validations` ([step, mIoU] each).
     """
     times, total, before = [], 0.0, 0
+    validations = []
     for line in read_records(metrics):
+        if isinstance(line.get("val_miou"), float):
+            validations.append([line["step"], line["val_miou"]])
         if "images_per_s" in line:
             times.append(batch_size / line["images_per_s"])
             total += times[-1] * (line["step"] - before)
             before = line["step"]
     steady = times[1:] or times  # the first record has the warm-up
-    return {"seconds_per_step": statistics.median(steady) if steady else None, "training_seconds": total or None}
+    return {
+        "seconds_per_step": statistics.median(steady) if steady else None,
+        "training_seconds": total or None,
+        "validations": validations,
+    }
 
 
 def _done(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -142,31 +230,42 @@ def _summary(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return row | {key: done[0][key] if done else None for key in ("steps", "params", "flops", "flops_size")}
 
 
+def _pairs(
+    entries: Sequence[Mapping[str, Any]], against: Sequence[Mapping[str, Any]]
+) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """The runs of both sides by the seeds that both finished."""
+    mine, theirs = ({entry["seed"]: entry for entry in _done(side)} for side in (entries, against))
+    return [(mine[seed], theirs[seed]) for seed in sorted(mine.keys() & theirs.keys())]
+
+
 def _difference(
-    options: GridConfig,
+    confidence: float,
     entries: Sequence[Mapping[str, Any]],
     against: Sequence[Mapping[str, Any]],
-    counts: Mapping[str, Tensor],
-    teacher: float | None,
-    absent: Literal["skip", "zero"],
+    mious: Mapping[str, Tensor],
 ) -> dict[str, Any]:
-    """The row's difference from the baseline over the seeds that both finished: paired, over images, of the gap."""
-    mine, theirs = ({entry["seed"]: entry for entry in _done(side)} for side in (entries, against))
-    seeds = sorted(mine.keys() & theirs.keys())
-    if not seeds:
-        return {"pairs": 0, "difference": None, "bootstrap": None, "gap_closed": None}
-    shapes = {counts[side[seed]["folder"]].shape for seed in seeds for side in (mine, theirs)}
-    if len(shapes) > 1:
-        told = ", ".join(sorted(str(shape[0]) for shape in shapes))
-        raise ValueError(f"the runs were evaluated on different images ({told}); delete their eval_* files")
-    values, base = ([side[seed]["miou"] for seed in seeds] for side in (mine, theirs))
-    paired = paired_interval(values, base, options.confidence)
-    ours, its = (torch.stack([counts[side[seed]["folder"]] for seed in seeds]) for side in (mine, theirs))
-    images = bootstrap_interval(ours, its, options.confidence, resamples=options.resamples, absent=absent)
-    closed = None if teacher is None else gap_closed(statistics.fmean(values), statistics.fmean(base), teacher)
+    """A row's difference from another over the seeds that both finished: over the seeds, and over the images."""
+    pairs = _pairs(entries, against)
+    if not pairs:
+        return {"pairs": 0, "difference": None, "bootstrap": None}
+    values, base = ([pair[side]["miou"] for pair in pairs] for side in (0, 1))
+    differences = [a - b for a, b in zip(values, base, strict=True)]
+    _, deviation = mean_and_deviation(differences)
+    ours, its = (torch.stack([mious[pair[side]["folder"]] for pair in pairs]) for side in (0, 1))
+    needed = None if deviation is None else seeds_needed(deviation, confidence)
+    seeds = {"deviation": deviation, "sign_flip_p": sign_flip_p(differences), "seeds_needed": needed}
     return {
-        "pairs": len(seeds),
-        "difference": paired.as_dict(),
-        "bootstrap": images.as_dict(),
-        "gap_closed": closed,
+        "pairs": len(pairs),
+        "difference": paired_interval(values, base, confidence).as_dict() | seeds,
+        "bootstrap": resampled_interval(ours, its, confidence).as_dict(),
     }
+
+
+def _gap_closed(
+    entries: Sequence[Mapping[str, Any]], against: Sequence[Mapping[str, Any]], teacher: float | None
+) -> float | None:
+    pairs = _pairs(entries, against)
+    if not pairs or teacher is None:
+        return None
+    value, base = (statistics.fmean(pair[side]["miou"] for pair in pairs) for side in (0, 1))
+    return gap_closed(value, base, teacher)

@@ -1,15 +1,23 @@
-"""What a handful of runs says: spread, paired differences with intervals, bootstrap over images. Pure functions."""
+"""What a handful of runs says: spread, paired differences, Holm's correction, the seeds it takes. Pure functions."""
 
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from segdistill.metrics import class_iou
+EFFECT = 0.01
+"""The difference in mIoU that a comparison should be able to see: one point."""
+
+POWER = 0.8
+"""Probability with which it should."""
+
+MOST_SEEDS = 1000
+"""Beyond these, their number is not worked out."""
+
+ALL_FLIPS = 16
+"""Most pairs of which every combination of signs is tried."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +28,13 @@ class Interval:
         difference: the estimate.
         low: end of the interval; None where there are too few values for one.
         high: the other end.
+        p: probability of a difference at least so large, in either direction, where there is none; None likewise.
     """
 
     difference: float
     low: float | None = None
     high: float | None = None
+    p: float | None = None
 
     @property
     def within_noise(self) -> bool | None:
@@ -106,7 +116,7 @@ def t_quantile(confidence: float, freedom: int) -> float:
 
 
 def paired_interval(values: Sequence[float], baseline: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean of the differences of pairs, with Student's confidence interval.
+    """Mean of the differences of pairs, with Student's confidence interval and the p of Student's test.
 
     Runs of one seed share their first weights, images and augmentation, so that pairs differ by the method alone.
 
@@ -126,75 +136,112 @@ def paired_interval(values: Sequence[float], baseline: Sequence[float], confiden
     mean, deviation = mean_and_deviation([a - b for a, b in zip(values, baseline, strict=True)])
     if deviation is None:
         return Interval(mean)
-    half = t_quantile(confidence, len(values) - 1) * deviation / math.sqrt(len(values))
-    return Interval(mean, mean - half, mean + half)
+    error, freedom = deviation / math.sqrt(len(values)), len(values) - 1
+    half = t_quantile(confidence, freedom) * error
+    p = 1 - t_coverage(abs(mean) / error, freedom) if error else float(mean == 0)
+    return Interval(mean, mean - half, mean + half, p)
 
 
-def mean_iou(counts: Tensor, absent: Literal["skip", "zero"] = "skip") -> Tensor:
-    """Mean IoU of summed counts.
+def sign_flip_p(differences: Sequence[float]) -> float:
+    """The p of paired differences without any assumption on their distribution: how many signs give as large a mean.
 
-    Args:
-        counts: (…,3,C), as `image_counts` gives them, summed over images.
-        absent: whether classes that are neither in the truth nor in the prediction leave the mean or count as 0.
-
-    Returns:
-        (…) float64.
-
-    >>> mean_iou(torch.tensor([[3, 4, 0], [4, 4, 0], [3, 5, 0]])).item()
-    0.775
-    """
-    iou = class_iou(counts)
-    return iou.nanmean(-1) if absent == "skip" else iou.nan_to_num(0).mean(-1)
-
-
-def bootstrap_interval(
-    counts: Tensor,
-    baseline: Tensor,
-    confidence: float = 0.95,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-    absent: Literal["skip", "zero"] = "skip",
-) -> Interval:
-    """Difference in mean IoU, with a percentile interval over resampled images.
-
-    The same images are drawn for both sides and for all seeds; the difference is the mean over the seeds. It says how
-    much hangs on the choice of these images, not on that of the seeds; images that resemble each other, such as frames
-    of one video, make it too narrow.
+    Where the method changes nothing, each difference might as well have had the other sign. So p is at least 2/2ⁿ.
 
     Args:
-        counts: (S,N,3,C), of S seeds on N images, as `image_counts` gives them; images without labels do not count.
-        baseline: of the same seeds and images.
-        confidence: of the interval.
-        resamples: how often N images are drawn.
-        seed: of the draws.
-        absent: as for `mean_iou`.
-
-    Raises:
-        ValueError: if the shapes differ.
+        differences: of n pairs; of more than 16, 65536 combinations of signs are drawn instead of trying all.
 
     Source:
-        Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
+        Fisher, The Design of Experiments, 1935, section 21.
+
+    >>> sign_flip_p([1.0, 2.0, 3.0])
+    0.25
     """
-    if counts.shape != baseline.shape or counts.dim() != 4:
-        raise ValueError(f"counts: expected twice (S,N,3,C), got {tuple(counts.shape)} and {tuple(baseline.shape)}")
-    labelled = (counts[:, :, 1] + baseline[:, :, 1]).sum((0, 2)) > 0  # a draw of nothing but others has no mean IoU
-    counts, baseline = counts[:, labelled], baseline[:, labelled]
-    images = counts.shape[1]
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(images, (resamples, images), generator=generator)
-    times = torch.zeros(resamples, images, dtype=torch.float64)
-    times.scatter_add_(1, drawn, torch.ones_like(times))
+    values = np.asarray(differences, np.float64)
+    count = len(values)
+    if count <= ALL_FLIPS:
+        flips = np.arange(2**count)[:, None] >> np.arange(count) & 1
+    else:
+        flips = np.random.default_rng(0).integers(2, size=(2**ALL_FLIPS, count))
+        flips[0] = 0  # the signs as they are
+    sums = np.abs((1 - 2 * flips) @ values)
+    return float((sums >= abs(values.sum()) - 1e-12 * np.abs(values).sum()).mean())  # same numbers, other rounding
 
-    def per_resample(side: Tensor) -> Tensor:
-        summed = torch.einsum("bn,snkc->sbkc", times, side.double())
-        return mean_iou(summed, absent).mean(0)
 
-    tail = (1 - confidence) / 2
-    differences = per_resample(counts) - per_resample(baseline)
-    low, high = differences.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    estimate = (mean_iou(counts.sum(1), absent) - mean_iou(baseline.sum(1), absent)).mean().item()
-    return Interval(estimate, low, high)
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """Holm's adjusted p values: below α, with a probability of at most α, if any of the hypotheses that hold.
+
+    Args:
+        values: p of each comparison; None: there is none, and it does not count.
+
+    Source:
+        Holm, A simple sequentially rejective multiple test procedure, 1979.
+
+    >>> [round(p, 6) for p in holm([0.01, 0.04, 0.03, 0.005])]
+    [0.03, 0.06, 0.06, 0.02]
+    """
+    ranked = sorted((p, place) for place, p in enumerate(values) if p is not None)
+    adjusted: list[float | None] = [None] * len(values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(ranked):
+        adjusted[place] = largest = max(largest, min(1.0, (len(ranked) - rank) * p))
+    return adjusted
+
+
+def paired_power(pairs: int, effect: float, confidence: float = 0.95) -> float:
+    """Probability that the t test of paired differences finds an effect, in either direction.
+
+    Args:
+        pairs: how many, at least 2.
+        effect: the true mean of the differences over their true deviation.
+        confidence: of the test.
+
+    Source:
+        Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988, chapter 2. The noncentral t distribution is
+        integrated over the deviation that is found: given it, the mean is normal.
+    """
+    freedom, shift = pairs - 1, effect * math.sqrt(pairs)
+    t = t_quantile(confidence, freedom)
+    scale = math.log(2) + freedom / 2 * math.log(freedom / 2) - math.lgamma(freedom / 2)
+    low, high = (max(0.0, 1 + side * 12 / math.sqrt(2 * freedom)) for side in (-1, 1))
+    intervals = 800
+    total = 0.0
+    for k in range(intervals + 1):
+        found = low + (high - low) * k / intervals
+        if found == 0:
+            density = math.exp(scale) if freedom == 1 else 0.0
+        else:
+            density = math.exp(scale + (freedom - 1) * math.log(found) - freedom * found**2 / 2)
+        tails = math.erfc((t * found - shift) / math.sqrt(2)) + math.erfc((t * found + shift) / math.sqrt(2))
+        total += (1 if k in (0, intervals) else 4 if k % 2 else 2) * density * tails / 2  # Simpson's rule
+    return min(1.0, total * (high - low) / intervals / 3)
+
+
+def seeds_needed(deviation: float, confidence: float = 0.95, *, effect: float = EFFECT) -> int | None:
+    """How many seeds it takes to find an effect with a probability of 80 %; None if it is more than 1000.
+
+    Args:
+        deviation: of the paired differences.
+        confidence: of the test.
+        effect: the difference that is to be found.
+
+    >>> seeds_needed(0.01), seeds_needed(0.005)
+    (10, 5)
+    """
+    if deviation <= 0:
+        return 2
+
+    def finds(pairs: int) -> bool:
+        return paired_power(pairs, effect / deviation, confidence) >= POWER
+
+    low, high = 1, 2
+    while not finds(high):
+        if high >= MOST_SEEDS:
+            return None
+        low, high = high, min(2 * high, MOST_SEEDS)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if finds(middle) else (middle, high)
+    return high
 
 
 def gap_closed(value: float, baseline: float, teacher: float) -> float | None:

@@ -6,13 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segdistill.engine.presets import in_words
+from segdistill.comparison.notes import Comparison, notes, verdict
+from segdistill.comparison.statistics import MOST_SEEDS
 from segdistill.engine.run_folder import write_text
 
-Comparison = Mapping[str, Any]
-
-TEXTS = ("data", "student", "method", "verdict")
+TEXTS = ("data", "labels", "student", "method", "verdict")
 """Columns that are not figures."""
+
+PLACES = {"data": "data", "labelled": "labels", "student": "student"}
+"""Entries of a row that say what it is of, each a column where rows differ in it."""
+
+TESTS = ("p seeds", "p images", "seeds for +1")
+"""Columns on how sure a difference is."""
 
 COSTS = ("steps", "s/step", "memory MB", "params M", "GFLOPs")
 """Columns that say what a row cost."""
@@ -33,59 +38,46 @@ def write_tables(result: Comparison, folder: Path) -> None:
 
 
 def cells(result: Comparison) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows: each teacher, then the methods of each student.
+    """The header and the rows: each teacher, then the methods of each student, held against the baseline.
 
     Args:
         result: what `gather` returned.
     """
-    several = {key: len({row[key] for row in result["rows"]}) > 1 for key in ("data", "student")}
-    percent = f"{100 * result['confidence']:g} %"
-    header = [
-        *(["data"] if several["data"] else []),
-        *(["student"] if several["student"] else []),
-        "method",
-        f"{result['split']} mIoU %",
-        "difference",
-        f"over seeds {percent}",
-        f"over images {percent}",
-        "verdict",
-        "gap closed",
-        *COSTS,
-    ]
+    places = _places(result)
+    score = f"{result['split']} mIoU %"
+    header = [*places.values(), "method", score, *_differences(result), "gap closed", *COSTS]
     lines = []
     for data, teacher in result["teachers"].items():
-        lines.append([*_place(several, data, teacher["network"]), "teacher", _percent(teacher["miou"]), *["–"] * 8])
+        at = {"data": data, "labelled": None, "student": teacher["network"]}
+        unknown = ["–"] * (len(header) - len(places) - 4)
+        lines.append([*(at[key] or "–" for key in places), "teacher", _percent(teacher["miou"]), *unknown])
         lines[-1] += [_scaled(teacher["params"], 1e6, 2), _scaled(teacher["flops"], 1e9, 1)]
     for row in result["rows"]:
-        lines.append([*_place(several, row["data"], row["student"]), *_row(row)])
+        told = _difference(row, result["confidence"], "baseline" if row["baseline"] else "–")
+        closed = "–" if row["gap_closed"] is None else f"{100 * row['gap_closed']:.0f} %"
+        lines.append([*_place(row, places), row["method"], _score(row), *told, closed, *_costs(row)])
     return header, lines
 
 
-def notes(result: Comparison, *, costs: bool = True) -> list[str]:
-    """What the table needs said below it, and the line of each run that failed.
+def against_cells(result: Comparison) -> tuple[list[str], list[list[str]]] | None:
+    """The header and the rows of the methods held against the one that was named; None where none was.
 
     Args:
         result: what `gather` returned.
-        costs: whether the table has the columns of costs.
     """
-    seeds = result["seeds"]
-    lines = [
-        f"mIoU: mean ± standard deviation over {len(seeds)} seed{'s' * (len(seeds) != 1)} of the student that was best "
-        f"on val. Difference from {result['baseline']}, with two intervals: over seeds, Student's t on pairs of one "
-        f"seed; over images, bootstrap of {result['resamples']} resamples. The verdict is that over seeds.",
+    if result["against"] is None:
+        return None
+    places = _places(result)
+    rows = [row for row in result["rows"] if not row["baseline"] and row["method"] != result["against"]]
+    header = [*places.values(), "method", *_differences(result)]
+    return header, [
+        [*_place(row, places), row["method"], *_difference(row["against"], result["confidence"])] for row in rows
     ]
-    protocols = {in_words(protocol) for protocol in result.get("protocols", {}).values()}  # none in an older file
-    lines += [f"{line[0].upper()}{line[1:]}." for line in sorted(protocols)]
-    if result["budget"] == "seconds":
-        lines.append(f"Budget: {result['seconds']:g} s of training per run, as steps of the time measured before.")
-    if costs and result["jobs"] > 1:
-        lines.append(f"Times and memory with {result['jobs']} runs at a time.")
-    few = {row["pairs"] for row in result["rows"] if 0 < row["pairs"] < len(seeds)}
-    if few:
-        lines.append(f"Differences are over the seeds that both finished, in some rows {min(few)} only.")
-    sizes = {tuple(row["flops_size"]) for row in result["rows"] if row["flops_size"] and costs}
-    lines += [f"GFLOPs of one image of {height}×{width}." for height, width in sorted(sizes)]
-    return lines + [f"failed: {error}" for row in result["rows"] for error in row["errors"]]
+
+
+def _differences(result: Comparison) -> list[str]:
+    percent = f"{100 * result['confidence']:g} %"
+    return ["difference", f"over seeds {percent}", f"over images {percent}", *TESTS[:2], "verdict", TESTS[2]]
 
 
 def figures(result: Comparison) -> list[list[Any]]:
@@ -96,72 +88,100 @@ def figures(result: Comparison) -> list[list[Any]]:
     """
     plain = ["miou", "miou_deviation", "macc", "pixel_accuracy", "val_miou"]
     costs = ["gap_closed", "steps", "seconds_per_step", "training_seconds", "peak_memory", "params", "flops"]
-    ranges = [f"{kind}{end}" for kind in ("difference", "bootstrap") for end in ("", "_low", "_high", "_within_noise")]
-    table: list[list[Any]] = [["data", "student", "method", "seeds", *plain, *ranges, *costs, "errors"]]
+    ends = {"difference": "", "low": "_low", "high": "_high", "within_noise": "_within_noise", "p": "_p"}
+    ends["holm"] = "_p_holm"
+    seeds = ("sign_flip_p", "seeds_needed")
+    sides = ["", *(["against_"] if result["against"] is not None else [])]
+    kinds = ("difference", "bootstrap")
+    ranges = [f"{s}{k}{end}" for s in sides for k in kinds for end in (*ends.values(), *(f"_{key}" for key in seeds))]
+    ranges = [name for name in ranges if not name.endswith(tuple(f"bootstrap_{key}" for key in seeds))]
+    table: list[list[Any]] = [["data", "labelled", "student", "method", "seeds", *plain, *ranges, *costs, "errors"]]
     for data, teacher in result["teachers"].items():
-        row = [data, teacher["network"], "teacher", "", *(teacher.get(key) for key in plain), *([None] * len(ranges))]
-        table.append([*row, *(teacher.get(key) for key in costs), ""])
+        row = [data, None, teacher["network"], "teacher", "", *(teacher.get(key) for key in plain)]
+        table.append([*row, *([None] * len(ranges)), *(teacher.get(key) for key in costs), ""])
     for row in result["rows"]:
-        table.append(
-            [row["data"], row["student"], row["method"], " ".join(map(str, row["seeds"])), *(row[key] for key in plain)]
-        )
-        for kind in ("difference", "bootstrap"):
-            values = row[kind] or {}
-            table[-1] += [values.get(key) for key in ("difference", "low", "high", "within_noise")]
+        place = [row["data"], row["labelled"], row["student"], row["method"], " ".join(map(str, row["seeds"]))]
+        table.append([*place, *(row[key] for key in plain)])
+        for side in (row, row["against"])[: len(sides)]:
+            for kind in kinds:
+                values = side[kind] or {}
+                table[-1] += [values.get(key) for key in (*ends, *(seeds if kind == "difference" else ()))]
         table[-1] += [*(row[key] for key in costs), "; ".join(row["errors"])]
     return table
 
 
 def markdown(result: Comparison) -> str:
-    """The table in Markdown, with its notes.
+    """The tables in Markdown, with their notes.
 
     Args:
         result: what `gather` returned.
     """
-    header, rows = cells(result)
-    lines = [header, ["---" if name in TEXTS else "---:" for name in header], *rows]
-    table = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
-    return f"{table}\n\n" + "\n".join(f"- {note}" for note in notes(result)) + "\n"
+
+    def table(header: list[str], rows: list[list[str]]) -> str:
+        lines = [header, ["---" if name in TEXTS else "---:" for name in header], *rows]
+        return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+    told = against_cells(result)
+    parts = [table(*cells(result)), "\n".join(f"- {note}" for note in notes(result))]
+    parts[1:1] = [] if told is None else [f"Against {result['against']}:", table(*told)]
+    return "\n\n".join(parts) + "\n"
 
 
 def latex(result: Comparison) -> str:
-    """The table in LaTeX, for the package booktabs, with its notes as comments.
+    """The tables in LaTeX, for the package booktabs, with their notes as comments.
 
     Args:
         result: what `gather` returned.
     """
-    header, rows = cells(result)
-    lines = [" & ".join(map(_escape, line)) + r" \\" for line in (header, *rows)]
-    table = [
-        rf"\begin{{tabular}}{{{''.join('l' if name in TEXTS else 'r' for name in header)}}}",
-        r"\toprule",
-        lines[0],
-        r"\midrule",
-        *lines[1:],
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join([*(f"% {note}" for note in notes(result)), *table]) + "\n"
+
+    def table(header: list[str], rows: list[list[str]]) -> list[str]:
+        lines = [" & ".join(map(_escape, line)) + r" \\" for line in (header, *rows)]
+        columns = "".join("l" if name in TEXTS else "r" for name in header)
+        start = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
+        return [*start, *lines[1:], r"\bottomrule", r"\end{tabular}"]
+
+    told = against_cells(result)
+    second = [] if told is None else ["", f"% Against {result['against']}:", *table(*told)]
+    return "\n".join([*(f"% {note}" for note in notes(result)), *table(*cells(result)), *second]) + "\n"
 
 
-def _place(several: Mapping[str, bool], data: str, student: str) -> list[str]:
-    return [*([data] if several["data"] else []), *([student] if several["student"] else [])]
+def _places(result: Comparison) -> dict[str, str]:
+    """Those entries in which rows differ, with the names of their columns."""
+    return {key: name for key, name in PLACES.items() if len({row[key] for row in result["rows"]}) > 1}
 
 
-def _row(row: Mapping[str, Any]) -> list[str]:
+def _place(row: Mapping[str, Any], places: Mapping[str, str]) -> list[str]:
+    return [str(row[key]) for key in places]
+
+
+def _score(row: Mapping[str, Any]) -> str:
     score = _percent(row["miou"])
     if row["miou"] is not None and row["miou_deviation"] is not None:
         score += f" ± {_percent(row['miou_deviation'])}"
     if row["errors"]:
         score += f" ({len(row['errors'])} of {row['runs']} failed)"
+    return score
+
+
+def _difference(found: Mapping[str, Any], confidence: float, absent: str = "–") -> list[str]:
+    """The cells on a difference, in the order of `_differences`."""
+    seeds, images = found["difference"], found["bootstrap"]
+    needed = "–"
+    if seeds is not None and seeds["deviation"] is not None:
+        needed = f"> {MOST_SEEDS}" if seeds["seeds_needed"] is None else str(seeds["seeds_needed"])
     return [
-        row["method"],
-        score,
-        "–" if row["difference"] is None else f"{100 * row['difference']['difference']:+.2f}",
-        _interval(row["difference"]),
-        _interval(row["bootstrap"]),
-        verdict(row),
-        "–" if row["gap_closed"] is None else f"{100 * row['gap_closed']:.0f} %",
+        "–" if seeds is None else f"{100 * seeds['difference']:+.2f}",
+        _interval(seeds),
+        _interval(images),
+        _probability(seeds),
+        _probability(images),
+        absent if seeds is None else verdict(seeds, confidence),
+        needed,
+    ]
+
+
+def _costs(row: Mapping[str, Any]) -> list[str]:
+    return [
         "–" if row["steps"] is None else str(row["steps"]),
         _scaled(row["seconds_per_step"], 1, 3),
         _scaled(row["peak_memory"], 2**20, 0),
@@ -170,22 +190,9 @@ def _row(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def verdict(row: Mapping[str, Any]) -> str:
-    """What may be said of a row's difference over the seeds, in a word or two.
-
-    Args:
-        row: of a comparison.
-    """
-    if row["baseline"]:
-        return "baseline"
-    difference = row["difference"]
-    if difference is None:
-        return "–"
-    if difference["within_noise"] is None:
-        return "one seed"
-    if difference["within_noise"]:
-        return "within noise"
-    return "better" if difference["difference"] > 0 else "worse"
+def _probability(values: Mapping[str, Any] | None) -> str:
+    p = None if values is None else values["holm"]
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _interval(values: Mapping[str, float | None] | None) -> str:

@@ -10,7 +10,7 @@ from segdistill.comparison.result import counts_path, evaluation_path
 from segdistill.engine.build import build_split
 from segdistill.engine.config import Config
 from segdistill.engine.evaluate import evaluate, evaluate_run
-from segdistill.engine.forecast import forecast
+from segdistill.engine.forecast import time_steps
 from segdistill.engine.lock import locked
 from segdistill.engine.loop import distill
 from segdistill.engine.run_folder import STUDENT, SUMMARY, read_json, write_atomically, write_json
@@ -88,12 +88,12 @@ def evaluate_teacher(config: Config, split: str) -> dict[str, Any]:
     return {**facts, **{key: result[key] for key in ("miou", "macc", "pixel_accuracy", "iou")}}
 
 
-def measure(config: Config, seconds: float) -> float:
-    """Seconds per step of a run.
+def measure(config: Config, folder: Path, seconds: float) -> float:
+    """Seconds per step of a run; with `teacher.cache`, which is filled first, of cached steps, as the run has them.
 
     Args:
         config: of the run.
+        folder: of the run.
         seconds: how long at least it is timed.
     """
-    result: float = forecast(config, steps=MEASURED_STEPS, seconds=seconds)["seconds_per_step"]
-    return result
+    return time_steps(config, folder, steps=MEASURED_STEPS, seconds=seconds)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from segdistill.data.dataset import SPLITS, MissingMasks, SegmentationDataset
+from segdistill.data.groups import SharedSequences
 from segdistill.data.packed import PackedDataset
 from segdistill.data.records import Record, RecordStore, read_records
 from segdistill.data.sets import build_dataset
@@ -265,11 +266,19 @@ def check_data(
 
 
 def _check_split(
-    name: str, split: str, options: dict[str, Any], packed: str | None = None, **how: Any
+    name: str,
+    split: str,
+    options: dict[str, Any],
+    packed: str | None = None,
+    shared: SharedSequences | None = None,
+    **how: Any,
 ) -> DatasetReport:
     dataset, problems = open_split(name, split, options, packed)
     report = check_dataset(dataset, split=split, **how)
     report.problems = problems + report.problems
+    if shared is not None:
+        shared.add(split, dataset.names)
+        report.remarks += shared.lines(split)
     return report
 
 
@@ -300,6 +309,7 @@ def check_splits(
     options: dict[str, Any],
     *,
     packed: str | None = None,
+    groups: str | None = None,
     workers: int = 0,
     records: Path | None = None,
     progress: Callable[[str], AbstractContextManager[Callable[[int, int], None]]] | None = None,
@@ -312,19 +322,20 @@ def check_splits(
         name: as in `list_datasets()`.
         options: of the data set.
         packed: folder of a pack whose images are checked instead of the files.
+        groups: pattern of the images' sequences, as `data.groups`; those that are in two splits are named.
         workers: processes that read; 0: this one.
         records: file in which what was found is kept, image by image.
         progress: called with a split's name; a context that gives a function of (items done, items in all).
     """
     found: dict[str, DatasetReport | str] = {}
-    copies = Copies()
+    copies, shared = Copies(), None if groups is None else SharedSequences(groups)
     settings = {"name": name, **options}
     with RecordStore(records, settings) if records is not None else nullcontext() as store:
         for split in SPLITS:
             try:
                 with progress(split) if progress is not None else nullcontext() as told:
                     how = {"progress": told, "workers": workers, "store": store, "copies": copies}
-                    report = _check_split(name, split, options, packed, **how)
+                    report = _check_split(name, split, options, packed, shared, **how)
             except ValueError as error:
                 found[split] = str(error)
                 continue

@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -133,11 +134,18 @@ def choose_listed(path: Path, found: Mapping[str, Item], ending: str = "") -> Ma
 
 
 def choose_fraction(
-    found: Mapping[str, Item], split: str, val_fraction: float, test_fraction: float, seed: int, hint: str
+    found: Mapping[str, Item],
+    split: str,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    hint: str,
+    sequences: Sequence[str] | None = None,
 ) -> Mapping[str, Item]:
     """The entries of a split where nothing says which is which: ranked by a hash of their names.
 
-    It is the same on every machine, and a new image hardly moves the others.
+    It is the same on every machine, and a new image hardly moves the others. With sequences, those are ranked and go
+    into one split as a whole, as many as come nearest to the fraction of the images.
 
     Args:
         found: what there is, by name.
@@ -146,15 +154,46 @@ def choose_fraction(
         test_fraction: share of `test`.
         seed: of the ranks.
         hint: what to do for a split without a fraction.
+        sequences: that of each entry.
 
     Raises:
-        ValueError: if the fractions leave nothing for `train`, or the split has none.
+        ValueError: if the fractions leave nothing for `train`, or the split has none, or the sequences are too few.
     """
     if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
         raise ValueError(f"val_fraction {val_fraction} and test_fraction {test_fraction} must leave some for train")
     fractions = {"val": val_fraction, "test": test_fraction}
     check_split(split, ["train", *(name for name, part in fractions.items() if part)], hint)
-    ranked = sorted(found, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
+    if sequences is not None:
+        chosen = _whole_sequences(dict(zip(found, sequences, strict=True)), fractions, seed)
+        return _only(found, [name for name in sorted(found) if chosen[name] == split])
+    ranked = _ranked(found, seed)
     val, test = (max(1, round(part * len(ranked))) if part else 0 for part in fractions.values())
     parts = {"val": ranked[:val], "test": ranked[val : val + test], "train": ranked[val + test :]}
     return _only(found, sorted(parts[split]))
+
+
+def _ranked(names: Iterable[str], seed: int) -> list[str]:
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
+
+
+def _whole_sequences(sequence_of: Mapping[str, str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
+    """The split of each entry; all of a sequence are in one."""
+    sizes = Counter(sequence_of.values())
+    needed = 1 + sum(part > 0 for part in fractions.values())
+    if len(sizes) < needed:
+        raise ValueError(
+            f"data.groups: {len(sizes)} sequence{'s' * (len(sizes) != 1)} ({', '.join(list(sizes)[:3])}) cannot be "
+            f"shared out among {needed} splits; leave data.groups out, or make the splits by folders or lists"
+        )
+    ranked = _ranked(sizes, seed)
+    splits: dict[str, str] = {}
+    for split, part in fractions.items():
+        wanted, count = part * len(sequence_of), 0
+        left = needed - 1 - len(set(splits.values()))  # that the splits after this one need, train among them
+        while part and len(ranked) > left:
+            size = sizes[ranked[0]]
+            if count and abs(count + size - wanted) >= wanted - count:
+                break
+            count += size
+            splits[ranked.pop(0)] = split
+    return {name: splits.get(sequence, "train") for name, sequence in sequence_of.items()}

@@ -9,6 +9,7 @@ from pydantic import Field
 from segdistill._options import refuse_unknown
 from segdistill._types import Size
 from segdistill.data.augmentations import augmentation
+from segdistill.data.groups import check_pattern
 from segdistill.data.sets import SETS
 from segdistill.engine.section import Open, Section
 
@@ -98,6 +99,11 @@ class DataConfig(Open):
     packed: str | None = None
     """Folder that `segdistill data pack` has written of these data: images are read from there, already decoded, and
     the data set's files are not needed. What is trained is the same to the last bit."""
+    groups: str | None = None
+    """Which images belong together, such as the frames of one video: a regular expression that is searched for in their
+    names, with the sequence in parentheses, as `^([^_]+)_` for CamVid's `0001TP_006690`. A comparison then draws whole
+    sequences for its intervals over images, `segdistill data check` names sequences that are in two splits, and
+    `folder` makes its splits of whole ones."""
     batch_size: int = Field(8, gt=0)
     """Labelled images in the batch of one step, of all processes together; `train.accumulate` splits it further."""
     workers: int = Field(2, ge=0)
@@ -126,6 +132,11 @@ class DataConfig(Open):
         if isinstance(given, Mapping) and given.get("augmentation") is not None:
             return {**augmentation(given["augmentation"]), **given}
         return given
+
+    @pydantic.field_validator("groups")
+    @classmethod
+    def _check_groups(cls, value: str | None) -> str | None:
+        return None if value is None else check_pattern(value)
 
     @pydantic.field_validator("photometric")
     @classmethod
@@ -172,7 +183,14 @@ class DataConfig(Open):
         options = self.extra_keys
         if self.size is not None and self._draws_any_size:
             options["size"] = self.size
+        if self.groups is not None and self.groups_choose:
+            options["groups"] = self.groups
         return options
+
+    @property
+    def groups_choose(self) -> bool:
+        """Whether the data set makes its splits of whole sequences, so that `groups` says what is trained on."""
+        return "groups" in SETS.options(self.name).model_fields
 
     @property
     def images_per_step(self) -> int:

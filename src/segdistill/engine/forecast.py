@@ -31,7 +31,9 @@ class Enough(Exception):  # noqa: N818 -- it is no error
 
 
 class Rehearsal(Training):
-    """A run that leaves nothing behind."""
+    """A run that leaves nothing behind; only a cache that the run itself would fill, and only if it is told to."""
+
+    fills = False
 
     def save(self) -> None:
         """Write nothing: the run was asked to stop."""
@@ -45,7 +47,9 @@ class Rehearsal(Training):
             weights.fill_(1)
 
     def fill_cache(self) -> None:
-        """Fill nothing: the teacher runs."""
+        """Fill nothing, and the teacher runs; or fill what the run would, so that steps are timed as they will be."""
+        if self.fills:
+            super().fill_cache()
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """One more micro-batch, on the run's device."""
@@ -113,13 +117,15 @@ class Notes(Recorder):
     def __init__(self, steps: int, seconds: float, last: int):
         super().__init__(None, last, 0)
         self.fewest, self.most = min(steps, last), min(max(steps, MOST if steps > 1 else 1), last)
-        self.until = time.monotonic() + seconds
+        self.seconds, self.until = seconds, math.inf
         self.rates: list[float] = []
         """Of each step, in images per second."""
 
     def step(self, step: int, numbers: Mapping[str, float]) -> None:
         """Keep one step's rate."""
         super().step(step, numbers)
+        if not self.rates:  # not before: filling a cache takes time of its own
+            self.until = time.monotonic() + self.seconds
         self.rates.append(numbers["images_per_s"])
         enough = step >= self.most or (step >= self.fewest and settled([1 / rate for rate in self.rates]))
         if step == self.steps or (enough and time.monotonic() >= self.until):
@@ -157,20 +163,15 @@ def forecast(
         ValueError: as for `distill`.
     """
     config = load_config(config, overrides)
-    quiet = {"log_every": 1, "eval_every": 0, "save_every": 0, "gradient_samples": 0, "tensorboard": False}
-    short = config.model_copy(update={"train": config.train.model_copy(update=quiet)})
     with runtime(config.train.device, config.train.precision, config.train.threads) as run:
         if run.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(run.device)
-        training = Rehearsal(short, run, default_folder(config, student), student=student, teacher=teacher)
-        training.recorder = notes = Notes(steps, seconds, training.cfg.steps)
+        training = Rehearsal(_quiet(config), run, default_folder(config, student), student=student, teacher=teacher)
         try:
-            with suppress(Enough):
-                train(training)
+            cold, step_time = _step_time(training, steps, seconds)
             peak = peak_memory(run.device)
             images, target = training.batch()
             terms = _terms(training, images, target)
-            cold, step_time = cold_and_steady([config.data.batch_size / rate for rate in notes.rates])
             cold_image, image_time = _image_time(training)
             return {
                 "seconds_per_step": step_time,
@@ -190,6 +191,42 @@ def forecast(
             }
         finally:
             training.close()
+
+
+def time_steps(config: Config, folder: Path, *, steps: int, seconds: float) -> float:
+    """Seconds per step of a run, from a few of its steps; with `teacher.cache` they are cached as in the run.
+
+    Args:
+        config: of the run.
+        folder: of the run; nothing is written there.
+        steps: how many at least; the first one warms up and is not timed.
+        seconds: how long at least.
+
+    Raises:
+        ValueError: as for `distill`.
+    """
+    with runtime(config.train.device, config.train.precision, config.train.threads) as run:
+        training = Rehearsal(_quiet(config), run, folder)
+        training.fills = True
+        try:
+            return _step_time(training, steps, seconds)[1]
+        finally:
+            training.close()
+
+
+def _quiet(config: Config) -> Config:
+    """The same run, of which each step is recorded and nothing else is done."""
+    quiet = {"log_every": 1, "eval_every": 0, "save_every": 0, "gradient_samples": 0, "tensorboard": False}
+    return config.model_copy(update={"train": config.train.model_copy(update=quiet)})
+
+
+def _step_time(training: Rehearsal, steps: int, seconds: float) -> tuple[float, float]:
+    """Train at least so many steps, and so long; returns what the first ones cost more, and the time of one."""
+    config = training.config
+    training.recorder = notes = Notes(steps, seconds, training.cfg.steps)
+    with suppress(Enough):
+        train(training)
+    return cold_and_steady([config.data.batch_size / rate for rate in notes.rates])
 
 
 def _whole(config: Config, step_time: float, validation: float, cold: float) -> dict[str, Any]:

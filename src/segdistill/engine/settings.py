@@ -73,13 +73,25 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): tree}
 
 
+def all_settings(config: Config) -> dict[str, Any]:
+    """The settings of a run by dotted name, without `data.groups` where it says nothing of what a run does.
+
+    Args:
+        config: of the run.
+    """
+    settings = flat(config.model_dump(mode="json"))
+    if not config.data.groups_choose:
+        settings.pop("data.groups", None)
+    return settings
+
+
 def fixed_settings(config: Config) -> dict[str, Any]:
     """The settings of a run that are not free to change, by dotted name.
 
     Args:
         config: of the run.
     """
-    settings = {key: value for key, value in flat(config.model_dump(mode="json")).items() if key not in FREE_TO_CHANGE}
+    settings = {key: value for key, value in all_settings(config).items() if key not in FREE_TO_CHANGE}
     for key in settings:
         if unnumbered(key) == "teacher.cache":  # where it lies says nothing; the run looks into it when it is opened
             settings[key] = settings[key] is not None

@@ -8,6 +8,7 @@ from segdistill.comparison.result import COMPARISON, FORMAT
 from segdistill.engine.run_folder import make_folder, stored_json, write_text
 from segdistill.report import curves, panels
 from segdistill.report.classes import Matrix, class_rows, improvement, largest_changes, stored_confusions
+from segdistill.report.comparison import draw_comparison
 from segdistill.report.figures import Album, Format, style
 from segdistill.report.formats import draw_formats, stored_formats
 from segdistill.report.gradients import gradients
@@ -61,9 +62,14 @@ def write_report(
     make_folder(folder)
     album = Album(folder / FIGURES, figures)
     content = Content(study, class_rows(study, study.focus))
-    tables = [stored_json(Path(run).expanduser() / COMPARISON) for run in runs]
-    content.comparisons = [table for table in tables if table.get("format") == FORMAT]
-    if len(content.comparisons) < sum(map(bool, tables)):
+    folders = [Path(run).expanduser() for run in runs]
+    tables = {folder: table for folder in folders if (table := stored_json(folder / COMPARISON))}
+    whole = {folder: table for folder, table in tables.items() if table.get("format") == FORMAT}
+    content.comparisons = [
+        draw_comparison(album, table, folder, f"compare{number or ''}")
+        for number, (folder, table) in enumerate(whole.items())
+    ]
+    if len(whole) < len(tables):
         study.notes.append(f"No verdicts: {COMPARISON} is not of this version; run the comparison's command again.")
     content.curves = curves.curves(album, study)
     content.gradients = gradients(album, study)

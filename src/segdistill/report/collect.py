@@ -13,7 +13,7 @@ from segdistill.comparison.statistics import mean_and_deviation
 from segdistill.engine.config import load_config, read_config
 from segdistill.engine.record import read_records
 from segdistill.engine.run_folder import CONFIG, ENVIRONMENT, METRICS, STUDENT, SUMMARY, stored_json
-from segdistill.engine.settings import flat
+from segdistill.engine.settings import all_settings, flat
 
 SCORES = ("miou", "macc", "pixel_accuracy")
 COSTS = ("lr", "grad_norm", "images_per_s", "data_wait", "memory_mb")
@@ -142,7 +142,7 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """The configuration as `key.sub` → value, with the defaults of settings that are newer than the run."""
         with suppress(ValueError):
-            return flat(load_config(self.config).model_dump(mode="json"))
+            return all_settings(load_config(self.config))
         return flat(self.config)
 
     @property

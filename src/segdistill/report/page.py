@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from segdistill._version import __version__
-from segdistill.comparison.table import COSTS, TEXTS, Comparison, cells, notes
+from segdistill.comparison.notes import notes
+from segdistill.comparison.table import COSTS, TEXTS, against_cells, cells
 from segdistill.engine.presets import in_words
 from segdistill.report.classes import ClassRow, gain_table
 from segdistill.report.collect import SCORES, Run, Spread
+from segdistill.report.comparison import Compared
 from segdistill.report.curves import LINES
 from segdistill.report.figures import Drawing, signed
 from segdistill.report.pictures import BOTH, BROKEN, FIXED, Card
@@ -26,7 +28,7 @@ class Content:
 
     study: Study
     rows: list[ClassRow]
-    comparisons: list[Comparison] = field(default_factory=list)
+    comparisons: list[Compared] = field(default_factory=list)
     curves: list[Drawing] = field(default_factory=list)
     gradients: list[Drawing] = field(default_factory=list)
     classes: list[Drawing] = field(default_factory=list)
@@ -184,14 +186,24 @@ def _line(study: Study, group: Group) -> dict[str, Any]:
     }
 
 
-def _verdicts(result: Comparison) -> dict[str, Any]:
-    """A comparison's own table, without the columns of costs that the page has elsewhere."""
+def _verdicts(compared: Compared) -> dict[str, Any]:
+    """A comparison's own tables, without the columns of costs that the page has elsewhere, and its figures."""
+    result = compared.result
     header, rows = cells(result)
+    tables = [_table(f"against {result['baseline']}", header[: -len(COSTS)], [row[: -len(COSTS)] for row in rows])]
+    against = against_cells(result)
+    if against is not None:
+        tables.append(_table(f"against {result['against']}", *against))
     return {
-        "columns": [(name, name not in TEXTS) for name in header[: -len(COSTS)]],
-        "rows": [row[: -len(COSTS)] for row in rows],
-        "notes": notes(result, costs=False),
+        "tables": tables,
+        "notes": [*notes(result, costs=False), *compared.remarks],
+        "drawings": compared.drawings,
+        "methods": compared.methods,
     }
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, Any]:
+    return {"title": title, "columns": [(name, name not in TEXTS) for name in header], "rows": rows}
 
 
 def _facts(run: Run) -> dict[str, Any]:

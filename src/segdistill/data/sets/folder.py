@@ -8,6 +8,7 @@ from typing import Any, Literal
 from segdistill.data.classes import Classes
 from segdistill.data.dataset import check_split
 from segdistill.data.files import Array, Bytes, check_range, read_mask
+from segdistill.data.groups import sequences
 from segdistill.data.labels import Ignored, LabelRule
 from segdistill.data.layouts import AUTO, Endings, Layout, detect_layout, find_pairs
 from segdistill.data.pairs import FileDataset
@@ -55,6 +56,7 @@ class Folder(FileDataset):
         val_fraction: share of the images in `val`, without folders and lists.
         test_fraction: share of the images in `test`, without folders and lists.
         split_seed: of that choice, which depends on the names alone.
+        groups: as `data.groups`: that choice takes whole sequences.
 
     Raises:
         ValueError: if a folder, split, list or class is missing or wrong, or an image has no mask.
@@ -80,6 +82,7 @@ class Folder(FileDataset):
         val_fraction: float = 0.2,
         test_fraction: float = 0.0,
         split_seed: int = 0,
+        groups: str | None = None,
     ):
         check_split(split)
         check_range(image_range, "data.image_range")
@@ -97,7 +100,7 @@ class Folder(FileDataset):
             self.rule.check_several()
         self.classes, self.palette = self.rule.classes, self.rule.palette
         fractions = (0.0, 0.0) if masks is None else (val_fraction, test_fraction)
-        files = _choose(folder, split, layout, splits, fractions, split_seed)
+        files = _choose(folder, split, layout, splits, fractions, split_seed, groups)
         super().__init__(files.images, None if masks is None else files.masks, files.expected)
 
     def read_mask(self, path: Path) -> Array:
@@ -138,6 +141,7 @@ def _choose(
     splits: Mapping[Split, str] | None,
     fractions: tuple[float, float],
     seed: int,
+    groups: str | None,
 ) -> _Files:
     """The files of a split: those of a folder or a list; else a fraction of all."""
     inside = "{split}" in layout.images
@@ -155,9 +159,9 @@ def _choose(
     place = root / name if name and (inside or name.endswith(".txt")) else place / (name or "")
     if name is None:
         files = _read(root, layout, ".")
-        images = choose_fraction(
-            files.images, split, *fractions, seed, f"set data.{split}_fraction, or make {place / split}"
-        )
+        hint = f"set data.{split}_fraction, or make {place / split}"
+        whole = None if groups is None else sequences(files.images, groups)
+        images = choose_fraction(files.images, split, *fractions, seed, hint, whole)
         files = replace(files, images=images)
     elif name.endswith(".txt"):
         files = _read(root, layout, ".")

@@ -1,0 +1,57 @@
+"""What a comparison adds to a run's configuration."""
+
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from segdistill.engine.section import Section
+
+
+class GridConfig(Section):
+    """What a comparison adds to a run's configuration, at the top level of the file or as `key=value`."""
+
+    methods: list[Any] = Field(min_length=1)
+    """What is compared: entries as for `method:`, that is names, mappings with options, or lists of both that run
+    together."""
+    seeds: list[int] = Field([0, 1, 2])
+    """How many runs each entry gets, or the list of their seeds."""
+    students: list[Any] | None = Field(None, min_length=1)
+    """Entries as for `student:`, names of networks, or configuration files; left out, the configuration's own."""
+    widths: list[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=1)
+    """The one student at several widths instead: multipliers of its channels, as for `student.width`."""
+    labelled: list[int | float | str] | None = Field(None, min_length=1)
+    """How many of the training images keep their labels: several values of `data.labelled`, such as `[0.125, 0.25,
+    1.0]`. Each has its own baseline; a teacher that is trained first has all labels."""
+    against: str | None = None
+    """A method besides the baseline that every other one is held against, such as `cwd`: its name or label."""
+    budget: Literal["steps", "seconds"] | None = None
+    """`steps`: all entries train for `train.steps`; `seconds`: all train for the same time. Told by `seconds`."""
+    seconds: float | None = Field(None, gt=0)
+    """Seconds of training per run, without validation."""
+    split: Literal["val", "test"] = "test"
+    """The split on which the students are compared; the best on `val` is what each run delivers."""
+    confidence: float = Field(0.95, gt=0, lt=1)
+    """Of the intervals; 1 − `confidence` is what the corrected p values are held against."""
+    resamples: int = Field(2000, ge=100)
+    """Of the bootstrap over images, or over sequences where `data.groups` tells them."""
+
+    @pydantic.field_validator("seeds", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "GridConfig":
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds: expected a count or different whole numbers, got {self.seeds}")
+        if self.widths is not None:
+            if self.students is not None:
+                raise ValueError("students and widths: give one of them; widths are of the one student")
+            if len(set(self.widths)) < len(self.widths):
+                raise ValueError(f"widths: expected different ones, got {self.widths}")
+        if self.budget is None:
+            self.budget = "steps" if self.seconds is None else "seconds"
+        if (self.budget == "seconds") != (self.seconds is not None):
+            raise ValueError("budget=seconds and seconds=N go together")
+        return self

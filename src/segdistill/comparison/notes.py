@@ -1,0 +1,125 @@
+"""What has to be said below the table of a comparison, so that nobody reads more out of it than there is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from segdistill.comparison.statistics import MOST_SEEDS, POWER
+from segdistill.engine.presets import in_words
+
+Comparison = Mapping[str, Any]
+
+FEW_SEQUENCES = 5
+"""With fewer of them, an interval over sequences says little."""
+
+
+def notes(result: Comparison, *, costs: bool = True) -> list[str]:
+    """What the table needs said below it, and the line of each run that failed.
+
+    Args:
+        result: what `gather` returned.
+        costs: whether the table has the columns of costs.
+    """
+    seeds = result["seeds"]
+    drawn = "whole sequences" if any(result["sequences"].values()) else "images"
+    lines = [
+        f"mIoU: mean ± standard deviation over {len(seeds)} seed{'s' * (len(seeds) != 1)} of the student that was best "
+        f"on val. Difference from {result['baseline']}, with two intervals: over seeds, Student's t on pairs of one "
+        f"seed; over images, bootstrap of {result['resamples']} resamples of {drawn}.",
+        *_on_verdicts(result),
+        *_on_tests(result),
+        *_on_sequences(result),
+    ]
+    protocols = {in_words(protocol) for protocol in result.get("protocols", {}).values()}  # none in an older file
+    lines += [f"{line[0].upper()}{line[1:]}." for line in sorted(protocols)]
+    if result["budget"] == "seconds":
+        lines.append(f"Budget: {result['seconds']:g} s of training per run, as steps of the time measured before.")
+    if costs and result["jobs"] > 1:
+        lines.append(f"Times and memory with {result['jobs']} runs at a time.")
+    few = {row["pairs"] for row in result["rows"] if 0 < row["pairs"] < len(seeds)}
+    if few:
+        lines.append(f"Differences are over the seeds that both finished, in some rows {min(few)} only.")
+    sizes = {tuple(row["flops_size"]) for row in result["rows"] if row["flops_size"] and costs}
+    lines += [f"GFLOPs of one image of {height}×{width}." for height, width in sorted(sizes)]
+    return lines + [f"failed: {error}" for row in result["rows"] for error in row["errors"]]
+
+
+def verdict(difference: Mapping[str, Any], confidence: float) -> str:
+    """What may be said of a difference over the seeds, in a word or two.
+
+    Args:
+        difference: of a row of a comparison.
+        confidence: of the comparison.
+    """
+    if difference["within_noise"] is None:
+        return "one seed"
+    if difference["within_noise"]:
+        return "within noise"
+    if difference["holm"] >= 1 - confidence:
+        return "not after Holm"
+    return "better" if difference["difference"] > 0 else "worse"
+
+
+def _on_verdicts(result: Comparison) -> list[str]:
+    """Which methods are better, and which worse, than the one that they are held against."""
+    places = [key for key in ("data", "labelled", "student") if len({row[key] for row in result["rows"]}) > 1]
+    lines = []
+    for other, side in ((result["baseline"], None), (result["against"], "against")):
+        told: dict[str, list[str]] = {}
+        for row in result["rows"]:
+            found = row["difference"] if side is None else row[side]["difference"]
+            if found is not None:
+                where = ", ".join(f"{row[key]} labels" if key == "labelled" else str(row[key]) for key in places)
+                name = row["method"] + (f" ({where})" if where else "")
+                told.setdefault(verdict(found, result["confidence"]), []).append(name)
+        if not told or "one seed" in told:
+            continue
+        better, worse = (", ".join(told.get(word, ["no method"])) for word in ("better", "worse"))
+        lines.append(f"After Holm's correction better than {other}: {better}; worse: {worse}.")
+    return lines
+
+
+def _on_tests(result: Comparison) -> list[str]:
+    """What the p values are, how many there are, and whether the seeds are enough."""
+    rows = [row for row in result["rows"] if row["difference"] is not None]
+    tested = [row for row in rows if row["difference"]["p"] is not None]
+    if not rows:
+        return []
+    limit = f"{1 - result['confidence']:g}"
+    lines = [
+        f"p: of the paired t test over seeds and of the bootstrap over images, after Holm's correction for {len(rows)} "
+        f"comparison{'s' * (len(rows) != 1)} with {result['baseline']}. The verdict is over seeds: better or worse "
+        f"where p is below {limit}; “not after Holm” where the interval alone would say so; else within noise."
+    ]
+    if not tested:
+        return [*lines, "One seed says nothing of the spread over seeds, so there is no verdict: set seeds=3 or more."]
+    pairs = min(row["pairs"] for row in tested)
+    if 2 / 2**pairs > 1 - result["confidence"]:
+        lines.append(
+            f"Student's t takes differences over seeds for normal. The sign-flip test does not, and with {pairs} seeds "
+            f"its p cannot be below {2 / 2**pairs:g} (in compare.json)."
+        )
+    short = [row for row in tested if (row["difference"]["seeds_needed"] or MOST_SEEDS + 1) > row["pairs"]]
+    if short:
+        most = max(row["difference"]["seeds_needed"] or MOST_SEEDS + 1 for row in short)
+        number = f"more than {MOST_SEEDS}" if most > MOST_SEEDS else str(most)
+        lines.append(
+            f"Too few seeds to see a difference of 1 point with a probability of {100 * POWER:g} % in {len(short)} of "
+            f"{len(tested)} rows, which would take up to {number} (“seeds for +1”, from the spread of these "
+            "differences, before Holm's correction)."
+        )
+    return lines
+
+
+def _on_sequences(result: Comparison) -> list[str]:
+    lines = []
+    for data, count in result["sequences"].items():
+        if count is None:
+            continue
+        line = f"Images of {data} {result['split']} are {count} sequence{'s' * (count != 1)}, drawn as wholes"
+        if count < FEW_SEQUENCES:
+            line += (
+                f"; that is fewer than {FEW_SEQUENCES}: the interval over images and its p can be far too small, and "
+                "are no evidence"
+            )
+        lines.append(f"{line}.")
+    return lines

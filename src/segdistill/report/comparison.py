@@ -1,0 +1,291 @@
+"""A comparison as figures: mIoU against steps, labels, training time and latency, each where there is such a thing."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from segdistill.comparison.notes import Comparison
+from segdistill.comparison.statistics import mean_and_deviation
+from segdistill.engine.run_folder import stored_json
+from segdistill.measure.deployed import BENCHMARK, EAGER, KIND
+from segdistill.report.curves import LINES
+from segdistill.report.efficiency import CURVE
+from segdistill.report.figures import DASHES, MUTED, Album, Drawing, brief, log_scale, note, percent_axis
+from segdistill.report.study import BASELINE, COLOURS, TEACHER, Group
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANEL = (4.2, 2.7)
+PANELS = 6
+"""Of one kind at most."""
+FAR = 1.5
+"""How far from the points, in their range, a teacher's line may be; one farther off would press them together."""
+MARKERS = "os^Dv<>P"
+"""Of students; the filled ones."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass
+class Compared:
+    """What the page shows of one comparison."""
+
+    result: Comparison
+    drawings: list[Drawing] = field(default_factory=list)
+    methods: list[Group] = field(default_factory=list)
+    """Those that are drawn, each with its colour."""
+    remarks: list[str] = field(default_factory=list)
+
+
+def draw_comparison(album: Album, result: Comparison, folder: Path, prefix: str = "compare") -> Compared:
+    """Draw what a comparison has: validations, shares of labels, times, latencies.
+
+    Args:
+        album: draws it.
+        result: what `gather` returned.
+        folder: of the comparison, for latencies that were measured of its students.
+        prefix: of the figures' files.
+    """
+    shown = Compared(result)
+    rows = [row for row in result["rows"] if row["miou"] is not None]
+    shown.methods = _methods(result, rows)
+    told = {group.label: group for group in shown.methods}
+    left = len({row["method"] for row in rows}) - len(told)
+    if left:
+        shown.remarks.append(f"Figures leave out the {left} methods that reach least.")
+    rows = [row for row in rows if row["method"] in told]
+    students = list(dict.fromkeys(row["student"] for row in rows))
+    if len(students) > 1:
+        named = zip("●■▲◆▼◀▶✚", students, strict=False)
+        shown.remarks.append("Points: " + ", ".join(f"{mark} {student}" for mark, student in named) + ".")
+    painter = _Painter(album, result, told, {student: MARKERS[n % 8] for n, student in enumerate(students)}, prefix)
+    ways = {run["folder"]: run["validations"] for run in result["runs"] if run.get("validations")}
+    painter.each(rows, ("data", "labelled", "student"), lambda *place: painter.steps(ways, *place))
+    painter.each(rows, ("data", "student"), painter.labels)
+    painter.each(rows, ("data", "labelled"), painter.seconds)
+    latencies = stored_latencies(folder, result)
+    painter.each(rows, ("data", "labelled"), lambda *place: painter.latency(latencies, *place))
+    shown.drawings = painter.drawings
+    shown.remarks += [f"Not drawn, for their number: {', '.join(painter.left)}."] if painter.left else []
+    return shown
+
+
+def stored_latencies(folder: Path, result: Comparison) -> dict[str, float]:
+    """Milliseconds of one image by student, where all were measured alike; else none.
+
+    Args:
+        folder: of a comparison, with what `segdistill curve` or `benchmark --formats` have left.
+        result: the comparison.
+    """
+    curve = stored_json(folder / CURVE)
+    points = {point["student"]: point["ms"] for point in curve.get("points", ()) if point.get("ms")}
+    if points:
+        return points
+    circumstances = set()
+    for run in result["runs"]:
+        found = stored_json(folder / run["folder"] / BENCHMARK)
+        if found.get("kind") != KIND:
+            continue
+        row = next((row for row in found["rows"] if (row["role"], row["format"]) == ("student", EAGER)), None)
+        if row is not None:
+            points.setdefault(run["student"], row["ms"])
+            circumstances.add((*found["size"], found["threads"]))
+    return points if len(circumstances) == 1 else {}
+
+
+def _methods(result: Comparison, rows: Iterable[Row]) -> list[Group]:
+    """The methods with their colours, the baseline first; where they are many, those that reach most."""
+    reached: dict[str, list[float]] = {}
+    for row in rows:
+        reached.setdefault(row["method"], []).append(row["miou"])
+    named = (result["baseline"], result["against"])
+    best = sorted(reached, key=lambda method: (method not in named, -fmean(reached[method])))[:LINES]
+    others = [method for method in reached if method in best and method != result["baseline"]]
+    groups = [Group(result["baseline"], [], "baseline", BASELINE)] if result["baseline"] in reached else []
+    for number, method in enumerate(others):
+        groups.append(Group(method, [], colour=COLOURS[number % len(COLOURS)], cycle=number // len(COLOURS)))
+    return groups
+
+
+@dataclass
+class _Painter:
+    album: Album
+    result: Comparison
+    methods: Mapping[str, Group]
+    markers: Mapping[str, str]
+    prefix: str
+    drawings: list[Drawing] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+    def each(
+        self, rows: Sequence[Row], keys: Sequence[str], draw: Callable[[list[Row], str, str], Drawing | None]
+    ) -> None:
+        """Draw a figure for the rows of each place, as many as fit on a page."""
+        parts: dict[tuple[Any, ...], list[Row]] = {}
+        for row in rows:
+            parts.setdefault(tuple(row[key] for key in keys), []).append(row)
+        several = [at for at in range(len(keys)) if len({place[at] for place in parts}) > 1]
+        count = 0
+        for number, (place, own) in enumerate(parts.items()):
+            names = [f"{place[at]} labels" if keys[at] == "labelled" else str(place[at]) for at in several]
+            title = ": " + ", ".join(names) if names else ""
+            if count == PANELS:
+                self.left.append(", ".join(names))
+                continue
+            drawing = draw(own, title, f"_{number}" if len(parts) > 1 else "")
+            if drawing is not None:
+                self.drawings.append(drawing)
+                count += 1
+
+    def steps(self, ways: Mapping[str, list[list[float]]], rows: list[Row], place: str, end: str) -> Drawing | None:
+        """Validation mIoU over the steps, mean and deviation over seeds."""
+        folders: dict[str, list[str]] = {row["method"]: [] for row in rows}
+        for run in self.result["runs"]:
+            same = all(run[key] == rows[0][key] for key in ("data", "labelled", "student"))
+            if same and run["method"] in folders and run["folder"] in ways and run["status"] == "done":
+                folders[run["method"]].append(run["folder"])
+        curves = {method: mean_band([ways[name] for name in names]) for method, names in folders.items() if names}
+        if max(map(len, curves.values()), default=0) < 2:
+            return None
+
+        def paint(axes: "Axes") -> None:
+            for method, band in curves.items():
+                group = self.methods[method]
+                xs, means, deviations = zip(*band, strict=True)
+                axes.plot(xs, means, color=group.colour, ls=DASHES[group.cycle % len(DASHES)], marker="o", ms=2.5)
+                low, high = ([m + side * d for m, d in zip(means, deviations, strict=True)] for side in (-1, 1))
+                axes.fill_between(xs, low, high, color=group.colour, alpha=0.15, lw=0)
+            axes.set_xlabel("step")
+
+        ends = {method: (band[-1][0], band[-1][1]) for method, band in curves.items()}
+        return self._draw("steps", end, f"val mIoU against steps, %{place}", ends, paint)
+
+    def labels(self, rows: list[Row], place: str, end: str) -> Drawing | None:
+        """MIoU over the share of images with labels."""
+        shares = list(dict.fromkeys(row["labelled"] for row in rows))
+        if len(shares) < 2 or None in shares:
+            return None
+        numbers = [label_number(share) for share in shares]
+        scaled = None not in numbers and len({unit for _, unit in filter(None, numbers)}) == 1
+        at = {
+            share: (found[0] if scaled and found else float(n))
+            for n, (share, found) in enumerate(zip(shares, numbers, strict=True))
+        }
+
+        def paint(axes: "Axes") -> None:
+            for method, group in self.methods.items():
+                own = sorted((row for row in rows if row["method"] == method), key=lambda row: at[row["labelled"]])
+                style = {"color": group.colour, "ls": DASHES[group.cycle % len(DASHES)]}
+                self._bars(axes, [(at[row["labelled"]], row) for row in own], **style)
+            if scaled and max(at.values()) > 3 * min(at.values()) > 0:
+                axes.set_xscale("log")
+            axes.set_xticks(list(at.values()), [brief(share, 14) for share in at])
+            axes.minorticks_off()
+            axes.set_xlabel("images with labels")
+
+        points = {f"{row['method']} at {row['labelled']}": (at[row["labelled"]], row["miou"]) for row in rows}
+        return self._draw("labels", end, f"{self.result['split']} mIoU against labels, %{place}", points, paint)
+
+    def seconds(self, rows: list[Row], place: str, end: str) -> Drawing | None:
+        """MIoU over the time that training took."""
+        return self._scatter("seconds", rows, place, end, "training, s", [row["training_seconds"] for row in rows])
+
+    def latency(self, latencies: Mapping[str, float], rows: list[Row], place: str, end: str) -> Drawing | None:
+        """MIoU over what one image takes the student."""
+        found = [latencies.get(row["student"]) for row in rows]
+        if len({value for value in found if value is not None}) < 2:
+            return None  # one network in several trainings takes one time
+        return self._scatter("latency", rows, place, end, "latency, ms", found)
+
+    def _scatter(
+        self, name: str, rows: list[Row], place: str, end: str, unit: str, found: Sequence[float | None]
+    ) -> Drawing | None:
+        known = [(x, row) for x, row in zip(found, rows, strict=True) if x]
+        if len(known) < 2:
+            return None
+
+        def paint(axes: "Axes") -> None:
+            for x, row in known:
+                self._bars(axes, [(x, row)], color=self.methods[row["method"]].colour, ls="none")
+            xs = [x for x, _ in known]
+            if max(xs) > 4 * min(xs):
+                log_scale(axes.xaxis)
+            axes.set_xlabel(unit)
+
+        points = {f"{row['method']}, {row['student']}": (x, row["miou"]) for x, row in known}
+        return self._draw(
+            name, end, f"{self.result['split']} mIoU against {unit.replace(',', ' in')}, %{place}", points, paint
+        )
+
+    def _bars(self, axes: "Axes", points: Sequence[tuple[float, Row]], **style: Any) -> None:
+        """Points of rows, joined or not, each with the deviation over seeds."""
+        if not points:
+            return
+        xs, ys = [x for x, _ in points], [row["miou"] for _, row in points]
+        bars = [row["miou_deviation"] or 0 for _, row in points]
+        marker = self.markers[points[0][1]["student"]]
+        axes.errorbar(xs, ys, bars, marker=marker, ms=4.5, elinewidth=0.8, capsize=2, **style)
+
+    def _draw(
+        self,
+        name: str,
+        end: str,
+        title: str,
+        points: Mapping[str, tuple[float, float]],
+        paint: Callable[["Axes"], None],
+    ) -> Drawing:
+        teachers = {row["miou"] for row in self.result["teachers"].values()} if name != "steps" else set()
+        teacher = next(iter(teachers)) if len(teachers) == 1 else None
+
+        def whole(figure: "Figure") -> None:
+            axes = figure.subplots()
+            paint(axes)
+            low, high = axes.dataLim.intervaly
+            if teacher is not None:
+                note(axes, f"teacher {100 * teacher:.1f}")
+                if low - FAR * (high - low) < teacher < high + FAR * (high - low):
+                    axes.axhline(teacher, color=TEACHER, ls="--", lw=1)
+            axes.margins(x=0.08, y=0.1)
+            percent_axis(axes.yaxis)
+            axes.xaxis.label.set_color(MUTED)
+
+        told = ", ".join(f"{label} {100 * y:.1f} % at {x:.4g}" for label, (x, y) in points.items())
+        legend = list(self.methods.values())
+        return self.album.draw(f"{self.prefix}_{name}{end}", title, f"{title}; {told}", PANEL, whole, legend)
+
+
+def mean_band(curves: Sequence[Sequence[Sequence[float]]]) -> list[tuple[float, float, float]]:
+    """Mean and standard deviation of several curves, at the steps that all of them have.
+
+    Args:
+        curves: (step, value) pairs, one list per run.
+
+    Returns:
+        (step, mean, deviation); the deviation of a single curve is 0.
+
+    >>> mean_band([[[1, 0.25], [2, 0.5]], [[2, 0.5]]])
+    [(2, 0.5, 0.0)]
+    """
+    known = [{step: value for step, value in curve} for curve in curves]
+    steps = sorted(set(known[0]).intersection(*known[1:]))
+    return [(step, mean, sd or 0.0) for step in steps for mean, sd in [mean_and_deviation([c[step] for c in known])]]
+
+
+def label_number(share: str) -> tuple[float, str] | None:
+    """A share of labels as a number with its unit, from its label in tables; None of a list or a pattern.
+
+    Args:
+        share: such as `12.5 %` or `46`.
+
+    >>> label_number("12.5 %"), label_number("46"), label_number("0001TP*")
+    ((12.5, '%'), (46.0, ''), None)
+    """
+    value, _, unit = share.partition(" ")
+    try:
+        return float(value), unit
+    except ValueError:
+        return None

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Processes that share the test files out among them; `make test WORKERS=0` runs them one after the other.
 WORKERS ?= 2
 
-.PHONY: demo test slow faults coverage lint format docs clean
+.PHONY: demo test slow faults coverage lint format docs site clean
 
 demo: $(VENV)/installed
 	$(BIN)/segdistill demo
@@ -35,6 +35,11 @@ format: $(VENV)/installed
 
 docs: $(VENV)/installed
 	$(BIN)/python docs/make_pages.py
+
+# The documentation as a site, in build/site; a warning is an error.
+site: docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/site
+	@echo "open build/site/index.html"
 
 # Installed again only when the dependencies change.
 $(VENV)/installed: pyproject.toml

@@ -15,7 +15,9 @@ from types import ModuleType
 from typing import Any
 
 import yaml
+from typer.main import get_command
 
+from segdistill.cli import app
 from segdistill.comparison.reference import config_entries
 from segdistill.methods import list_methods, method_class, method_options, resolve_methods
 
@@ -49,6 +51,14 @@ CONFIG_HEAD = """
 A run is described by one YAML file; `key.sub=value` behind it on the command line changes single keys. A key that does
 not exist is refused, with the nearest one that does. `segdistill list config train.lr` prints an entry of this page.
 """
+CLI_HEAD = """
+# The command line
+
+Each command says with `--help` what it takes; this page is the same in one place. `CONFIG` is a YAML file, the folder
+of a run, or the name of a configuration that comes with the package; `key.sub=value` behind it changes single keys
+([Configuration](config.md)). A mistake is answered by one line and exit code 2, Ctrl-C by 130; `--debug` shows the
+traceback.
+"""
 ABOUT = {
     "data": "Further keys are options of the data set; `segdistill list data` prints them.",
     "student and teacher": "The same keys under `student` and under `teacher`. Further keys are options of the "
@@ -66,6 +76,7 @@ def main() -> None:
         path.write_text(page(name) + (f"\n{BY_HAND}{kept}" if kept.strip() else ""))
     (PAGES / "README.md").write_text(index())
     (ROOT / "docs/config.md").write_text(config_page())
+    (ROOT / "docs/cli.md").write_text(cli_page())
 
 
 def page(name: str) -> str:
@@ -235,6 +246,61 @@ def config_page() -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def cli_page() -> str:
+    """The reference of the command line, from what `--help` says."""
+    parts = [CLI_HEAD.strip()]
+    for name, command in sorted(commands(get_command(app)).items()):
+        usage = " ".join(["segdistill", name, *(shown(p) for p in positional(command)), "[OPTIONS]"])
+        parts += [f"## `segdistill {name}`", " ".join(str(command.help).split()), f"```text\n{usage}\n```"]
+        rows = [
+            f"| `{cell(shown(parameter))}` | {cell(said(parameter))} |"
+            for parameter in positional(command)
+            if said(parameter)
+        ]
+        rows += [f"| {flags(option)} | {cell(said(option))} |" for option in optional(command)]
+        parts += ["\n".join(["| | |", "|---|---|", *rows])] if rows else []
+        parts += [command.epilog] if command.epilog else []
+    return "\n\n".join(parts) + "\n"
+
+
+def commands(group: Any, prefix: str = "") -> dict[str, Any]:
+    """All commands of a group by their names, those of its groups with the group's name before them."""
+    found = {}
+    for name, command in group.commands.items():
+        if not command.hidden:
+            nested = hasattr(command, "commands")
+            found |= commands(command, f"{prefix}{name} ") if nested else {f"{prefix}{name}": command}
+    return found
+
+
+def shown(argument: Any) -> str:
+    """An argument as usage lines show it."""
+    name = argument.metavar or argument.name.upper()
+    return name if argument.required or name.startswith("[") else f"[{name}]"
+
+
+def positional(command: Any) -> list[Any]:
+    """The arguments of a command."""
+    return [p for p in command.params if p.param_type_name == "argument"]
+
+
+def optional(command: Any) -> list[Any]:
+    """The options of a command."""
+    return [p for p in command.params if p.param_type_name == "option" and not p.hidden and p.name != "help"]
+
+
+def said(parameter: Any) -> str:
+    """What `--help` says of a parameter."""
+    return " ".join((parameter.help or "").split())
+
+
+def flags(option: Any) -> str:
+    """An option's names, and its default where it has one that says something."""
+    default = option.default
+    shown = "" if callable(default) or default in (None, False, True, (), []) else f" (default `{default}`)"
+    return " ".join(f"`{flag}`" for flag in option.opts) + shown
+
+
 def cell(text: str) -> str:
     """A text inside a table of Markdown."""
     return text.replace("|", "\\|")
@@ -246,7 +312,8 @@ def index() -> str:
     for name in list_methods():
         module = importlib.import_module(method_class(name).__module__)
         rows.append(f"| [`{name}`]({name}.md) | {title(module)} |")
-    return "\n".join(["# Methods", "", "| name | what it transfers |", "|---|---|", *rows]) + "\n"
+    tree = ["```{toctree}", ":hidden:", "", *list_methods(), "```"]
+    return "\n".join(["# Methods", "", "| name | what it transfers |", "|---|---|", *rows, "", *tree]) + "\n"
 
 
 if __name__ == "__main__":

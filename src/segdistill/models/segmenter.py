@@ -66,7 +66,7 @@ class Segmenter(nn.Module):
     names: ClassVar[tuple[str, ...] | None] = None
     """Names of the family's networks, where they are not `<family>_<backbone>` for any backbone."""
     taps: ClassVar[dict[str, str]]
-    """Tap name → path of a submodule whose output is meant, or `PATH:input` for what enters it."""
+    """Tap name → path of a submodule whose output is meant; with `:input` behind it, what enters it."""
     classifier_path: str | None = "classifier"
     """Path of the final 1×1 classifier; None where there is none."""
     align_corners: bool = False

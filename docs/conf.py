@@ -1,0 +1,33 @@
+"""How the pages of this folder become a site: `make site`."""
+
+from segdistill._version import __version__
+
+project = "segdistill"
+author = "the segdistill authors"
+release = version = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["example_report"]
+html_extra_path = ["gallery"]
+
+myst_enable_extensions = ["deflist", "dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+suppress_warnings = ["myst.header"]  # pages of the same words as their table of contents
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+add_module_names = False
+python_maximum_signature_line_length = 88
+
+html_theme = "furo"  # its fonts are the reader's own: a page asks no other server for anything
+html_title = "segdistill"
+html_copy_source = False
+html_show_sphinx = False
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#1f6f78", "color-brand-content": "#1f6f78"},
+    "dark_css_variables": {"color-brand-primary": "#6cc5cf", "color-brand-content": "#6cc5cf"},
+}

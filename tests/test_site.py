@@ -1,0 +1,96 @@
+"""The site: every page is in it, nothing is missing, nothing is asked of another server; the tutorial goes through."""
+
+import re
+import shlex
+from html.parser import HTMLParser
+
+import pytest
+
+from conftest import REPOSITORY, needs_package
+
+DOCS = REPOSITORY / "docs"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The built site, all warnings being errors."""
+    needs_package("sphinx", "dev")
+    from sphinx.cmd.build import main
+
+    out = tmp_path_factory.mktemp("site")
+    assert main(["-q", "-W", "--keep-going", "-b", "html", "-d", str(out / ".doctrees"), str(DOCS), str(out)]) == 0
+    return out
+
+
+class Resources(HTMLParser):
+    """What a browser fetches by itself when it shows a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        if tag in ("script", "img", "iframe", "source"):
+            self.found.append(given.get("src") or "")
+        if tag == "link" and given.get("rel") not in ("search", "index", "next", "prev", "canonical"):
+            self.found.append(given.get("href") or "")
+
+
+def test_no_page_asks_another_server_for_anything(site):
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 40
+    for page in pages:
+        reader = Resources()
+        reader.feed(page.read_text(encoding="utf-8"))
+        assert not [url for url in reader.found if re.match(r"(https?:)?//", url)], page
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", sheet.read_text(encoding="utf-8")), sheet
+
+
+def test_every_link_inside_leads_somewhere(site):
+    for page in site.rglob("*.html"):
+        for target in re.findall(r'href="([^"#:]+)(?:#[^"]*)?"', page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_pages_of_commands_and_keys_are_there(site):
+    text = (site / "cli.html").read_text(encoding="utf-8")
+    assert "segdistill data prepare" in re.sub("<[^>]+>", "", text)
+    assert (site / "methods/sstkd.html").is_file()
+    assert "Predictor" in (site / "api/runtime.html").read_text(encoding="utf-8")
+
+
+def test_the_glossary_has_the_words_that_pages_use():
+    words = re.findall(r"^([^\n:]+)\n: ", (DOCS / "glossary.md").read_text(encoding="utf-8"), re.M)
+    assert {"tap", "critic", "class map", "gap", "labelled share"} <= set(words)
+    assert words == sorted(words, key=str.lower)
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "howto").glob("*.md")), ids=lambda path: path.stem)
+def test_how_tos_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "howto"}
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+        exec(compile(code, str(page), "exec"), names)
+
+
+def test_the_tutorial_word_by_word(tmp_path, monkeypatch, segdistill):
+    needs_package("matplotlib", "report")
+    needs_package("onnxruntime", "export")
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / "tutorial.md").read_text(encoding="utf-8")
+    ran = 0
+    for language, code in re.findall(r"```(python|yaml|bash)\n(.*?)```", text, re.S):
+        if language == "yaml":
+            (tmp_path / "street.yaml").write_text(code)
+        elif language == "python":
+            exec(compile(code, "tutorial.md", "exec"), {})
+        else:
+            for line in code.strip().splitlines():
+                status, out, err = segdistill(*shlex.split(line)[1:])
+                assert status == 0 or "check" in line, (line, out, err)
+                ran += 1
+    assert ran == 9
+    assert (tmp_path / "report/index.html").is_file()
+    assert len(list((tmp_path / "predictions").iterdir())) >= 16

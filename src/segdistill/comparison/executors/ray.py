@@ -165,7 +165,7 @@ class Ray:
             lost = (errors.ActorDiedError, errors.ActorUnavailableError, errors.WorkerCrashedError)
             if isinstance(error, lost) and "creation task" not in text:  # that one would not begin elsewhere either
                 return None
-            return Outcome(error=f"Ray: {one_line(text.strip().splitlines()[-1])}")
+            return Outcome(error=f"Ray: {one_line((text.strip() or type(error).__name__).splitlines()[-1])}")
         if isinstance(value, str):  # that machine is not one to work on, nor is the next
             raise ValueError(value)
         assert isinstance(value, Outcome)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from segdistill.data.dataset import SPLITS, check_split
-from segdistill.data.walk import Files, entries, is_hidden
+from segdistill.data.walk import Files, entries, is_hidden, once
 
 Item = TypeVar("Item")
 
@@ -154,7 +154,11 @@ def choose_fraction(
         raise ValueError(f"val_fraction {val_fraction} and test_fraction {test_fraction} must leave some for train")
     fractions = {"val": val_fraction, "test": test_fraction}
     check_split(split, ["train", *(name for name, part in fractions.items() if part)], hint)
-    ranked = sorted(found, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
+    # What was ranked is kept beside its ranks, so that nothing else can get its number meanwhile.
+    ranked, _ = once(
+        ("ranks", seed, id(found)),
+        lambda: (sorted(found, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()), found),
+    )
     val, test = (max(1, round(part * len(ranked))) if part else 0 for part in fractions.values())
     parts = {"val": ranked[:val], "test": ranked[val : val + test], "train": ranked[val + test :]}
     return _only(found, sorted(parts[split]))

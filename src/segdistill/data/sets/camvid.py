@@ -118,7 +118,7 @@ class CamVid(FileDataset):
         return check_ids(values, len(self.classes), path, f"in CamVid {SEGNET_VOID} is void too")
 
 
-def _released(root: Path, split: str) -> tuple[dict[str, Path], dict[str, Path]]:
+def _released(root: Path, split: str) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
     lists = [s for s in SPLITS if (root / f"{s}.txt").is_file()]
     check_split(split, lists, f"the original release has no split of its own: write {root / split}.txt, a frame a line")
     images = find_files(root / "701_StillsRaw_full", IMAGE_SUFFIXES)

@@ -1,6 +1,7 @@
 """CamVid: 701 frames from a car in Cambridge, with the 11 classes that SegNet made of the original 32."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from segdistill.data import walk
+from segdistill.data.sets.folder import Folder
 from segdistill.data.walk import (
     by_stem,
     check_folder,
@@ -188,3 +189,16 @@ def test_a_folder_may_have_the_name_of_a_file(tmp_path):
     (tmp_path / "x.png").mkdir()
     (tmp_path / "x.png" / "y.png").touch()
     assert names_below(tmp_path, (".png",)) == ["x.png/y.png"]
+
+
+def test_splits_of_one_search_are_those_of_two(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for number in range(20):
+        touch(tmp_path, f"images/{number}.jpg", f"masks/{number}.png")
+    options = {"root": str(tmp_path), "classes": ["a", "b"]}
+    alone = [Folder(split, **options).names for split in ("train", "val")]
+    with searched_once():
+        assert [Folder(split, **options).names for split in ("train", "val")] == alone
+        assert Folder("val", **options, split_seed=1).names != alone[1]
+    assert sorted(alone[0] + alone[1]) == sorted(map(str, range(20)))

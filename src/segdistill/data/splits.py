@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from segdistill.data.dataset import SPLITS, check_split
-from segdistill.data.walk import Files, entries, is_hidden
+from segdistill.data.walk import Files, entries, is_hidden, once
 
 Item = TypeVar("Item")
 
@@ -166,7 +166,8 @@ def choose_fraction(
     if sequences is not None:
         chosen = _whole_sequences(dict(zip(found, sequences, strict=True)), fractions, seed)
         return _only(found, [name for name in sorted(found) if chosen[name] == split])
-    ranked = _ranked(found, seed)
+    # What was ranked is kept beside its ranks, so that nothing else can get its number meanwhile.
+    ranked, _ = once(("ranks", seed, id(found)), lambda: (_ranked(found, seed), found))
     val, test = (max(1, round(part * len(ranked))) if part else 0 for part in fractions.values())
     parts = {"val": ranked[:val], "test": ranked[val : val + test], "train": ranked[val + test :]}
     return _only(found, sorted(parts[split]))

@@ -1,11 +1,13 @@
 """What lies in a folder: files by their names, through links, without what the system has left there."""
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import overload
+from typing import TypeVar, cast, overload
+
+Found = TypeVar("Found")
 
 FOREIGN = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found")
 """What systems leave in folders of images, in lower case."""
@@ -53,28 +55,41 @@ def names_below(folder: Path, suffixes: Collection[str], without: Iterable[Path]
         suffixes: of the files wanted; case makes no difference.
         without: folders below it that are left out.
     """
-    known = _SEARCHED.get()
-    asked = (os.fspath(folder), tuple(suffixes), tuple(map(os.fspath, without := list(without))))
-    if known is None or asked not in known:
+    without = list(without)
+
+    def search() -> list[str]:
         # Folder by folder, as paths are sorted: nothing sorts before NUL. Lists of parts would take thrice as long.
-        names = sorted(_walk(folder, tuple(suffixes), without), key=lambda name: name.replace("/", "\0"))
-        if known is None:
-            return names
-        known[asked] = names
-    return known[asked]
+        return sorted(_walk(folder, tuple(suffixes), without), key=lambda name: name.replace("/", "\0"))
+
+    return once((os.fspath(folder), tuple(suffixes), tuple(map(os.fspath, without))), search)
 
 
-_SEARCHED: ContextVar[dict[tuple[object, ...], list[str]] | None] = ContextVar("searched", default=None)
+_FOUND: ContextVar[dict[tuple[object, ...], object] | None] = ContextVar("found", default=None)
 
 
 @contextmanager
 def searched_once() -> Iterator[None]:
-    """Search each folder at most once while it lasts, and share the names: for the splits of one data set."""
-    token = _SEARCHED.set({})
+    """Search each folder at most once while it lasts, and share what was found: for the splits of one data set."""
+    token = _FOUND.set({})
     try:
         yield
     finally:
-        _SEARCHED.reset(token)
+        _FOUND.reset(token)
+
+
+def once(key: tuple[object, ...], find: Callable[[], Found]) -> Found:
+    """What a function finds; within `searched_once`, what it found the first time.
+
+    Args:
+        key: tells what is looked for.
+        find: is called if that is not known. Nobody may change what it returns.
+    """
+    known = _FOUND.get()
+    if known is None:
+        return find()
+    if key not in known:
+        known[key] = find()
+    return cast("Found", known[key])
 
 
 def holds_files(folder: Path, suffixes: Collection[str]) -> bool:

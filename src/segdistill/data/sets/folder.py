@@ -13,7 +13,7 @@ from segdistill.data.labels import Ignored, LabelRule
 from segdistill.data.layouts import AUTO, Endings, Layout, detect_layout, find_pairs
 from segdistill.data.pairs import FileDataset
 from segdistill.data.splits import choose_fraction, choose_listed, find_lists, find_splits, split_of
-from segdistill.data.walk import check_folder, folders_in
+from segdistill.data.walk import check_folder, folders_in, once
 from segdistill.functional import IGNORE
 
 Split = Literal["train", "val", "test"]
@@ -186,7 +186,9 @@ def _read(root: Path, layout: Layout, name: str) -> _Files:
         return root / pattern / alike[0] if len(alike) == 1 else place
 
     masks = None if layout.masks is None else folder(layout.masks)
-    images, paths, endings = find_pairs(folder(layout.images), masks, layout.endings)
+    place = folder(layout.images)
+    key = "pairs", place, masks, layout.endings
+    images, paths, endings = once(key, lambda: find_pairs(place, masks, layout.endings))
     prefix = "" if name == "." else f"{name}/"
     return _Files(
         images.renamed(prefix),

@@ -328,7 +328,7 @@ def test_the_clock_leaves_validation_out(tmp_path):
     assert training_record(tmp_path / "metrics.jsonl", 4) == {
         "seconds_per_step": 0.5,
         "training_seconds": 3.0,
-        "validations": [],
+        "validations": [[2, 0.5]],
     }
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from segdistill import _draws
 from segdistill._printing import first_line
 from segdistill._version import __version__
 
@@ -30,12 +31,14 @@ class Runtime:
         precision: `fp32`, `bf16` or `fp16`, of the networks; losses are always in float32.
         rank: number of this process.
         world: number of processes.
+        behind: images of each micro-batch of a process that stand behind those of all, as those without labels do.
     """
 
     device: torch.device
     precision: str = "fp32"
     rank: int = 0
     world: int = 1
+    behind: int = 0
     stopped: list[int] = field(default_factory=list)
 
     @property
@@ -48,13 +51,15 @@ class Runtime:
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
 
     def seed(self, *numbers: int) -> None:
-        """Seed torch from whole numbers, so that a step's randomness depends on its address and on nothing before it.
+        """Seed all draws from whole numbers, so that a step's randomness depends on its address alone.
+
+        What the methods draw is the same for any number of processes; the networks' dropout differs between them.
 
         Args:
             *numbers: for example the run's seed and the step.
         """
-        state = np.random.SeedSequence([*numbers, self.rank]).generate_state(1, np.uint64)[0]
-        torch.manual_seed(int(state) & (2**63 - 1))
+        torch.manual_seed(_seed(*numbers, self.rank))
+        _draws.begin(_seed(*numbers, SHARED), self.behind)
 
     def average_gradients(self, module: nn.Module) -> None:
         """Average a module's gradients over processes (what DDP does for the module that it wraps)."""
@@ -91,6 +96,14 @@ class Runtime:
         if self.world > 1:
             for tensor in (*module.parameters(), *module.buffers()):
                 dist.broadcast(tensor.detach(), src=0)
+
+
+SHARED = 2**32 - 1
+"""Stands in the place of a rank where all processes draw the same."""
+
+
+def _seed(*key: int) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) & (2**63 - 1)
 
 
 def pick_device(name: str) -> torch.device:
@@ -169,6 +182,7 @@ def runtime(device: str = "auto", precision: str = "fp32", threads: int | None =
         for number, handler in handlers.items():
             signal.signal(number, handler)
         torch.set_num_threads(before)
+        _draws.end()
         if started:
             dist.destroy_process_group()
 

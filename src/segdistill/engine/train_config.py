@@ -38,7 +38,7 @@ class TrainConfig(Section):
     """Decay of a running average of the student's weights, such as 0.999; the average is then what is validated and
     saved."""
     sync_batchnorm: bool = False
-    """Whether batch norm of the student and of the method's layers takes its statistics over the images of all
+    """Whether batch norm of the student, the method's layers and its critic takes its statistics over the images of all
     processes, as one process with the whole batch would; otherwise each process takes those of its own share, and the
     first one's running statistics are kept. Without effect in a single process."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -96,11 +96,15 @@ class Training:
             synchronise(self.distiller, run.device)
         self.method = self.distiller.method
         self.unlabelled = build.build_unlabelled(config.data)
+        if config.data.unlabelled is not None:
+            run.behind = config.data.unlabelled.batch_size // (cfg.accumulate * run.world)
         self.cached = cached_taps(config, self.method.teacher_taps())
         self.network = tapped.network
         self.critic = self.method.make_critic()
         if self.critic is not None:
             self.critic.to(run.device)
+            if cfg.sync_batchnorm and run.world > 1:
+                synchronise(self.critic, run.device, second_derivative=True)
 
         self.optimizer = build_optimizer(self.distiller.parameters(), cfg)
         self.critic_optimizer = None if self.critic is None else self.method.make_critic_optimizer(self.critic)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from segdistill import _draws
 from segdistill._printing import first_line
 from segdistill._version import __version__
+from segdistill.engine.joining import join
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -166,7 +167,7 @@ def runtime(device: str = "auto", precision: str = "fp32", threads: int | None =
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)))
         torch.cuda.set_device(place)
     if started:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        join("nccl" if place.type == "cuda" else "gloo")
     run = Runtime(place, pick_precision(precision, place), rank, world)
     handlers = _stop_politely(run)
     try:
@@ -174,8 +175,8 @@ def runtime(device: str = "auto", precision: str = "fp32", threads: int | None =
     except RuntimeError as error:
         if world > 1 and (isinstance(error, dist.DistError) or "/gloo/" in str(error)):
             raise ConnectionError(
-                f"process {rank} of {world} has lost another one, which ended or cannot be reached; what that one says "
-                "is why; --resume goes on from the last checkpoint"
+                f"another one of the {world} processes of this run ended or cannot be reached; what it said, or the "
+                "system's log if it was killed, is why; --resume auto goes on from the last checkpoint"
             ) from error
         raise
     finally:

@@ -74,5 +74,6 @@ def uniform_of_images(
         return uniform(images, *shape, device=device, dtype=dtype)
     world, rank = dist.get_world_size(), dist.get_rank()
     whole = uniform(images * world, *shape, device=device, dtype=dtype)
-    parts = whole.split([(images - _now.behind) * world, _now.behind * world])
+    front = (images - _now.behind) * world
+    parts = whole[:front], whole[front:]
     return torch.cat([part.view(world, -1, *shape)[rank] for part in parts])

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from typing import Any
 
 import torch.distributed as dist
 
@@ -21,12 +22,13 @@ def join(backend: str, *, patience: float = PATIENCE) -> None:
     Raises:
         ConnectionError: if they do not come.
     """
-    store, rank, world = next(dist.rendezvous("env://"))
+    store, rank, world = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
     meeting = agree(store, rank, world, patience)
-    dist.init_process_group(backend, store=dist.PrefixStore(meeting, store), rank=rank, world_size=world)
+    own = dist.PrefixStore(meeting, store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world)
 
 
-def agree(store: dist.Store, rank: int, world: int, patience: float = PATIENCE) -> str:
+def agree(store: Any, rank: int, world: int, patience: float = PATIENCE) -> str:
     """A name that the processes that are here now agree on, and those of an earlier attempt did not know.
 
     torchrun keeps its store when it starts the processes of a machine anew. In it they would find where those before
@@ -48,9 +50,10 @@ def agree(store: dist.Store, rank: int, world: int, patience: float = PATIENCE) 
         store.set(f"hello/{rank}", own)
     while missing:
         if time.monotonic() - began > patience:
+            whom = f"{'the first one' if rank else 'others'} ({', '.join(map(str, sorted(missing)))})"
             raise ConnectionError(
-                f"process {rank} of {world} has waited {patience:.0f} s for {'others' if rank == 0 else 'the first one'}"
-                f" ({', '.join(map(str, sorted(missing)))}), which did not come; start all {world} with one address and port"
+                f"process {rank} of {world} has waited {patience:.0f} s for {whom}, which did not come; start "
+                f"all {world} with one address and port"
             )
         if rank:
             heard, _, meeting = _read(store, f"welcome/{rank}").partition(" ")
@@ -67,5 +70,5 @@ def agree(store: dist.Store, rank: int, world: int, patience: float = PATIENCE) 
     return meeting
 
 
-def _read(store: dist.Store, key: str) -> str:
-    return store.get(key).decode() if store.check([key]) else ""
+def _read(store: Any, key: str) -> str:
+    return str(store.get(key).decode()) if store.check([key]) else ""

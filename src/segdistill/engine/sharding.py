@@ -42,7 +42,8 @@ class Shards:
             if stepped
         ]
         for work in works:
-            work.wait()
+            if work is not None:  # this process is no part of the group
+                work.wait()
 
     def _own(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """A state as it is loaded: without what other processes keep."""

@@ -93,10 +93,9 @@ def prototype_triplet(
         distances = distances.t()
     hinge = F.relu(distances.diagonal()[:, None] - distances + margin)
     if negatives != "all":
+        rank = -distances.detach()
         if negatives == "random":
             rank = uniform(*distances.shape, device=distances.device)
-        else:
-            rank = -distances.detach()
         chosen = rank.masked_fill(~others, -torch.inf).argmax(1, keepdim=True)
         hinge, others = hinge.gather(1, chosen), others.gather(1, chosen)
     return (hinge * others).sum() / others.sum().clamp(min=1)

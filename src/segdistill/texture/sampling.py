@@ -148,9 +148,7 @@ def sample_regions(
     return boxes.gather(1, torch.cat([drawn, others], dim=1)[:, :, None].expand(-1, -1, 4))
 
 
-def _uniform(
-    images: int, *shape: int, device: torch.device | str, generator: torch.Generator | None
-) -> Tensor:
+def _uniform(images: int, *shape: int, device: torch.device | str, generator: torch.Generator | None) -> Tensor:
     if generator is None:
         return uniform_of_images(images, *shape, device=device)
     return torch.rand(images, *shape, generator=generator, device=device)

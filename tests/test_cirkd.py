@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from conftest import check_golden
 from processes import in_processes
 from segdistill.methods import build_method, cirkd
-from segdistill.methods._queues import ClassQueues, shuffle
+from segdistill.methods._queues import ClassQueues, sort_groups
 from segdistill.methods.cirkd import cross_image_similarity, relation_kl
 
 
@@ -113,13 +113,11 @@ def test_every_vector_has_the_same_chance(held, count):
     assert (counts - expected).abs().max() < 5 * expected**0.5
 
 
-def test_groups_are_shuffled_within():
+def test_groups_are_sorted_by_chance_within():
     groups = torch.tensor([3, 1, 3, 3, 1, 0, 3])
-    order, counts = shuffle(groups, 5)
-    assert sorted(order.tolist()) == list(range(7))
-    assert groups[order].tolist() == [0, 1, 1, 3, 3, 3, 3]
+    order, counts = sort_groups(groups, 5, torch.tensor([0.9, 0.2, 0.1, 0.1, 0.1, 0.0, 0.3]))
+    assert order.tolist() == [5, 4, 1, 2, 3, 6, 0]  # those of one number in their order
     assert counts.tolist() == [1, 2, 0, 4, 0]
-    assert {shuffle(groups, 5)[0][3].item() for _ in range(60)} == {0, 2, 3, 6}
 
 
 def prepared(**options):

@@ -1,4 +1,4 @@
-"""Sums over the processes of a run, through which gradients flow."""
+"""Sums over the processes of a run, through which gradients flow: a loss over a batch is one over the whole batch."""
 
 from typing import Any
 
@@ -36,6 +36,30 @@ def gather_over_processes(x: Tensor) -> Tensor:
     places = x.new_zeros(dist.get_world_size(), *x.shape)
     places[dist.get_rank()] = x
     return sum_over_processes(places).flatten(0, 1)
+
+
+def mean_over_processes(x: Tensor) -> Tensor:
+    """The mean of a tensor over all processes, the same in each; gradients as in the sum.
+
+    Args:
+        x: of one shape in all processes.
+    """
+    return sum_over_processes(x) / dist.get_world_size() if several() else x
+
+
+def share_of(count: Tensor) -> Tensor | float:
+    """How many elements this process has, over the mean of all processes; 1 where there is one process.
+
+    A mean over a process's own elements, times this, makes the mean of the processes' losses the mean over the elements
+    of all.
+
+    Args:
+        count: of this process's elements, one number.
+    """
+    if not several():
+        return 1.0
+    count = count.float()
+    return count / mean_over_processes(count).clamp(min=torch.finfo(count.dtype).tiny)
 
 
 class _Sum(torch.autograd.Function):

@@ -108,7 +108,9 @@ def _arguments(given: list[str]) -> list[str]:
 def fail(message: str, status: int = 2) -> None:
     """Say what is wrong in one line, and exit."""
     with suppress(OSError):  # the terminal may be gone
-        print(f"segdistill: {one_line(message)}", file=sys.stderr, flush=True)
+        world = int(os.environ.get("WORLD_SIZE", "1"))  # each process of torchrun has its say
+        who = f", process {os.environ.get('RANK', '0')} of {world}" if world > 1 else ""
+        print(f"segdistill{who}: {one_line(message)}", file=sys.stderr, flush=True)
     sys.exit(status)
 
 

@@ -57,8 +57,8 @@ def train_loader(
 
     Which image stands at a position of a step's batch, and how it is augmented, depends on (seed, step, position)
     alone; with `views`, how image i is augmented in epoch e depends on (i, e mod views), so that its views come again,
-    in runs of any seed. An epoch is a permutation; a batch may straddle two. A process gets a contiguous share of the
-    batch, and cuts that into micro-batches; the images without labels stand behind the others in each micro-batch.
+    in runs of any seed. An epoch is a permutation; a batch may straddle two. It is cut into micro-batches, and each
+    process gets a contiguous share of each; the images without labels stand behind the others there.
 
     Args:
         dataset: images with labels.
@@ -281,7 +281,7 @@ class _MicroBatches(Dataset[Batch | Crops | _Recalled | ValueError]):
         try:
             for stream in self.streams:
                 share = stream.size // (self.world * self.accumulate)
-                first = (self.rank * self.accumulate + chunk) * share
+                first = (chunk * self.world + self.rank) * share
                 for position in range(first, first + share):
                     samples.append(stream.sample(self.seed, step, position, self.transform))
                     addresses.append(stream.address(self.seed, step, position))

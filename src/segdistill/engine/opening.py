@@ -68,6 +68,8 @@ def open_run(training: "Training", resume: bool | Literal["auto"], *, override: 
         _write_settings(training, changed, afresh=not begun)
     recorded = folder if run.main and summary is None else None
     training.recorder = Recorder(recorded, training.cfg.steps, training.done, tensorboard=training.cfg.tensorboard)
+    if training.cfg.shard != "none" and run.world == 1:
+        training.recorder.say(f"train.shard={training.cfg.shard} has no effect in a single process")
     if resume is True and not begun:
         training.recorder.say(f"{folder} holds no checkpoint yet: the run starts from the beginning")
     return summary

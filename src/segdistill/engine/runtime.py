@@ -15,8 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from segdistill import _draws
 from segdistill._printing import first_line
 from segdistill._version import __version__
+from segdistill.engine.joining import join
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -30,12 +32,14 @@ class Runtime:
         precision: `fp32`, `bf16` or `fp16`, of the networks; losses are always in float32.
         rank: number of this process.
         world: number of processes.
+        behind: images of each micro-batch of a process that stand behind those of all, as those without labels do.
     """
 
     device: torch.device
     precision: str = "fp32"
     rank: int = 0
     world: int = 1
+    behind: int = 0
     stopped: list[int] = field(default_factory=list)
 
     @property
@@ -48,13 +52,15 @@ class Runtime:
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
 
     def seed(self, *numbers: int) -> None:
-        """Seed torch from whole numbers, so that a step's randomness depends on its address and on nothing before it.
+        """Seed all draws from whole numbers, so that a step's randomness depends on its address alone.
+
+        What the methods draw is the same for any number of processes; the networks' dropout differs between them.
 
         Args:
             *numbers: for example the run's seed and the step.
         """
-        state = np.random.SeedSequence([*numbers, self.rank]).generate_state(1, np.uint64)[0]
-        torch.manual_seed(int(state) & (2**63 - 1))
+        torch.manual_seed(_seed(*numbers, self.rank))
+        _draws.begin(_seed(*numbers, SHARED), self.behind)
 
     def average_gradients(self, module: nn.Module) -> None:
         """Average a module's gradients over processes (what DDP does for the module that it wraps)."""
@@ -91,6 +97,14 @@ class Runtime:
         if self.world > 1:
             for tensor in (*module.parameters(), *module.buffers()):
                 dist.broadcast(tensor.detach(), src=0)
+
+
+SHARED = 2**32 - 1
+"""Stands in the place of a rank where all processes draw the same."""
+
+
+def _seed(*key: int) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) & (2**63 - 1)
 
 
 def pick_device(name: str) -> torch.device:
@@ -153,7 +167,7 @@ def runtime(device: str = "auto", precision: str = "fp32", threads: int | None =
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)))
         torch.cuda.set_device(place)
     if started:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        join("nccl" if place.type == "cuda" else "gloo")
     run = Runtime(place, pick_precision(precision, place), rank, world)
     handlers = _stop_politely(run)
     try:
@@ -161,14 +175,15 @@ def runtime(device: str = "auto", precision: str = "fp32", threads: int | None =
     except RuntimeError as error:
         if world > 1 and (isinstance(error, dist.DistError) or "/gloo/" in str(error)):
             raise ConnectionError(
-                f"process {rank} of {world} has lost another one, which ended or cannot be reached; what that one says "
-                "is why; --resume goes on from the last checkpoint"
+                f"another one of the {world} processes of this run ended or cannot be reached; what it said, or the "
+                "system's log if it was killed, is why; --resume auto goes on from the last checkpoint"
             ) from error
         raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         torch.set_num_threads(before)
+        _draws.end()
         if started:
             dist.destroy_process_group()
 

@@ -17,6 +17,7 @@ FREE_TO_CHANGE = {
     "train.gradient_samples",
     "train.log_every",
     "train.save_every",
+    "train.shard",
     "train.tensorboard",
     "train.threads",
 }

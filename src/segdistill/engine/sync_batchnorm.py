@@ -12,14 +12,14 @@ PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class SyncBatchNorm(_BatchNorm):
-    """What `torch.nn.SyncBatchNorm` computes on accelerators, for CPUs, which it refuses."""
+    """What `torch.nn.SyncBatchNorm` computes on accelerators, for CPUs, which it refuses, and for critics."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
 
     def forward(self, input: Tensor) -> Tensor:
         """(N,A,...) → the same shape."""
-        if not self.training:
+        if not self.training and self.running_mean is not None:
             return super().forward(input)
         x = upcast(input)
         dims, shape = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
@@ -56,12 +56,13 @@ class SyncBatchNormAct(SyncBatchNorm):
         return x
 
 
-def synchronise(module: nn.Module, device: torch.device) -> None:
+def synchronise(module: nn.Module, device: torch.device, *, second_derivative: bool = False) -> None:
     """Let all batch norm in a module take its statistics over all processes; names and tensors stay as they are.
 
     Args:
         module: whose batch norm is changed in place.
         device: on which it is.
+        second_derivative: whether a gradient is differentiated again, which torch's own cannot do.
 
     Raises:
         ValueError: on batch norm of a kind that is not known.
@@ -70,7 +71,7 @@ def synchronise(module: nn.Module, device: torch.device) -> None:
     for name, norm in norms.items():
         if type(norm) not in (*PLAIN, nn.SyncBatchNorm) and not isinstance(norm, BatchNormAct2d):
             raise ValueError(f"train.sync_batchnorm: {name} is a {type(norm).__name__}, which is not known; set false")
-    if device.type != "cpu":
+    if device.type != "cpu" and not second_derivative:
         convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         return
     for norm in norms.values():

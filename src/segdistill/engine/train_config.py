@@ -64,9 +64,13 @@ class TrainConfig(Section):
     """Decay of a running average of the student's weights, such as 0.999; the average is then what is validated and
     saved."""
     sync_batchnorm: bool = False
-    """Whether batch norm of the student and of the method's layers takes its statistics over the images of all
-    processes, as one process with the whole batch would; otherwise each process takes those of its own share, and the
-    first one's running statistics are kept. Without effect in a single process."""
+    """Whether batch norm of the student, of the method's layers and of its critic takes its statistics over the images
+    of all processes, as one process with the whole batch would; otherwise each process takes those of its own share,
+    and the first one's running statistics are kept. Without effect in a single process."""
+    shard: Literal["none", "optimizer"] = "none"
+    """`optimizer`: each of several processes keeps the optimiser's state (momentum, AdamW's averages) of its own part
+    of the parameters only. It computes the same, bit by bit, and checkpoints are the same. A critic's optimiser stays
+    whole. Without effect in a single process."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the networks; losses are computed in float32 at least. `auto` is bf16 where the device has it, else fp32."""
     channels_last: bool = True

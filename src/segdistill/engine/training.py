@@ -33,6 +33,7 @@ from segdistill.engine.optim import build_optimizer, schedule
 from segdistill.engine.record import Recorder
 from segdistill.engine.run_folder import STUDENT, SUMMARY, write_json
 from segdistill.engine.runtime import Runtime, peak_memory, synchronize
+from segdistill.engine.sharding import Collected, Shards
 from segdistill.engine.student import load_student, make_card, save_student
 from segdistill.engine.sync_batchnorm import synchronise
 from segdistill.engine.teacher import build_teacher, tell_range
@@ -109,13 +110,18 @@ class Training:
             synchronise(self.distiller, run.device)
         self.method = self.distiller.method
         self.unlabelled = build.build_unlabelled(config.data)
+        if config.data.unlabelled is not None:
+            run.behind = config.data.unlabelled.batch_size // (cfg.accumulate * run.world)
         self.cached = cached_taps(config, self.method.teacher_taps())
         self.network = tapped.network
         self.critic = self.method.make_critic()
         if self.critic is not None:
             self.critic.to(run.device)
+            if cfg.sync_batchnorm and run.world > 1:
+                synchronise(self.critic, run.device, second_derivative=True)
 
         self.optimizer = build_optimizer(self.distiller, cfg)
+        self.shards = Shards(self.optimizer) if cfg.shard == "optimizer" and run.world > 1 else None
         self.critic_optimizer = None if self.critic is None else self.method.make_critic_optimizer(self.critic)
         self.scaler = torch.amp.GradScaler(run.device.type, enabled=cfg.precision == "fp16")
         self.average = None
@@ -357,10 +363,13 @@ class Training:
             TrainingStopped: if a weight is not finite; the checkpoint stays as it was.
         """
         self._check_finite()
+        parts = self.parts
+        if self.shards is not None:
+            parts["optimizer"] = Collected(self.shards.whole())
         if self.run.main:
             self.recorder.sync()
             facts = {"step": self.done, "seconds": self.clock.total(), "best": self.best, "best_step": self.best_step}
-            save_checkpoint(self.folder, self.parts, facts)
+            save_checkpoint(self.folder, parts, facts)
         self.run.barrier()
 
     def finish(self) -> dict[str, Any]:

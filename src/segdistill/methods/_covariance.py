@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Self
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segdistill._processes import gather_over_processes, sum_over_processes
 from segdistill.functional import (
     IGNORE,
     check_labels,
@@ -105,9 +105,8 @@ class ClassCovariance(nn.Module):
         labels = resize_labels(labels, (features.shape[2], features.shape[3])).flatten()
         labels = labels.where(labelled(labels, classes, self.ignore_index), classes)
         count, mean, scatter = self._moments(features.flatten(2), labels)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(scatter)
-            count, mean, scatter = self._join(_gather(count), _gather(mean), scatter)
+        parts = gather_over_processes(count[None]), gather_over_processes(mean[None])
+        count, mean, scatter = self._join(*parts, sum_over_processes(scatter))
         count, mean, scatter = self._join(
             torch.stack([self.count, count]),
             torch.stack([self.mean, mean]),
@@ -170,9 +169,3 @@ class ClassCovariance(nn.Module):
 
 def _column(count: Tensor, like: Tensor) -> Tensor:
     return count.view(-1, *[1] * (like.dim() - 1))
-
-
-def _gather(x: Tensor) -> Tensor:
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, x.contiguous())
-    return torch.stack(parts)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import cached
 
+from segdistill._draws import uniform_of_images
 from segdistill.functional import full_precision
 from segdistill.taps import resize
 
@@ -134,7 +135,7 @@ def pad_to(x: Tensor, size: int) -> Tensor:
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, *, weight: float = 10.0) -> Tensor:
     """Penalty on slopes other than 1, weight·(‖∇D(x̂)‖₂ − 1)², mean over images; x̂ is a random blend of real and fake.
 
-    One blend factor per image, drawn uniformly from torch's generator. The gradient is that of the scores' sum: with a
+    One blend factor per image, drawn uniformly. The gradient is that of the scores' sum: with a
     critic that couples the images of a batch (BatchNorm) it is not exactly each image's own, as in the released code.
 
     Args:
@@ -155,7 +156,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     """
     if real.shape != fake.shape:
         raise ValueError(f"real {tuple(real.shape)} and fake {tuple(fake.shape)} need equal shapes")
-    share = torch.rand(real.shape[0], *[1] * (real.dim() - 1), dtype=real.dtype, device=real.device)
+    share = uniform_of_images(real.shape[0], *[1] * (real.dim() - 1), dtype=real.dtype, device=real.device)
     blend = torch.lerp(fake.detach(), real.detach(), share).requires_grad_()
     (slope,) = torch.autograd.grad(critic(blend).sum(), blend, create_graph=True)
     norm = (slope.flatten(1).square().sum(1) + ROOT).sqrt()

@@ -4,6 +4,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from segdistill._draws import uniform
+from segdistill._processes import several
+
 
 class ClassQueues(nn.Module):
     """The newest vectors of each class, over steps and processes; empty at first.
@@ -48,6 +51,8 @@ class ClassQueues(nn.Module):
     def sample(self, count: int) -> Tensor:
         """At most `count` random vectors of each class, each at most once and with the same chance: (K,A).
 
+        They are the same in all processes.
+
         A class's vectors are cut into `count` equal stretches from a random start on, and one is drawn of each: that
         takes as long for a large memory as for a small one, and what is drawn is spread over all ages.
 
@@ -60,7 +65,7 @@ class ClassQueues(nn.Module):
         taken = held.clamp(max=count)
         stretch = torch.arange(count, device=device)
         low, high = (i * held // taken.clamp(min=1) for i in (stretch, stretch + 1))
-        chance = torch.rand(num_classes, count + 1, device=device)
+        chance = uniform(num_classes, count + 1, device=device)
         inside = (chance[:, 1:] * (high - low)).long()
         start = (chance[:, :1] * held).long()
         places = (start + low + inside) % held.clamp(min=1)
@@ -68,21 +73,21 @@ class ClassQueues(nn.Module):
         return self.vectors[classes, places[classes, which]]
 
 
-def shuffle(groups: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """Sort elements by their group, in random order within each.
+def sort_groups(groups: Tensor, num_groups: int, chance: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort elements by their group, and by a number of their own within each.
 
     Args:
         groups: (P,) int64, the group of each element.
         num_groups: G.
+        chance: (P,), a random number gives a random order.
 
     Returns:
         Indices of the elements, the first group's before the second's (P,), and how many each group has (G,).
 
-    >>> order, counts = shuffle(torch.tensor([1, 0, 1, 1]), 3)
-    >>> order[0].item(), order[1:].sort().values.tolist(), counts.tolist()
-    (1, [0, 2, 3], [1, 3, 0])
+    >>> sort_groups(torch.tensor([1, 0, 1, 1]), 3, torch.tensor([0.3, 0.9, 0.1, 0.2]))
+    (tensor([1, 2, 3, 0]), tensor([1, 3, 0]))
     """
-    order = torch.randperm(len(groups), device=groups.device)
+    order = chance.argsort(stable=True)
     return order[groups[order].argsort(stable=True)], torch.bincount(groups, minlength=num_groups)
 
 
@@ -98,7 +103,7 @@ def _ranks(groups: Tensor, num_groups: int) -> Tensor:
 
 def _gather(vectors: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """The vectors (P,A) and classes (P,) of all processes, P may differ between them; the same order everywhere."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not several():
         return vectors, classes
     sizes = [torch.zeros(1, dtype=torch.long, device=classes.device) for _ in range(dist.get_world_size())]
     dist.all_gather(sizes, torch.tensor([len(classes)], device=classes.device))

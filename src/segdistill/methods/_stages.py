@@ -1,9 +1,9 @@
 """The first two stages as SSTKD compares them: one map, each of the teacher's channels at one scale."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from segdistill._processes import mean_over_processes
 from segdistill.taps import Taps, resize
 
 
@@ -34,10 +34,7 @@ class UnitChannels(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N,A,H,W) → the same shape, detached."""
         if self.training:
-            energy = x.square().mean((0, 2, 3)).to(self.energy.dtype)
-            if dist.is_available() and dist.is_initialized():
-                dist.all_reduce(energy)
-                energy /= dist.get_world_size()
+            energy = mean_over_processes(x.square().mean((0, 2, 3)).to(self.energy.dtype))
             self.batches += 1
             self.energy += (energy - self.energy) / self.batches
         energy = self.energy + 1e-4 * self.energy.mean()

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from segdistill._processes import share_of
 from segdistill.functional import IGNORE, labelled, resize_labels
 from segdistill.methods._base import Method
 from segdistill.methods.cwd import channel_kl
@@ -51,7 +52,8 @@ class BoundaryPrivileged(Method):
     """Pixel-wise KL divergence along the labels' borders, and channel-wise KL divergence on all that lies between.
 
     Pixels without a label belong to what lies between, so that images without labels are compared as in `cwd`. In a
-    batch without borders the term `edge` is 0. Each of several processes takes the mean over its own borders.
+    batch without borders the term `edge` is 0. The means are over the batch of all processes; with `train.accumulate`,
+    over a micro-batch.
 
     Args:
         edge_weight: of the term `edge`, a mean over the border's pixels; 50 as in reimplementations of the paper,
@@ -96,8 +98,9 @@ class BoundaryPrivileged(Method):
         terms = {}
         if self.edge_weight:
             loss = pixel_kl(own, other, temperature=self.temperature, valid=border)
-            terms["edge"] = self.edge_weight * loss
+            terms["edge"] = self.edge_weight * share_of(border.sum()) * loss
         if self.body_weight:
             loss = channel_kl(own, other, temperature=self.temperature, valid=~border)
-            terms["body"] = self.body_weight * loss
+            images = (~border).flatten(1).any(1).sum()
+            terms["body"] = self.body_weight * share_of(images) * loss
         return terms

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from segdistill._processes import gather_over_processes
+from segdistill._draws import uniform_of_images
+from segdistill._processes import gather_over_processes, share_of
 from segdistill.functional import (
     check_labels,
     check_maps,
@@ -20,7 +21,7 @@ from segdistill.functional import (
     unit_vectors,
 )
 from segdistill.methods._base import Method
-from segdistill.methods._queues import ClassQueues, shuffle
+from segdistill.methods._queues import ClassQueues, sort_groups
 from segdistill.methods.kd import pixel_kl
 from segdistill.taps import Taps
 
@@ -142,8 +143,9 @@ class CrossImageRelations(Method):
     The memory holds, for each class, L2-normalised vectors of the teacher: each step adds, for each image and class in
     it, up to 16 random pixels and the mean of all (the region), before the memory is used. The student is compared
     with it through a projector (1×1 convolution, batch norm, ReLU, 1×1 convolution) to the teacher's channels. The
-    batch is that of all processes; with `train.accumulate`, images are paired within each micro-batch. What is drawn
-    from the memory differs between processes and micro-batches.
+    batch is that of all processes, where the authors' memory terms are means over each GPU's own pixels; with
+    `train.accumulate`, images are paired, and means are taken, within each micro-batch. What is drawn for the memory
+    and from it is the same for any number of processes, and differs between micro-batches.
 
     Args:
         pixel_weight: of the term `pixel`, the KL divergence on logits; 1 in the paper.
@@ -225,11 +227,12 @@ class CrossImageRelations(Method):
         if self.training:
             self._remember(rows_t, labels, valid)
         rows, rows_t = rows[valid], rows_t[valid]
+        share = share_of(valid.sum())
         terms = {}
         for kind, queues in self._queues():
             keys = queues.sample(self.contrast[kind] // self.num_classes + 1).to(rows_t.dtype)[None]
             loss = relation_kl(rows, keys, rows_t, keys, temperature=self.temperature)
-            terms[f"memory_{kind}"] = self.memory_weights[kind] * loss
+            terms[f"memory_{kind}"] = self.memory_weights[kind] * share * loss
         return terms
 
     def _remember(self, rows: Tensor, labels: Tensor, valid: Tensor) -> None:
@@ -242,7 +245,8 @@ class CrossImageRelations(Method):
         """
         pixels, classes = valid.nonzero()[:, 0], labels.flatten()
         groups = pixels // labels[0].numel() * self.num_classes + classes[pixels]  # an image's pixels of one class
-        order, counts = shuffle(groups, len(labels) * self.num_classes)
+        chance = uniform_of_images(len(labels), labels[0].numel(), device=labels.device).flatten()[pixels]
+        order, counts = sort_groups(groups, len(labels) * self.num_classes, chance)
         pixels, first = pixels[order], counts.cumsum(0) - counts
         for kind, queues in self._queues():
             if kind == "region":

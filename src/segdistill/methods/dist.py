@@ -1,9 +1,12 @@
 """DIST: how classes rank in each pixel, and pixels in each class (Huang et al., NeurIPS 2022)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segdistill._processes import mean_over_processes
 from segdistill.functional import check_maps, full_precision
 from segdistill.methods._base import Method
 from segdistill.taps import Taps
@@ -34,8 +37,7 @@ def inter_class_relation(student: Tensor, teacher: Tensor, *, temperature: float
     >>> round(inter_class_relation(student, student.flip(1)).item(), 4)
     1.8671
     """
-    check_maps(student, teacher)
-    return _distance(student, teacher, temperature, (1,))
+    return _distance(student, teacher, temperature, lambda x: x.mean(1, keepdim=True))
 
 
 @full_precision
@@ -61,32 +63,41 @@ def intra_class_relation(student: Tensor, teacher: Tensor, *, temperature: float
     >>> round(intra_class_relation(student, teacher).item(), 4)
     2.0
     """
-    check_maps(student, teacher)
-    return _distance(student, teacher, temperature, (0, 2, 3))
+    return _distance(student, teacher, temperature, _over_pixels)
 
 
-def _distance(student: Tensor, teacher: Tensor, temperature: float, dims: tuple[int, ...]) -> Tensor:
+def _over_pixels(x: Tensor) -> Tensor:
+    """(N,C,H,W) → (1,C,1,1)."""
+    return x.mean((0, 2, 3), keepdim=True)
+
+
+Mean = Callable[[Tensor], Tensor]
+"""A mean over some dimensions, of which one place is left."""
+
+
+def _distance(student: Tensor, teacher: Tensor, temperature: float, mean: Mean) -> Tensor:
     """1 − Pearson's correlation of class probabilities over some dimensions, mean over the others, times τ²."""
+    check_maps(student, teacher)
     own, other = (F.softmax(x / temperature, dim=1) for x in (student, teacher.detach()))
-    (u, u_flat), (v, v_flat) = (_standardised(x, dims) for x in (own, other))
-    # With lengths of 1, half the square of a difference is 1 − u·v, but cancels nothing where both nearly agree.
-    distance = ((u - v).square().sum(dims) + (u_flat ^ v_flat)) / 2
+    (u, u_flat), (v, v_flat) = (_standardised(x, mean) for x in (own, other))
+    # With mean squares of 1, half the square of a difference is 1 − u·v, but cancels nothing where both nearly agree.
+    distance = (mean((u - v).square()) + (u_flat ^ v_flat)) / 2
     return distance.mean() * temperature**2
 
 
-def _standardised(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """A map without its mean and of length 1 along some dimensions, or 0 where it is flat; and where that is."""
-    centred = x - x.mean(dims, keepdim=True)
-    squares = centred.square().sum(dims, keepdim=True)
-    flat = squares <= FLAT**2 * x.square().sum(dims, keepdim=True)
-    return centred * torch.where(flat, torch.inf, squares).rsqrt(), flat.squeeze(dims)
+def _standardised(x: Tensor, mean: Mean) -> tuple[Tensor, Tensor]:
+    """A map less its mean and with a mean square of 1, or 0 where it is flat; and where that is."""
+    centred = x - mean(x)
+    squares = mean(centred.square())
+    flat = squares <= FLAT**2 * mean(x.square())
+    return centred * torch.where(flat, torch.inf, squares).rsqrt(), flat
 
 
 class StrongerTeacher(Method):
     """Pearson correlation of class probabilities: over the classes of each pixel, and over the pixels of each class.
 
-    The second is over a batch's pixels. Each of several processes takes those of its own images, as the authors' code
-    does, and with `train.accumulate` it is a micro-batch.
+    The second is over the pixels of the batch of all processes, where each GPU of the authors' code takes those of its
+    own images; with `train.accumulate` it is a micro-batch.
 
     Args:
         inter_weight: β, of the term `inter`, over the classes of each pixel; 1 in the authors' segmentation code.
@@ -104,6 +115,16 @@ class StrongerTeacher(Method):
         """`logits`, unless both weights are 0."""
         return {"logits"} if self.inter_weight or self.intra_weight else set()
 
+    @full_precision
+    def intra(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """`intra_class_relation` in the batch of all processes.
+
+        Args:
+            student: logits (N,C,H,W).
+            teacher: logits (N,C,H,W).
+        """
+        return _distance(student, teacher, self.temperature, lambda x: mean_over_processes(_over_pixels(x)))
+
     def forward(self, student: Taps, teacher: Taps, target: Tensor, progress: float) -> dict[str, Tensor]:
         """The terms `inter` and `intra`."""
         # Differs from the authors' code, which compares both sides' auxiliary heads, too, with weight 0.4.
@@ -112,6 +133,6 @@ class StrongerTeacher(Method):
             loss = inter_class_relation(student["logits"], teacher["logits"], temperature=self.temperature)
             terms["inter"] = self.inter_weight * loss
         if self.intra_weight:
-            loss = intra_class_relation(student["logits"], teacher["logits"], temperature=self.temperature)
+            loss = self.intra(student["logits"], teacher["logits"])
             terms["intra"] = self.intra_weight * loss
         return terms

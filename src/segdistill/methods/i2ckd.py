@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segdistill._draws import uniform
 from segdistill._processes import sum_over_processes
 from segdistill.adapters import projection
 from segdistill.functional import IGNORE, class_sums, full_precision
@@ -92,7 +93,9 @@ def prototype_triplet(
         distances = distances.t()
     hinge = F.relu(distances.diagonal()[:, None] - distances + margin)
     if negatives != "all":
-        rank = torch.rand_like(distances) if negatives == "random" else -distances.detach()
+        rank = -distances.detach()
+        if negatives == "random":
+            rank = uniform(*distances.shape, device=distances.device)
         chosen = rank.masked_fill(~others, -torch.inf).argmax(1, keepdim=True)
         hinge, others = hinge.gather(1, chosen), others.gather(1, chosen)
     return (hinge * others).sum() / others.sum().clamp(min=1)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segdistill._draws import uniform_of_images
 from segdistill.functional import exact, full_precision
 
 SCALES = (8.0, 16.0, 32.0)
@@ -36,7 +37,7 @@ def candidate_boxes(
         scales: square roots of the areas, in cells.
         ratios: heights over widths.
         device: of the result.
-        generator: for the points; default: torch's own, of that device.
+        generator: for the points; default: that of the step in a run, else torch's own, of that device.
 
     >>> candidate_boxes(1, (4, 9), 1, scales=[2], ratios=[1, 4], generator=torch.Generator().manual_seed(0)).tolist()
     [[[3, 2, 5, 4], [4, 0, 5, 4]]]
@@ -45,7 +46,7 @@ def candidate_boxes(
     root = torch.tensor([[ratio**-0.5, ratio**0.5] for ratio in ratios], device=device)
     extents = torch.tensor(scales, device=device)[:, None, None] * root
     extents = torch.minimum(extents.round().long().clamp_min(1), limits).view(-1, 2)  # (anchors, 2)
-    centres = torch.rand(images, points, 1, 2, generator=generator, device=device) * limits
+    centres = _uniform(images, points, 1, 2, device=device, generator=generator) * limits
     corners = (centres - extents / 2).round().long().clamp_min(0)
     corners = torch.minimum(corners, limits - extents)
     return torch.cat([corners, corners + extents], dim=-1).flatten(1, 2)
@@ -107,7 +108,7 @@ def sample_regions(
         important: β; 0.75 in the paper.
         scales: square roots of the anchors' areas, in cells.
         ratios: heights of the anchors over their widths.
-        generator: default: torch's own, of the map's device.
+        generator: default: that of the step in a run, else torch's own, of the map's device.
 
     Raises:
         ValueError: on another rank, fewer than one region or point for each, or a share outside 0…1.
@@ -140,12 +141,17 @@ def sample_regions(
     # A share of uniform chance, too small to matter, lets a draw succeed where fewer boxes than asked for vary.
     weight = weight / weight.amax(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny) + 1e-6
     many = round(important * regions)
-    drawn = [torch.multinomial(weight, many, generator=generator)] if many else []
-    if many < regions:
-        rest = torch.ones_like(weight)
-        rest = rest.scatter(1, drawn[0], 0.0) if drawn else rest
-        drawn.append(torch.multinomial(rest, regions - many, generator=generator))
-    return boxes.gather(1, torch.cat(drawn, dim=1)[:, :, None].expand(-1, -1, 4))
+    chance = _uniform(n, 2, weight.shape[1], device=weight.device, generator=generator)
+    # Who is first where each waits for an exponential time, the shorter the larger the weight, is drawn by weight.
+    drawn = (weight / -chance[:, 0].log()).topk(many).indices
+    others = chance[:, 1].scatter(1, drawn, -1.0).topk(regions - many).indices
+    return boxes.gather(1, torch.cat([drawn, others], dim=1)[:, :, None].expand(-1, -1, 4))
+
+
+def _uniform(images: int, *shape: int, device: torch.device | str, generator: torch.Generator | None) -> Tensor:
+    if generator is None:
+        return uniform_of_images(images, *shape, device=device)
+    return torch.rand(images, *shape, generator=generator, device=device)
 
 
 @full_precision

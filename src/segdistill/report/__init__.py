@@ -12,6 +12,7 @@ from segdistill.report.figures import Album, Format, style
 from segdistill.report.formats import draw_formats, stored_formats
 from segdistill.report.gradients import gradients
 from segdistill.report.inference import Survey, survey
+from segdistill.report.metrics import find_metrics, metric_figures
 from segdistill.report.page import Content, render
 from segdistill.report.pictures import make_cards, write_sheets
 from segdistill.report.study import Study, read_study
@@ -81,6 +82,9 @@ def write_report(
     if content.rows:
         content.classes = [panels.class_bars(album, study, content.rows, study.focus.label)]
         content.classes += panels.gains(album, content.rows)
+    content.metrics = find_metrics(study)
+    if content.metrics is not None:
+        content.further = metric_figures(album, content.metrics)
     content.costs = [drawing for drawing in [panels.cost(album, study)] if drawing is not None]
     measured = stored_formats(study.focus.first.folder)
     content.costs += [] if measured is None else [draw_formats(album, measured)]

@@ -13,11 +13,14 @@ from segdistill.report.classes import ClassRow, gain_table
 from segdistill.report.collect import SCORES, Run, Spread
 from segdistill.report.curves import LINES
 from segdistill.report.figures import Drawing, signed
+from segdistill.report.metrics import Found, columns
 from segdistill.report.pictures import BOTH, BROKEN, FIXED, Card
 from segdistill.report.prototypes import ClassDistances
 from segdistill.report.study import Group, Study
 
 HERE = Path(__file__).parent
+OTHERS = ("train", "test")
+"""Splits beside val whose mean IoU is shown where `segdistill eval --split` was run."""
 
 
 @dataclass
@@ -33,6 +36,8 @@ class Content:
     prototypes: list[Drawing] = field(default_factory=list)
     confusions: list[Drawing] = field(default_factory=list)
     costs: list[Drawing] = field(default_factory=list)
+    metrics: Found | None = None
+    further: list[Drawing] = field(default_factory=list)
     changes: list[tuple[str, str, float]] = field(default_factory=list)
     cards: list[Card] = field(default_factory=list)
     palette: list[tuple[int, int, int]] = field(default_factory=list)
@@ -54,6 +59,7 @@ def render(content: Content) -> str:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
+        "figure": figure,
         "percent": percent,
         "points": points,
         "rgb": lambda colour: "rgb({},{},{})".format(*colour),
@@ -74,7 +80,10 @@ def render(content: Content) -> str:
         means=LINES if sum(len(group.runs) for group in study.groups) > LINES else None,
         table=[_line(study, group) for group in study.everyone],
         verdicts=[_verdicts(result) for result in content.comparisons],
-        tests=any("test" in run.evaluations for group in study.everyone for run in group.runs),
+        others=[
+            split for split in ("train", "test") if any(group.evaluation(split, "miou") for group in study.everyone)
+        ],
+        further=[] if content.metrics is None else columns(content.metrics),
         gains=gain_table(study, content.rows),
         students=[group for group in study.groups if group.role == "student" and study.baseline(group)],
         layers=layers,
@@ -141,6 +150,13 @@ def short(value: Spread | float | None, factor: float = 1.0) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def figure(value: Spread | None) -> str:
+    """A figure that is no share, with its deviation over seeds; a dash where it is unknown."""
+    if value is None:
+        return "–"
+    return f"{value.mean:.3f}" + ("" if value.sd is None else f" ± {value.sd:.3f}")
+
+
 def tint(gain: float | None) -> str:
     """A background for a gain: blue above 0, orange below, stronger up to 10 points."""
     if gain is None:
@@ -174,7 +190,7 @@ def _line(study: Study, group: Group) -> dict[str, Any]:
         "unequal": ", ".join(study.unequal(group)),
         "seeds": len(group.runs),
         **{key: group.result(key) for key in (*SCORES, "params", "flops", "seconds", "peak_memory")},
-        "test": group.evaluation("test", "miou"),
+        "others": {split: group.evaluation(split, "miou") for split in OTHERS},
         "gain": study.gain(group) if group.role == "student" else None,
         "steps": "–".join(str(step) for step in (steps if len(steps) == 1 else [steps[0], steps[-1]])),
         "state": state,

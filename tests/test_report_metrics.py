@@ -9,7 +9,7 @@ from segdistill.metrics import build_metric, list_metrics, metric_class
 from segdistill.report import write_report
 from segdistill.report.collect import Spread
 from segdistill.report.figures import Album
-from segdistill.report.metrics import columns, find_metrics, metric_figures
+from segdistill.report.metrics import find_metrics, lines, metric_figures
 from segdistill.report.study import read_study
 from test_metric_catalogue import show, small_case
 from test_report import NAMES, check_page, write_run
@@ -62,7 +62,7 @@ def test_figures_are_means_over_seeds(runs):
     found = find_metrics(study)
     assert found.split == "val"
     assert [group.label for group in found.groups] == ["teacher", "baseline", "cwd"]
-    table = {column.title: column for column in columns(found)}
+    table = {line.title: line for line in lines(found)}
     values = [results(seed)["calibration"] for seed in (1, 2)]
     spread = table["calibration error %"].cells[1]
     assert spread == Spread.of([value["ece"] for value in values])
@@ -92,7 +92,7 @@ def test_the_split_that_most_runs_have_is_shown(runs):
         leave(folder, "test", {"boundary": {"miou": 0.25}})
     found = find_metrics(read_study([runs]))
     assert (found.split, len(found.groups)) == ("test", 2)
-    assert [column.title for column in columns(found)] == ["boundary IoU %"]
+    assert [line.title for line in lines(found)] == ["boundary IoU %"]
     assert metric_figures(Album(runs / "figures"), found) == []
 
 

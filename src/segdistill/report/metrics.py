@@ -24,8 +24,8 @@ Values = list[float | None]
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of the table.
+class Line:
+    """A line of the table.
 
     Args:
         title: with `%` at its end, of shares.
@@ -105,7 +105,7 @@ def find_metrics(study: Study) -> Found | None:
     return best
 
 
-def columns(found: Found) -> list[Column]:
+def lines(found: Found) -> list[Line]:
     """The table of the metrics' figures, those that no group has left out.
 
     Args:
@@ -115,7 +115,7 @@ def columns(found: Found) -> list[Column]:
     for name in list_metrics():
         for key, title in metric_class(name).headlines.items():
             cells = [found.figure(group, name, key) for group in found.groups]
-            listed += [Column(title, cells)] if any(cells) else []
+            listed += [Line(title, cells)] if any(cells) else []
     return listed
 
 
@@ -193,27 +193,27 @@ def _curves(
     log: bool = False,
 ) -> Iterator[Drawing]:
     """A line for each group; shares in percent upwards."""
-    lines = []
+    curves = []
     for group in found.groups:
         xs, ys = series(group)
         pairs = [(x, y) for x, y in zip(xs, ys, strict=False) if x is not None and y is not None]
-        lines += [(group, *zip(*pairs, strict=True))] if pairs else []
-    if not lines:
+        curves += [(group, *zip(*pairs, strict=True))] if pairs else []
+    if not curves:
         return
 
     def paint(figure: "Figure") -> None:
         axes = figure.subplots()
-        for group, xs, ys in lines:
+        for group, xs, ys in curves:
             _line(axes, group, xs, ys, marker="o", ms=2.5)
         if log:
             axes.set_xscale("log", base=2)
-            ticks = sorted({x for _, xs, _ in lines for x in xs})
+            ticks = sorted({x for _, xs, _ in curves for x in xs})
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
         axes.set_xlabel(label)
         percent_axis(axes.yaxis)
 
-    yield album.draw(name, title, alt, PANEL, paint, [group for group, _, _ in lines], MARGINS)
+    yield album.draw(name, title, alt, PANEL, paint, [group for group, _, _ in curves], MARGINS)
 
 
 def _trimap(album: Album, found: Found) -> Iterator[Drawing]:
@@ -298,4 +298,4 @@ def _errors(album: Album, found: Found) -> Iterator[Drawing]:
     yield album.draw("errors", "The teacher's errors, %", alt, size, paint, margins=(0.1, 0.42, 0.1, 0.1))
 
 
-__all__ = ["Column", "Found", "columns", "find_metrics", "metric_figures"]
+__all__ = ["Found", "Line", "find_metrics", "lines", "metric_figures"]

@@ -13,7 +13,7 @@ from segdistill.report.classes import ClassRow, gain_table
 from segdistill.report.collect import SCORES, Run, Spread
 from segdistill.report.curves import LINES
 from segdistill.report.figures import Drawing, signed
-from segdistill.report.metrics import Found, columns
+from segdistill.report.metrics import Found, lines
 from segdistill.report.pictures import BOTH, BROKEN, FIXED, Card
 from segdistill.report.prototypes import ClassDistances
 from segdistill.report.study import Group, Study
@@ -83,7 +83,7 @@ def render(content: Content) -> str:
         others=[
             split for split in ("train", "test") if any(group.evaluation(split, "miou") for group in study.everyone)
         ],
-        further=[] if content.metrics is None else columns(content.metrics),
+        further=[] if content.metrics is None else lines(content.metrics),
         gains=gain_table(study, content.rows),
         students=[group for group in study.groups if group.role == "student" and study.baseline(group)],
         layers=layers,

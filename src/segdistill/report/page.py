@@ -12,6 +12,7 @@ from segdistill.engine.presets import in_words
 from segdistill.report.classes import ClassRow, gain_table
 from segdistill.report.collect import SCORES, Run, Spread
 from segdistill.report.curves import LINES
+from segdistill.report.exhibits import Shown, by_kind
 from segdistill.report.figures import Drawing, signed
 from segdistill.report.metrics import Found, lines
 from segdistill.report.pictures import BOTH, BROKEN, FIXED, Card
@@ -33,6 +34,8 @@ class Content:
     curves: list[Drawing] = field(default_factory=list)
     gradients: list[Drawing] = field(default_factory=list)
     classes: list[Drawing] = field(default_factory=list)
+    gains_by_image: list[Drawing] = field(default_factory=list)
+    exhibits: list[Shown] = field(default_factory=list)
     prototypes: list[Drawing] = field(default_factory=list)
     confusions: list[Drawing] = field(default_factory=list)
     costs: list[Drawing] = field(default_factory=list)
@@ -84,6 +87,7 @@ def render(content: Content) -> str:
             split for split in ("train", "test") if any(group.evaluation(split, "miou") for group in study.everyone)
         ],
         further=[] if content.metrics is None else lines(content.metrics),
+        exhibits=list(by_kind(content.exhibits)),
         gains=gain_table(study, content.rows),
         students=[group for group in study.groups if group.role == "student" and study.baseline(group)],
         layers=layers,

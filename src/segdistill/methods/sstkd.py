@@ -158,8 +158,8 @@ ALONE: dict[str, Any] = {"response_weight": 0.0, "holistic_weight": 0.0}
 
 
 TEXTURE_NOTE = (
-    "Means over channels of a network's first two stages, as in SSTKD's Figures 3 and 4: what of edges and textures the "
-    "student has, beside its teacher and students without the texture terms. Each map has its own colours."
+    "Means over channels of a network's first two stages, as in SSTKD's Figures 3 and 4: what of edges and textures "
+    "the student has, beside its teacher and students without the texture terms. Each map has its own colours."
 )
 """How maps of low-level features are to be read."""
 

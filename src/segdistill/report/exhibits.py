@@ -161,10 +161,9 @@ def _numbers(album: Album, shown: Shown, name: str, colours: Mapping[str, str]) 
             axes.plot([min(values), max(values)], [y, y], color=LINE, lw=1)
             axes.plot(values, [y] * len(values), "o", ms=3.5, color=colour, alpha=0.45, mew=0)
             axes.plot([means[label]] * 2, [y - 0.25, y + 0.25], color=colour, lw=2)
-            axes.annotate(
-                f"{label}, mean {means[label]:.3g}", (0, y), (0, 10), xycoords=("axes fraction", "data"),
-                textcoords="offset points", fontsize=7,
-            )  # fmt: skip
+            told = f"{label}, mean {means[label]:.3g}".replace("-", "−")
+            above = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+            axes.annotate(told, (0, y), (0, 10), fontsize=7, **above)
         axes.set_yticks([])
         axes.set_ylim(len(rows) - 0.5, -0.8)
         axes.grid(visible=False, axis="y")

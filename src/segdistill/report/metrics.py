@@ -193,11 +193,11 @@ def _curves(
     log: bool = False,
 ) -> Iterator[Drawing]:
     """A line for each group; shares in percent upwards."""
-    curves = []
+    curves: list[tuple[Group, list[float], list[float]]] = []
     for group in found.groups:
         xs, ys = series(group)
         pairs = [(x, y) for x, y in zip(xs, ys, strict=False) if x is not None and y is not None]
-        curves += [(group, *zip(*pairs, strict=True))] if pairs else []
+        curves += [(group, [x for x, _ in pairs], [y for _, y in pairs])] if pairs else []
     if not curves:
         return
 

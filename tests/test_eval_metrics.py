@@ -1,9 +1,11 @@
 """`segdistill eval --metric`: what is chosen, where the teacher comes from, what is printed and written."""
 
 import json
+import re
 
 import pytest
 
+from conftest import REPOSITORY
 from segdistill.metrics import list_metrics, metric_class
 from test_report import write_run
 
@@ -79,3 +81,10 @@ def test_they_are_listed(segdistill):
     code, out, _ = segdistill("list", "metrics")
     assert code == 0
     assert all(name in out for name in list_metrics())
+
+
+def test_the_example_of_the_page_runs():
+    page = (REPOSITORY / "docs/evaluation.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in list_metrics())
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "evaluation.md", "exec"), {})

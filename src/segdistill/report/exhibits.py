@@ -162,7 +162,7 @@ def _numbers(album: Album, shown: Shown, name: str, colours: Mapping[str, str]) 
             axes.plot(values, [y] * len(values), "o", ms=3.5, color=colour, alpha=0.45, mew=0)
             axes.plot([means[label]] * 2, [y - 0.25, y + 0.25], color=colour, lw=2)
             told = f"{label}, mean {means[label]:.3g}".replace("-", "−")
-            above = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+            above: Any = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
             axes.annotate(told, (0, y), (0, 10), fontsize=7, **above)
         axes.set_yticks([])
         axes.set_ylim(len(rows) - 0.5, -0.8)

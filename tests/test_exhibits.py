@@ -118,7 +118,7 @@ def test_a_run_without_its_checkpoint_is_named_and_the_rest_is_there(root):
         text = check_page(write_report([root / "none", root / "all"], images=1))[1]
         assert "Nothing shown of skd + fakd + sstkd by its method: " in text
         assert "checkpoint.pt cannot be read: it is damaged" in text
-        assert "gained most over" in text
+        assert "Gain by image against the baseline" in text  # the networks were looked at all the same
     finally:
         file.write_bytes(whole)
 

@@ -16,6 +16,7 @@ MODULES = (
     "segdistill.data",
     "segdistill.models",
     "segdistill.methods",
+    "segdistill.metrics",
 )
 MOST = 22
 """Names at the top level that a newcomer can still read through."""

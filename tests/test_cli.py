@@ -186,7 +186,7 @@ def test_help_has_an_example(segdistill, command):
         (["eval", "missing"], "no student at missing"),
         (["layers", "pspnet_resnet18", "--size", "0", "64"], "size: expected height and width in pixels, got 0×64"),
         (["predict", "missing", "a.png"], "no student at missing"),
-        (["list", "colours"], "expected methods, models, data, configs or config"),
+        (["list", "colours"], "expected methods, models, data, metrics, configs or config"),
         (["layers", "pspent_resnet18"], "did you mean pspnet_resnet18"),
         (["trian"], "No such command"),
         (["train"], "Missing argument"),

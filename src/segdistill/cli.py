@@ -321,7 +321,7 @@ def curve(
         raise ValueError(f"{len(result['errors'])} runs failed; the same command tries them again")
 
 
-@app.command("eval", epilog="Example: `segdistill eval runs/student --split test --json test.json`")
+@app.command("eval", epilog="Example: `segdistill eval runs/student --split test --metric all --json test.json`")
 def evaluate(
     model: Annotated[
         Path,
@@ -346,15 +346,26 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="A further metric, as in `list metrics`, or all; repeatable.", show_default=False),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="For agreement: the teacher (default: the configuration's).", show_default=False
+        ),
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Evaluate a trained student, or a network with weights as it is: mIoU, per-class IoU, accuracies."""
+    """Evaluate a trained student, or a network with weights as it is: mIoU, per-class IoU, accuracies, and more."""
     from segdistill.engine.config import is_config
     from segdistill.engine.evaluate import evaluate_run, what_is_foreign
     from segdistill.engine.run_folder import make_folder
 
     overrides = [*([f"eval.protocol={protocol}"] if protocol else []), *(overrides or [])]
-    result = evaluate_run(model, config=config, overrides=overrides, split=split, device=device)
+    how: dict[str, Any] = {"metrics": metric or [], "teacher": teacher, "device": device}
+    result = evaluate_run(model, config=config, overrides=overrides, split=split, **how)
     folder = model if model.is_dir() else model.parent
     path = json or folder / f"eval_{split}.json"
     if json is None and is_config(model):
@@ -562,7 +573,7 @@ def report(
 @app.command("list", epilog="Example: `segdistill list methods`")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="methods, models, data, configs or config; the first three if left out.")
+        str, typer.Argument(help="methods, models, data, metrics, configs or config; the first three if left out.")
     ] = "all",
     key: Annotated[
         str | None, typer.Argument(help="With config: a section or a key, as train or train.lr.", show_default=False)
@@ -571,7 +582,7 @@ def list_(
         bool, typer.Option("--stats", help="With models: parameters and operations, beside the papers'.")
     ] = False,
 ) -> None:
-    """List methods with their options, networks, data sets, configurations, and what a configuration may say."""
+    """List methods with their options, networks, data sets, metrics, configurations, and what these may say."""
     if key is not None and what != "config":
         raise ValueError(f"list {what} {key}: only config has keys; `segdistill list config {key}`")
     if what == "config":

@@ -99,8 +99,27 @@ def evaluation(console: Console, result: Mapping[str, Any]) -> None:
     table.add_row("pixel accuracy", "", percent(result["pixel_accuracy"]))
     console.print(table)
     console.print(in_words(result["protocol"]))
+    further = _further(result.get("metrics") or {})
+    if further:
+        table = Table("further metrics", Column("", justify="right"))
+        for title, value in further:
+            table.add_row(title, value)
+        console.print(table)
     if result.get("size"):
         console.print("images and masks resized first, to {}×{} (data.size)".format(*result["size"]))
+
+
+def _further(found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Titles and values of what metrics found."""
+    from segdistill.metrics import metric_class
+
+    rows = []
+    for name, values in found.items():
+        for key, title in metric_class(name).headlines.items():
+            value = values[key]
+            text = percent(value) if title.endswith("%") or value is None else f"{value:.4f}"
+            rows.append((title, text))
+    return rows
 
 
 def summary(console: Console, result: Mapping[str, Any]) -> None:
@@ -128,14 +147,14 @@ def catalogue(console: Console, what: str, *, stats: bool = False) -> None:
     Raises:
         ValueError: on another word, or stats of anything but models.
     """
-    shown = {"methods": methods, "data": data_sets, "models": sizes if stats else networks, "configs": configs}
-    if what != "all" and what not in shown:
-        raise ValueError(f"list {what}: expected methods, models, data, configs or config")
+    shown = {"methods": methods, "data": data_sets, "models": sizes if stats else networks}
+    others = {"metrics": metrics, "configs": configs}
+    if what not in ("all", *shown, *others):
+        raise ValueError(f"list {what}: expected methods, models, data, metrics, configs or config")
     if stats and what != "models":
         raise ValueError("--stats is of models: `segdistill list models --stats`")
-    for name, show in shown.items():
-        if what == name or (what == "all" and name != "configs"):
-            show(console)
+    for show in shown.values() if what == "all" else [{**shown, **others}[what]]:
+        show(console)
 
 
 def configs(console: Console) -> None:
@@ -155,6 +174,16 @@ def methods(console: Console) -> None:
     table = Table("method", "what it carries over", "options", title="methods")
     for name in list_methods():
         table.add_row(name, first_line(method_class(name)), options_line(method_options(name)))
+    console.print(table)
+
+
+def metrics(console: Console) -> None:
+    """Print all metrics that `eval --metric` takes beside the mean IoU."""
+    from segdistill.metrics import list_metrics, metric_class
+
+    table = Table("metric", "what it says", title="metrics")
+    for name in list_metrics():
+        table.add_row(name, first_line(metric_class(name)))
     console.print(table)
 
 

@@ -100,7 +100,7 @@ def load_checkpoint(folder: Path, parts: Mapping[str, Any], optional: Collection
         ValueError: if there is no checkpoint, it is damaged, or it was written by another configuration.
     """
     path = folder / CHECKPOINT
-    state = _read(path)
+    state = read_checkpoint(path)
     for name, part in parts.items():
         if (part is None) != (name not in state):
             if name in optional:
@@ -114,7 +114,15 @@ def load_checkpoint(folder: Path, parts: Mapping[str, Any], optional: Collection
     return dict(state[FACTS])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read the states of a checkpoint's parts by their names, and its facts.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError: if there is none, or it is damaged.
+    """
     if not path.is_file():
         raise ValueError(f"nothing to resume in {path.parent}: it has no {CHECKPOINT}")
     what_to_do = "put a copy back, or delete it to train from the start"

@@ -18,6 +18,7 @@ from segdistill.engine.modes import evaluating
 from segdistill.engine.protocol import PLAIN, Protocol, infer_ids
 from segdistill.engine.run_folder import CONFIG
 from segdistill.engine.runtime import Runtime, runtime
+from segdistill.engine.scoring import Scoring, check_metrics
 from segdistill.engine.student import load_student, read_card, student_path
 from segdistill.engine.teacher import build_trained, check_order, tell_range
 from segdistill.metrics import confusion_matrix, image_counts, scores
@@ -33,6 +34,8 @@ def evaluate(
     workers: int = 0,
     run: Runtime | None = None,
     per_image: bool = False,
+    metrics: Sequence[str] = (),
+    teacher: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Mean IoU, mean accuracy, pixel accuracy and per-class figures, from one confusion matrix over whole images.
 
@@ -47,15 +50,18 @@ def evaluate(
         workers: processes that load images.
         run: device, precision and processes (default: the model's device, float32, one process).
         per_image: whether to count each image by itself as well.
+        metrics: names of further metrics, as in `segdistill list metrics`.
+        teacher: a network that gives logits of the same classes, for a metric that compares the model with it.
 
     Returns:
         `miou`, `macc`, `pixel_accuracy`, `iou` and `accuracy` by class (None for absent classes), `images`,
         `confusion` (C×C pixel counts, truth along rows); if asked for, `per_image`, what `image_counts` gives for each
-        image, (images,3,C); besides `size` and `protocol`, as they were.
+        image, (images,3,C), and `metrics`, what each one's `compute` gives; `size` and `protocol`, as they were.
 
     Raises:
-        ValueError: if the model's number of classes is not the data set's.
+        ValueError: if the model's number of classes is not the data set's, or a metric is unknown or needs a teacher.
     """
+    scoring = Scoring(metrics, dataset.classes, protocol, teacher)
     network = model if isinstance(model, nn.Module) else load_student(model)
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     run = run or Runtime(device)
@@ -70,11 +76,12 @@ def evaluate(
             known = f"{len(dataset.classes)} ({', '.join(dataset.classes)})"
             raise ValueError(f"the model has {count} classes, the data set {known}")
 
-    with evaluating(network), torch.no_grad():
+    with evaluating(network), scoring.on(run), torch.no_grad():
         for images, target in batches:
             images, target = images.to(run.device, non_blocking=True), target.to(run.device, non_blocking=True)
             with run.autocast():
-                prediction = infer_ids(network, images, protocol, check=check)
+                prediction = infer_ids(network, images, protocol, check=check, watch=scoring.watch(target))
+                scoring.update(prediction, target, images)
             counts.update(prediction, target)
             if per_image:
                 each = zip(prediction, target, strict=True)
@@ -89,6 +96,7 @@ def evaluate(
         "size": None if size is None else list(size),
         "protocol": protocol.as_dict(),
         **({"per_image": run.sum(by_image.to(run.device)).tolist()} if per_image else {}),
+        **({"metrics": scoring.compute(run)} if metrics else {}),
     }
 
 
@@ -100,6 +108,8 @@ def evaluate_run(
     split: str = "val",
     device: str = "auto",
     per_image: bool = False,
+    metrics: Sequence[str] = (),
+    teacher: str | Path | None = None,
     allow_code: bool | None = None,
 ) -> dict[str, Any]:
     """Evaluate a trained student in float32 on the data that its run names, or a network with weights as it is.
@@ -115,16 +125,19 @@ def evaluate_run(
         split: `train`, `val` or `test`.
         device: as for `runtime`.
         per_image: as for `evaluate`.
+        metrics: likewise; `all` stands for all of them, but for those that need a teacher where there is none.
+        teacher: run folder or file of the teacher that the model is compared with (default: the configuration's).
         allow_code: as for `load_student`.
 
     Returns:
         What `evaluate` returns, besides `split` and `model`.
 
     Raises:
-        ValueError: if there is no configuration, the data or the model are not there, or the split has no labels.
+        ValueError: if there is no configuration, the data or the model are not there, or the split has no labels; if a
+            metric is unknown, or there is no teacher for one that needs it.
     """
     if is_config(model):
-        named = load_config(model, overrides)
+        own = named = load_config(model, overrides)
         seen = named if config is None else load_config(config)
         data = seen.data
         dataset = build_split(data, split)
@@ -137,12 +150,14 @@ def evaluate_run(
         if config is None and not (folder / CONFIG).is_file():
             raise ValueError(f"{folder} has no {CONFIG}; say what to evaluate on with --config")
         seen = load_config(config if config is not None else folder, overrides)
+        own = load_config(folder) if (folder / CONFIG).is_file() else seen
         data = seen.data
         dataset = build_split(data, split)
         check_order(card["classes"], dataset.classes, str(model))
         tell_range(card, dataset, str(model))
         network = load_student(model, allow_code=allow_code)
         label = str(model)
+    metrics, guide = check_metrics(metrics, own, teacher, dataset.classes)
     for line in quick_check(dataset):
         print(f"data, {split}: {line}", file=sys.stderr, flush=True)
     with runtime(device) as run:
@@ -155,6 +170,8 @@ def evaluate_run(
             workers=data.workers,
             run=run,
             per_image=per_image,
+            metrics=metrics,
+            teacher=guide,
         )
     return {"model": label, "split": split, **result, "protocol": seen.eval.describe()}
 

@@ -113,6 +113,11 @@ class Protocol:
         """Whether the network sees each image whole and once."""
         return self.window is None and len(self.scales) == 1 and not self.flip
 
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether what it gives is probabilities, merged from several views, and not logits."""
+        return self.merge == "softmax" and len(self.scales) * (1 + self.flip) > 1
+
     def view(self, size: Size, scale: float = 1.0) -> Size:
         """(H,W) that an image is resized to.
 
@@ -199,6 +204,7 @@ def infer_ids(
     *,
     size: Size | None = None,
     check: Callable[[int], None] | None = None,
+    watch: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """The classes that `infer` finds likeliest, in memory that does not grow with the logits of the whole image.
 
@@ -211,6 +217,7 @@ def infer_ids(
         protocol: likewise.
         size: likewise.
         check: called with the number of classes that the network gives; it may raise.
+        watch: called with the first row of each band of rows and what `infer` gives there, (N,C,h,W).
 
     Returns:
         Class numbers (N,H,W) on the network's device: uint8, of more than 256 classes int64. They are exactly those of
@@ -221,6 +228,8 @@ def infer_ids(
         for band in _bands(network, images, protocol, size):
             if check is not None and not found:
                 check(band.shape[1])
+            if watch is not None:
+                watch(sum(part.shape[-2] for part in found), band)
             found.append(band.argmax(1).to(torch.uint8 if band.shape[1] <= 256 else torch.int64))
     return torch.cat(found, dim=-2)
 

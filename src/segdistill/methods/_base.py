@@ -19,6 +19,18 @@ class Part(NamedTuple):
     """Attribute of the method that holds the part's own layers."""
 
 
+class Exhibit(NamedTuple):
+    """What a method shows of trained networks on a batch of images, for a figure of the report."""
+
+    title: str
+    note: str
+    """How the figure is to be read, in a sentence."""
+    values: Mapping[str, Tensor]
+    """By what they are of: a number for each image (N,), or a map (N,h,w)."""
+    common: tuple[str, ...] = ()
+    """Maps that share one scale of colours; every other one has its own."""
+
+
 class Method(nn.Module):
     """One way of carrying knowledge from a teacher to a student.
 
@@ -98,6 +110,22 @@ class Method(nn.Module):
         """
         return {}
 
+    def exhibits(
+        self, student: Taps, others: Mapping[str, Taps], target: Tensor, critic: nn.Module | None = None
+    ) -> list[Exhibit]:
+        """Show what the method does to trained networks: the pictures of its paper, for the report.
+
+        Called without a graph and in eval mode, on a few images of the validation split, after a run has ended.
+
+        Args:
+            student: taps of the student that was trained with the method; `student_taps` and `teacher_taps` of it.
+            others: the same taps of other networks by their names: `teacher`, the baseline, students of other methods.
+                Their maps were matched with the student's as in training. A tap that a network lacks is not there.
+            target: (N,h,w) labels.
+            critic: the method's critic as training left it, if it has one.
+        """
+        return []
+
     def make_critic(self) -> nn.Module | None:
         """A network that is trained against the student, or None. Called once, after `adapt`."""
         return None
@@ -173,6 +201,14 @@ class Composite(Method):
             for name, method in self.each()
             for figure, value in method.analysis(student, teacher, target).items()
         }
+
+    def exhibits(
+        self, student: Taps, others: Mapping[str, Taps], target: Tensor, critic: nn.Module | None = None
+    ) -> list[Exhibit]:
+        """All that one of the methods shows, with its own critic."""
+        critics: Mapping[str, nn.Module] = dict(critic.items()) if isinstance(critic, nn.ModuleDict) else {}
+        shown = (method.exhibits(student, others, target, critics.get(name)) for name, method in self.each())
+        return [exhibit for each in shown for exhibit in each]
 
     def make_critic(self) -> nn.Module | None:
         """The critics of the adversarial methods by name, or None if there is none."""

@@ -15,7 +15,7 @@ All that a method needs for its holistic term, besides a weight and the option d
         return critic_terms(critic, student["logits"], teacher["logits"], student["image"])
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Literal
 
@@ -31,6 +31,14 @@ from segdistill.taps import resize
 
 ROOT = 1e-12
 """Added under the root of the penalty's norm, whose slope at 0 would be infinite."""
+
+
+CRITIC_NOTE = (
+    "A dot per image: the score that the critic gives to a network's class map, as in SKD's Figure 3. It was trained "
+    "to score the teacher's maps high and the student's low. A student that the holistic term has brought near its "
+    "teacher scores higher than one that was trained without it."
+)
+"""How scores are to be read."""
 
 
 class SelfAttention(nn.Module):
@@ -195,6 +203,22 @@ def critic_terms(
             "wasserstein": critic(fake, image).mean() - critic(real, image).mean(),
             "penalty": gradient_penalty(lambda maps: critic(maps, image), real, fake, weight=weight),
         }
+
+
+@full_precision
+def critic_scores(
+    critic: Critic, student: Tensor, others: Mapping[str, Tensor], image: Tensor | None = None
+) -> dict[str, Tensor]:
+    """What a trained critic thinks of networks, one score per image (N,), the more the better; `student` comes last.
+
+    Args:
+        critic: as training left it; put into eval mode.
+        student: logits (N,C,H,W).
+        others: logits of other networks by name; those of other classes are left out.
+        image: (N,3,h,w), for a critic that sees it.
+    """
+    seen = {name: logits for name, logits in others.items() if logits.shape[1] == student.shape[1]}
+    return {name: critic.eval()(critic.maps(logits), image) for name, logits in {**seen, "student": student}.items()}
 
 
 def critic_optimizer(critic: nn.Module, kind: Literal["adam", "sgd"], *, lr: float = 4e-4) -> torch.optim.Optimizer:

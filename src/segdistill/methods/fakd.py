@@ -5,14 +5,15 @@ bound of the expected loss needs no draw. `docs/derivations/fakd.md` derives wha
 """
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from segdistill.functional import IGNORE, check_labels, check_maps, full_precision, kl_terms, labelled, resize_labels
-from segdistill.methods._base import Method
+from segdistill.methods._base import Exhibit, Method
 from segdistill.methods._covariance import ClassCovariance, class_blocks
 from segdistill.taps import UNDROPPED, Taps
 
@@ -263,6 +264,35 @@ class FAKD(Method):
                 logits / tau, teacher["logits"] / tau, target, weight=weight / tau, covariance=covariance, scale=scale
             )
         return {"logits": self.weight * loss}
+
+    def exhibits(
+        self, student: Taps, others: Mapping[str, Taps], target: Tensor, critic: nn.Module | None = None
+    ) -> list[Exhibit]:
+        """Logits of one class without and with the covariance, as in the paper's Figure 3."""
+        if not self.weight:
+            return []
+        logits = student["logits"]
+        labels = resize_labels(target, (logits.shape[2], logits.shape[3]))
+        covariance = self.statistics.covariance
+        variance = logit_variance(labels, weight=student["weight"], covariance=covariance, scale=self.strength)
+        added = variance / (2 * self.temperature)
+        present = F.one_hot(labels.where(labelled(labels, logits.shape[1]), 0), logits.shape[1]).sum((1, 2)) > 0
+        chosen = added.var((2, 3)).where(present, -1).argmax(1)
+
+        def pick(maps: Tensor) -> Tensor:
+            return maps[torch.arange(len(maps), device=maps.device), chosen]
+
+        maps = {name: pick(taps["logits"]) for name, taps in others.items() if name == "teacher"}
+        shown = {"without the covariance": pick(logits), "with the covariance": pick(logits + added)}
+        maps |= {**shown, "what it adds": pick(added)}
+        return [Exhibit("Activations with and without the covariance", AUGMENTED_NOTE, maps, tuple(shown))]
+
+
+AUGMENTED_NOTE = (
+    "As in FAKD's Figure 3: the logits of the class that the augmentation changes most in the image, without and with "
+    "what the covariance of the features adds to them at the end of training, λv/(2τ), beside the teacher's."
+)
+"""How maps of logits are to be read."""
 
 
 __all__ = ["FAKD", "ClassCovariance", "augmented_channel_kl", "augmented_pixel_kl", "logit_variance"]

@@ -1,5 +1,6 @@
 """SKD: structured knowledge distillation (Liu et al., CVPR 2019): single pixels, pairs of them, whole maps."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -8,8 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from segdistill.functional import check_maps, exact, full_precision, inverse_lengths, unit_vectors
-from segdistill.methods._base import Method
-from segdistill.methods._critic import Critic, critic_optimizer, critic_terms, holistic_loss
+from segdistill.methods._base import Exhibit, Method
+from segdistill.methods._critic import CRITIC_NOTE, Critic, critic_optimizer, critic_scores, critic_terms, holistic_loss
 from segdistill.methods.kd import pixel_kl
 from segdistill.taps import Taps
 
@@ -257,6 +258,16 @@ class StructuredKD(Method):
             return self.pool
         height, width = features.shape[2:]
         return max(1, int(height * self.pool)), max(1, int(width * self.pool))
+
+    def exhibits(
+        self, student: Taps, others: Mapping[str, Taps], target: Tensor, critic: nn.Module | None = None
+    ) -> list[Exhibit]:
+        """The critic's scores of the networks' maps, as in the paper's Figure 3."""
+        if not isinstance(critic, Critic):
+            return []
+        logits = {name: taps["logits"] for name, taps in others.items() if "logits" in taps}
+        scores = critic_scores(critic, student["logits"], logits, student.get("image"))
+        return [Exhibit("The critic's scores", CRITIC_NOTE, scores)]
 
     def make_critic(self) -> nn.Module | None:
         """The critic of the holistic term."""

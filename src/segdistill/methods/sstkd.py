@@ -1,5 +1,6 @@
 """SSTKD: structural and statistical texture knowledge of the first layers (Ji et al., CVPR 2022)."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -8,8 +9,8 @@ from torch import Tensor, nn
 
 from segdistill.adapters import projection
 from segdistill.functional import check_maps, full_precision
-from segdistill.methods._base import Method, Part
-from segdistill.methods._critic import Critic, critic_optimizer, critic_terms, holistic_loss
+from segdistill.methods._base import Exhibit, Method, Part
+from segdistill.methods._critic import CRITIC_NOTE, Critic, critic_optimizer, critic_scores, critic_terms, holistic_loss
 from segdistill.methods._level_graph import (
     WIDTH,
     LevelGraph,
@@ -154,6 +155,13 @@ def check_knowledge(knowledge: str, graph: bool) -> None:
 
 ALONE: dict[str, Any] = {"response_weight": 0.0, "holistic_weight": 0.0}
 """Options that leave nothing but texture."""
+
+
+TEXTURE_NOTE = (
+    "Means over channels of a network's first two stages, as in SSTKD's Figures 3 and 4: what of edges and textures "
+    "the student has, beside its teacher and students without the texture terms. Each map has its own colours."
+)
+"""How maps of low-level features are to be read."""
 
 
 class SSTKD(Method):
@@ -317,6 +325,21 @@ class SSTKD(Method):
             knowledge = self.reason(other.mean(2), shared.levels, shared.counts[1], shared.encodings[1])
             terms["reconstruction"] = F.mse_loss(self.restore(knowledge), other)
         return terms
+
+    def exhibits(
+        self, student: Taps, others: Mapping[str, Taps], target: Tensor, critic: nn.Module | None = None
+    ) -> list[Exhibit]:
+        """Mean of the low-level features over channels, as in the paper's Figures 3 and 4; the critic's scores."""
+        shown = []
+        for name in sorted({"low1", "low2"} & student.keys()):
+            seen = {**others, "student": student}
+            maps = {other: taps[name].mean(1) for other, taps in seen.items() if name in taps}
+            shown.append(Exhibit(f"Low-level features: {name}", TEXTURE_NOTE, maps))
+        if isinstance(critic, Critic):
+            logits = {name: taps["logits"] for name, taps in others.items() if "logits" in taps}
+            scores = critic_scores(critic, student["logits"], logits, student["image"])
+            shown.append(Exhibit("The critic's scores", CRITIC_NOTE, scores))
+        return shown
 
     def make_critic(self) -> nn.Module | None:
         """The critic of the holistic term."""

@@ -9,10 +9,12 @@ from segdistill.engine.run_folder import make_folder, stored_json, write_text
 from segdistill.report import curves, panels
 from segdistill.report.classes import Matrix, class_rows, improvement, largest_changes, stored_confusions
 from segdistill.report.comparison import draw_comparison
+from segdistill.report.exhibits import exhibits
 from segdistill.report.figures import Album, Format, style
 from segdistill.report.formats import draw_formats, stored_formats
 from segdistill.report.gradients import gradients
-from segdistill.report.inference import Survey, survey
+from segdistill.report.inference import Survey, image_means, survey
+from segdistill.report.metrics import find_metrics, metric_figures
 from segdistill.report.page import Content, render
 from segdistill.report.pictures import make_cards, write_sheets
 from segdistill.report.study import Study, read_study
@@ -86,7 +88,10 @@ def write_report(
         _compare(content, album, split, confusions)
     if content.rows:
         content.classes = [panels.class_bars(album, study, content.rows, study.focus.label)]
-        content.classes += panels.gains(album, content.rows)
+        content.classes += panels.gains(album, content.rows) + content.gains_by_image
+    content.metrics = find_metrics(study)
+    if content.metrics is not None:
+        content.further = metric_figures(album, content.metrics)
     content.costs = [drawing for drawing in [panels.cost(album, study)] if drawing is not None]
     measured = stored_formats(study.focus.first.folder)
     content.costs += [] if measured is None else [draw_formats(album, measured)]
@@ -104,6 +109,10 @@ def _look(content: Content, album: Album, found: Survey, images: int) -> None:
     content.prototypes += panels.distances(album, found.features, study, "features")
     content.prototypes += panels.distances(album, found.scores, study, "scores")
     content.palette = found.dataset.palette
+    content.exhibits = exhibits(album, found, study)
+    if baseline is not None and {focus.label, baseline.label} <= found.by_image.keys():
+        values = [image_means(found.by_image, group.label) for group in (baseline, focus)]
+        content.gains_by_image = panels.image_gains(album, *values)
     if focus.label in found.networks:
         other = baseline.label if baseline and baseline.label in found.networks else None
         content.cards = make_cards(found, focus.label, other, images)

@@ -26,7 +26,7 @@ KINDS: dict[str, dict[str, str]] = {
     CONFIG: {"data": MAPPING, "student": MAPPING, "teacher": ONE_OR_MORE, "train": MAPPING},
     SUMMARY: {"iou": MAPPING, "steps": WHOLE, "best_step": WHOLE, "student": TEXT, "flops_size": LIST},
     ENVIRONMENT: {"versions": MAPPING, "gpus": LIST},
-    "eval": {"iou": MAPPING, "confusion": TABLE},
+    "eval": {"iou": MAPPING, "confusion": TABLE, "metrics": MAPPING},
 }
 """What a report takes apart in the files of a run, and what it has to be; single figures may be anything."""
 

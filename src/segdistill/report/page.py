@@ -14,12 +14,16 @@ from segdistill.report.classes import ClassRow, gain_table
 from segdistill.report.collect import SCORES, Run, Spread
 from segdistill.report.comparison import Compared
 from segdistill.report.curves import LINES
+from segdistill.report.exhibits import Shown, by_kind
 from segdistill.report.figures import Drawing, signed
+from segdistill.report.metrics import Found, lines
 from segdistill.report.pictures import BOTH, BROKEN, FIXED, Card
 from segdistill.report.prototypes import ClassDistances
 from segdistill.report.study import Group, Study
 
 HERE = Path(__file__).parent
+OTHERS = ("train", "test")
+"""Splits beside val whose mean IoU is shown where `segdistill eval --split` was run."""
 
 
 @dataclass
@@ -32,9 +36,13 @@ class Content:
     curves: list[Drawing] = field(default_factory=list)
     gradients: list[Drawing] = field(default_factory=list)
     classes: list[Drawing] = field(default_factory=list)
+    gains_by_image: list[Drawing] = field(default_factory=list)
+    exhibits: list[Shown] = field(default_factory=list)
     prototypes: list[Drawing] = field(default_factory=list)
     confusions: list[Drawing] = field(default_factory=list)
     costs: list[Drawing] = field(default_factory=list)
+    metrics: Found | None = None
+    further: list[Drawing] = field(default_factory=list)
     changes: list[tuple[str, str, float]] = field(default_factory=list)
     cards: list[Card] = field(default_factory=list)
     palette: list[tuple[int, int, int]] = field(default_factory=list)
@@ -56,6 +64,7 @@ def render(content: Content) -> str:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
+        "figure": figure,
         "percent": percent,
         "points": points,
         "rgb": lambda colour: "rgb({},{},{})".format(*colour),
@@ -76,7 +85,11 @@ def render(content: Content) -> str:
         means=LINES if sum(len(group.runs) for group in study.groups) > LINES else None,
         table=[_line(study, group) for group in study.everyone],
         verdicts=[_verdicts(result) for result in content.comparisons],
-        tests=any("test" in run.evaluations for group in study.everyone for run in group.runs),
+        others=[
+            split for split in ("train", "test") if any(group.evaluation(split, "miou") for group in study.everyone)
+        ],
+        further=[] if content.metrics is None else lines(content.metrics),
+        exhibits=list(by_kind(content.exhibits)),
         gains=gain_table(study, content.rows),
         students=[group for group in study.groups if group.role == "student" and study.baseline(group)],
         layers=layers,
@@ -143,6 +156,13 @@ def short(value: Spread | float | None, factor: float = 1.0) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def figure(value: Spread | None) -> str:
+    """A figure that is no share, with its deviation over seeds; a dash where it is unknown."""
+    if value is None:
+        return "–"
+    return f"{value.mean:.3f}" + ("" if value.sd is None else f" ± {value.sd:.3f}")
+
+
 def tint(gain: float | None) -> str:
     """A background for a gain: blue above 0, orange below, stronger up to 10 points."""
     if gain is None:
@@ -176,7 +196,7 @@ def _line(study: Study, group: Group) -> dict[str, Any]:
         "unequal": ", ".join(study.unequal(group)),
         "seeds": len(group.runs),
         **{key: group.result(key) for key in (*SCORES, "params", "flops", "seconds", "peak_memory")},
-        "test": group.evaluation("test", "miou"),
+        "others": {split: group.evaluation(split, "miou") for split in OTHERS},
         "gain": study.gain(group) if group.role == "student" else None,
         "steps": "–".join(str(step) for step in (steps if len(steps) == 1 else [steps[0], steps[-1]])),
         "state": state,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segdistill.report.classes import ClassRow, Matrix, rank_correlation
 from segdistill.report.figures import (
@@ -28,6 +29,8 @@ from segdistill.report.study import Group, Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+Values = NDArray[np.float64]
 
 
 def class_bars(album: Album, study: Study, rows: Sequence[ClassRow], label: str) -> Drawing:
@@ -68,6 +71,34 @@ def gains(album: Album, rows: Sequence[ClassRow]) -> list[Drawing]:
             )
         )
     return drawings
+
+
+def image_gains(album: Album, baseline: Values, student: Values) -> list[Drawing]:
+    """Gain of each image against its difficulty, both in mean IoU over the classes in its truth (FAKD's Figure 2).
+
+    Args:
+        album: draws it.
+        baseline: mean IoU of each image (images,), NaN where it has no labels.
+        student: likewise.
+    """
+    pairs = [(float(x), float(y - x), "") for x, y in zip(baseline, student, strict=True) if np.isfinite(x + y)]
+    if len(pairs) < 2:
+        return []
+    rank = rank_correlation([x for x, _, _ in pairs], [gain for _, gain, _ in pairs])
+    won = sum(gain > 0 for _, gain, _ in pairs)
+    told = f"{won} of {len(pairs)} images gain"
+    told += "" if rank is None else f", rank correlation {rank:+.2f}".replace("-", "−")
+    title = "Gain by image against the baseline's mIoU, %"
+    return [
+        album.draw(
+            "gain_images",
+            title,
+            f"Scatter of the gain in mean IoU of each image against the baseline's; {told}",
+            (3.9, 2.5),
+            lambda figure: _scatter(figure, pairs, told, log=False),
+            margins=MARGINS,
+        )
+    ]
 
 
 def distances(album: Album, found: Mapping[str, ClassDistances], study: Study, space: str) -> list[Drawing]:
@@ -178,7 +209,7 @@ def _scatter(figure: "Figure", points: Sequence[tuple[float, float, str]], told:
     percent_axis(axes.xaxis)
     percent_axis(axes.yaxis)
     note(axes, told)
-    place_labels(axes, sorted(points, key=lambda point: -abs(point[1])))
+    place_labels(axes, sorted((point for point in points if point[2]), key=lambda point: -abs(point[1])))
 
 
 def _distances(figure: "Figure", groups: Sequence[Group], found: Mapping[str, ClassDistances]) -> None:

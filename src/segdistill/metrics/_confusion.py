@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segdistill.functional import IGNORE
+from segdistill.metrics._base import mean
 
 if TYPE_CHECKING:
     from torchmetrics.classification import MulticlassConfusionMatrix
@@ -86,22 +87,21 @@ def scores(confusion: Tensor, classes: Sequence[str], absent: Literal["skip", "z
         raise ValueError(f"confusion: expected {len(classes)}×{len(classes)}, got {tuple(confusion.shape)}")
     counts = confusion.cpu().double()
     hit, truth, predicted = counts.diag(), counts.sum(1), counts.sum(0)
-    iou = _known(class_iou(torch.stack([hit, truth, predicted])))
-    accuracy = _known(hit / truth)
+    iou = known(class_iou(torch.stack([hit, truth, predicted])))
+    accuracy = known(hit / truth)
     return {
-        "miou": _mean(iou if absent == "skip" else [ratio or 0.0 for ratio in iou]),
-        "macc": _mean(accuracy),
-        "pixel_accuracy": _known(hit.sum()[None] / counts.sum())[0],
+        "miou": mean(iou if absent == "skip" else [ratio or 0.0 for ratio in iou]),
+        "macc": mean(accuracy),
+        "pixel_accuracy": known(hit.sum()[None] / counts.sum())[0],
         "iou": dict(zip(classes, iou, strict=True)),
         "accuracy": dict(zip(classes, accuracy, strict=True)),
     }
 
 
-def _known(ratios: Tensor) -> list[float | None]:
-    """The ratios as numbers; None where nothing was counted."""
+def known(ratios: Tensor) -> list[float | None]:
+    """Give ratios as numbers, None where nothing was counted.
+
+    Args:
+        ratios: (C,), NaN where nothing was counted.
+    """
     return [None if math.isnan(ratio) else ratio for ratio in ratios.tolist()]
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(torch.tensor(known, dtype=torch.float64).mean()) if known else None

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+import yaml
 
 from conftest import write_image
 from faults import assert_same_run, at_step, config, interrupt, read_metrics
@@ -138,6 +139,27 @@ def test_patterns_fit_capitals_and_folders():
     assert match_names(["a/x", "b/x", "a/Y"], "*/x", "k") == [0, 1]
 
 
+def test_the_folder_of_a_split_may_be_left_out_of_a_pattern():
+    names = ["train/a_1", "train/b_1", "other/a_1"]
+    assert match_names(names, "a_*", "k") == [0]
+    assert match_names(names, "train/a_*", "k") == [0]
+    assert match_names(names, "*a_*", "k") == [0, 2]
+
+
+def test_checking_the_data_knows_what_is_allowed(folder, segdistill):
+    path = folder / "my.yaml"
+    data = {"name": "folder", "root": str(folder), "classes": ["a", "b"], "labelled": "masks"}
+    path.write_text(yaml.safe_dump({"data": data, "student": {"name": "pspnet_resnet18"}}))
+    status, out, _ = segdistill("data", "check", path)
+    assert status == 0, out
+    assert "3 images have no mask; what is learned there comes from the teacher (data.labelled)" in " ".join(out.split())
+    status, out, _ = segdistill("data", "check", path, "data.labelled=null")
+    assert status == 2
+    assert "3.png has no mask" in out
+    status, out, _ = segdistill("data", "check", path, "data.only={val: '1'}")
+    assert "1 images: 1 of 32×32" in out
+
+
 def test_only_some_of_a_split():
     dataset = Numbered(6)
     assert keep_only(dataset, "train", None) is keep_only(dataset, "train", {"test": "odd*"}) is dataset
@@ -214,7 +236,7 @@ def test_processes_share_out_both_parts():
             for rank in range(world)
         ]
         for step, (images, labels) in enumerate(whole):
-            parts = [split[rank][step * accumulate + part] for rank in range(world) for part in range(accumulate)]
+            parts = [split[rank][step * accumulate + part] for part in range(accumulate) for rank in range(world)]
             half = 4 // (world * accumulate)
             assert [i for part, _ in parts for i in part[:half]] + [
                 i for part, _ in parts for i in part[half:]

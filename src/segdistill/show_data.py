@@ -78,6 +78,8 @@ def check(
             data.options,
             packed=data.packed,
             groups=data.groups,
+            only=data.only,
+            unmasked=data.labelled is not None,
             workers=cores if workers is None else workers,
             records=records,
             progress=lambda split: show.progress(f"items of {split}"),
@@ -88,7 +90,7 @@ def check(
         splits = {s: {"missing": r} if isinstance(r, str) else r.figures() for s, r in found.items()}
         write_json(json, {"data": data.name, "options": data.options, "packed": data.packed, "splits": splits})
         written.append(f"written to {json}")
-    picture = None if sheet is None else _sheet(data.name, data.options, data.packed, found)
+    picture = None if sheet is None else _sheet(data, found)
     if sheet is not None and picture is not None:
         write_atomically(sheet, lambda path: picture.save(path, format="PNG"))
     if sheet is not None:
@@ -110,7 +112,7 @@ def check(
     return bad
 
 
-def _sheet(name: str, options: dict[str, Any], packed: str | None, found: Mapping[str, Any], count: int = 6) -> Any:
+def _sheet(data: Any, found: Mapping[str, Any], count: int = 6) -> Any:
     """A picture of samples of each split that could be read; None if none could."""
     from segdistill.data.check import open_split
     from segdistill.data.sheet import choose_samples, draw_sheet
@@ -119,7 +121,7 @@ def _sheet(name: str, options: dict[str, Any], packed: str | None, found: Mappin
     for split, report in found.items():
         if isinstance(report, str):
             continue
-        dataset, _ = open_split(name, split, options, packed)
+        dataset, _ = open_split(data.name, split, data.options, data.packed, data.only)
         readable = report.readable
         chosen = choose_samples(report.seen[readable], count)
         if chosen:

@@ -14,6 +14,7 @@ from segdistill.data.groups import SharedSequences
 from segdistill.data.packed import PackedDataset
 from segdistill.data.records import Record, RecordStore, read_records
 from segdistill.data.sets import build_dataset
+from segdistill.data.subsets import Only, keep_only
 from segdistill.functional import IGNORE
 
 ONE_CLASS = "the only class is {!r}: every pixel is right from the start; add a background class"
@@ -271,11 +272,17 @@ def _check_split(
     options: dict[str, Any],
     packed: str | None = None,
     shared: SharedSequences | None = None,
+    only: Only | None = None,
+    unmasked: bool = False,
     **how: Any,
 ) -> DatasetReport:
-    dataset, problems = open_split(name, split, options, packed)
+    dataset, problems = open_split(name, split, options, packed, only)
     report = check_dataset(dataset, split=split, **how)
-    report.problems = problems + report.problems
+    if unmasked and problems:
+        count = f"{len(problems)} image{'s have' if len(problems) > 1 else ' has'} no mask"
+        report.remarks.append(f"{count}; what is learned there comes from the teacher (data.labelled)")
+    else:
+        report.problems = problems + report.problems
     if shared is not None:
         shared.add(split, dataset.names)
         report.remarks += shared.lines(split)
@@ -283,7 +290,7 @@ def _check_split(
 
 
 def open_split(
-    name: str, split: str, options: dict[str, Any], packed: str | None = None
+    name: str, split: str, options: dict[str, Any], packed: str | None = None, only: Only | None = None
 ) -> tuple[SegmentationDataset, list[str]]:
     """A split as far as it is there, and a line for each image of it that has no mask.
 
@@ -292,16 +299,17 @@ def open_split(
         split: train, val or test.
         options: of the data set.
         packed: folder of a pack whose images are taken instead of the files.
+        only: split → patterns of the images that are used, as `data.only`.
 
     Raises:
-        ValueError: if there is no such folder, split or option, or the pack is of other data.
+        ValueError: if there is no such folder, split or option, the pack is of other data, or a pattern fits nothing.
     """
     if packed is not None:
-        return PackedDataset(packed, split, name=name, options=options), []
+        return keep_only(PackedDataset(packed, split, name=name, options=options), split, only), []
     try:
-        return build_dataset(name, split, **options), []
+        return keep_only(build_dataset(name, split, **options), split, only), []
     except MissingMasks as error:
-        return error.dataset, error.problems
+        return keep_only(error.dataset, split, only), error.problems
 
 
 def check_splits(
@@ -310,6 +318,8 @@ def check_splits(
     *,
     packed: str | None = None,
     groups: str | None = None,
+    only: Only | None = None,
+    unmasked: bool = False,
     workers: int = 0,
     records: Path | None = None,
     progress: Callable[[str], AbstractContextManager[Callable[[int, int], None]]] | None = None,
@@ -323,6 +333,8 @@ def check_splits(
         options: of the data set.
         packed: folder of a pack whose images are checked instead of the files.
         groups: pattern of the images' sequences, as `data.groups`; those that are in two splits are named.
+        only: split → patterns of the images that are used, as `data.only`.
+        unmasked: whether training images may be without masks, as with `data.labelled`.
         workers: processes that read; 0: this one.
         records: file in which what was found is kept, image by image.
         progress: called with a split's name; a context that gives a function of (items done, items in all).
@@ -335,7 +347,8 @@ def check_splits(
             try:
                 with progress(split) if progress is not None else nullcontext() as told:
                     how = {"progress": told, "workers": workers, "store": store, "copies": copies}
-                    report = _check_split(name, split, options, packed, shared, **how)
+                    bare = unmasked and split == "train"
+                    report = _check_split(name, split, options, packed, shared, only, bare, **how)
             except ValueError as error:
                 found[split] = str(error)
                 continue

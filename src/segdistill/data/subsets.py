@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from segdistill.data.dataset import SegmentationDataset, Source, Unlabelled
-from segdistill.data.splits import choose_listed
+from segdistill.data.splits import choose_listed, split_of
 from segdistill.functional import IGNORE
+
+Only = Mapping[Literal["train", "val", "test"], str | list[str]]
+"""Split → pattern or patterns of names, as `data.only`."""
 
 MASKS = "masks"
 """As `data.labelled`: every image that has a mask."""
@@ -79,9 +82,7 @@ class PartlyLabelled(Subset):
         return index in self.labelled
 
 
-def keep_only(
-    dataset: SegmentationDataset, split: str, only: Mapping[Literal["train", "val", "test"], str | list[str]] | None
-) -> SegmentationDataset:
+def keep_only(dataset: SegmentationDataset, split: str, only: Only | None) -> SegmentationDataset:
     """The items of a split whose names fit one of its patterns; all of them where there is none for it.
 
     Args:
@@ -99,6 +100,8 @@ def keep_only(
 def match_names(names: Sequence[str], patterns: str | Sequence[str], key: str) -> list[int]:
     """Positions of the names that fit one of some patterns, in their order.
 
+    The folder of a split at a name's beginning, as in `train/0001TP_006690`, may be left out of a pattern.
+
     Args:
         names: of items.
         patterns: one or several, with `*` for any characters, `?` for one, `[…]` for one of some; capitals count.
@@ -111,11 +114,15 @@ def match_names(names: Sequence[str], patterns: str | Sequence[str], key: str) -
     [0, 1]
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    shown = [(name, name.partition("/")[2]) if split_of(name.partition("/")[0]) else (name,) for name in names]
+    chosen: set[int] = set()
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        fitting = {n for n, forms in enumerate(shown) if any(fnmatchcase(form, pattern) for form in forms)}
+        if not fitting:
             few = ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
             raise ValueError(f"{key}: {pattern!r} fits none of the {len(names)} names ({few})")
-    return [number for number, name in enumerate(names) if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        chosen |= fitting
+    return sorted(chosen)
 
 
 def choose_labelled(

@@ -43,7 +43,7 @@ def camvid(folder, images=2, size=SIZE):
     """SegNet's CamVid, with the eleven classes and void."""
     for split in ("train", "val", "test"):
         for index in range(images):
-            name = f"0001TP_{index:06d}.png"
+            name = f"{('0001TP', 'Seq05VD')[index % 2]}_{index:06d}.png"
             trees.picture(folder / split / name, size, index)
             trees.mask(folder / f"{split}annot" / name, trees.stripes((11, 0, 1, 3, 8, 10), size, index))
     return folder
@@ -98,7 +98,7 @@ def _environment(roots, monkeypatch, tmp_path):
 def smaller(name, files):
     """The overrides that make a recipe small: sizes, R18 in the place of R101, the small files above."""
     raw = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
-    data = name.partition("/")[0]
+    data = raw["data"]["name"]
     changes = list(SIZES) if name in TRAINED else ["data.workers=0"]
     if "size" in raw["data"]:
         changes.append("data.size=[48,48]")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from segdistill._types import Size
+from segdistill._types import Size, Told
 from segdistill.data import SegmentationDataset
 from segdistill.data.check import quick_check
 from segdistill.data.sampler import eval_loader
@@ -33,6 +33,7 @@ def evaluate(
     workers: int = 0,
     run: Runtime | None = None,
     per_image: bool = False,
+    progress: Told | None = None,
 ) -> dict[str, Any]:
     """Mean IoU, mean accuracy, pixel accuracy and per-class figures, from one confusion matrix over whole images.
 
@@ -47,6 +48,7 @@ def evaluate(
         workers: processes that load images.
         run: device, precision and processes (default: the model's device, float32, one process).
         per_image: whether to count each image by itself as well.
+        progress: called with (images done, images in all) after each batch.
 
     Returns:
         `miou`, `macc`, `pixel_accuracy`, `iou` and `accuracy` by class (None for absent classes), `images`,
@@ -81,6 +83,8 @@ def evaluate(
                 found = [image_counts(ids, truth, len(dataset.classes)) for ids, truth in each]
                 by_image[run.rank + seen * run.world :: run.world][: len(images)] = torch.stack(found).cpu()
             seen += len(images)
+            if progress is not None:
+                progress(min(seen * run.world, len(dataset)), len(dataset))
     confusion = run.sum(counts.confmat)
     return {
         **scores(confusion, dataset.classes, protocol.absent),
@@ -101,6 +105,7 @@ def evaluate_run(
     device: str = "auto",
     per_image: bool = False,
     allow_code: bool | None = None,
+    progress: Told | None = None,
 ) -> dict[str, Any]:
     """Evaluate a trained student in float32 on the data that its run names, or a network with weights as it is.
 
@@ -116,6 +121,7 @@ def evaluate_run(
         device: as for `runtime`.
         per_image: as for `evaluate`.
         allow_code: as for `load_student`.
+        progress: as for `evaluate`.
 
     Returns:
         What `evaluate` returns, besides `split` and `model`.
@@ -155,6 +161,7 @@ def evaluate_run(
             workers=data.workers,
             run=run,
             per_image=per_image,
+            progress=progress,
         )
     return {"model": label, "split": split, **result, "protocol": seen.eval.describe()}
 

@@ -48,20 +48,28 @@ class RunsTable:
         states, left = self.watch.states(), self.watch.left()
         room = max(1, options.size.height - BESIDES)
         chosen = sorted(range(len(states)), key=lambda at: (ORDER.index(states[at].state), at))[:room]
-        yield Group(_table([states[at] for at in sorted(chosen)], options.max_width < NARROW), _sum(states, left))
+        yield Group(_table([states[at] for at in sorted(chosen)], options.max_width), _sum(states, left))
 
 
-def _table(states: "list[RunState]", narrow: bool) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("run", no_wrap=True, overflow="ellipsis")
-    for name in ("state", "mIoU %", *(() if narrow else ("left",))):
-        table.add_column(name, justify="right", no_wrap=True)
-    for run in states:
-        shown = f"{run.step}/{run.steps}" if run.state == "running" else run.state
-        cells = [Text(visible(run.name)), Text(shown, style="red" if run.state == "failed" else "")]
-        cells.append(Text(percent(run.miou) if run.miou is not None else ""))
-        cells += [] if narrow else [Text(_time(run.left))]
-        table.add_row(*cells)
+def _table(states: "list[RunState]", width: int) -> Table:
+    heads = ("state", "mIoU %", "left")[: 2 if width < NARROW else 3]
+    rows = [
+        (
+            f"{run.step}/{run.steps}" if run.state == "running" else run.state,
+            "" if run.miou is None else percent(run.miou),
+            _time(run.left),
+        )
+        for run in states
+    ]
+    columns = [(head, *(row[at] for row in rows)) for at, head in enumerate(heads)]
+    besides = sum(max(map(len, column)) + 2 for column in columns)  # names give way, not numbers
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("run", no_wrap=True, overflow="ellipsis", max_width=max(6, width - besides - 4))
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for run, row in zip(states, rows, strict=True):
+        texts = [Text(text) for text in row[: len(heads)]]
+        table.add_row(Text(visible(run.name)), *texts, style="red" if run.state == "failed" else None)
     return table
 
 

@@ -263,6 +263,8 @@ def _fill(training: "Training", store: TapStore) -> None:
                     seen = observe(training.teacher, images, set(store.shapes))
                 store.write(group, seen)  # outside: under autocast, a CPU cannot even join float16 tensors
             told(store.count(), store.entries)
+    if mine:
+        training.recorder.say(f"teacher.cache {store.folder}: {store.count()} of {store.entries} views")
     if run.any(bool(run.stopped)):
         raise TrainingStopped(
             f"stopped with {store.count()} of {store.entries} views in {store.folder}; the same command goes on"

@@ -9,12 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import pytest
 
 from comparisons import SOURCE, finished
-from conftest import PATIENCE, REPOSITORY, wait_until
+from conftest import PATIENCE
 from segdistill import show_compare, show_progress
 from segdistill._printing import ProgressLines, animated, counted, untold
 from segdistill.comparison.executors.choice import choose_executor
@@ -271,7 +270,7 @@ def test_runs_are_watched_by_what_they_write(tmp_path):
     clock = Clock()
     record(plan.runs[1].folder, {"step": 10, "val_miou": 0.9})  # of an earlier call
     watch = Watch(plan.runs, "val", clock)
-    first, second, third, fourth = plan.runs
+    first, second, third, _fourth = plan.runs
     assert {state.state for state in watch.states()} == {"waiting"}
     assert watch.left() is None
     record(first.folder, {"step": 0}, {"step": 10, "val_miou": 0.25}, "{damaged", [1], {"step": 11})
@@ -399,11 +398,6 @@ def test_a_comparison_in_a_terminal_and_its_end_by_control_c(tmp_path):
     assert "Traceback" not in shown
     (log,) = (tmp_path / "table").glob("*/log.txt")
     assert "step" in log.read_text(encoding="utf-8")
-
-    shown, status = in_terminal([*given[:2], "train.steps=2", "--out", "other"], tmp_path, columns=40)
-    assert status == 0
-    assert "val mIoU" in " ".join(shown.split())
-    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
 
 
 def test_silent_tasks(tmp_path, capfd):

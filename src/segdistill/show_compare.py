@@ -64,7 +64,7 @@ def _table(states: "list[RunState]", width: int) -> Table:
     columns = [(head, *(row[at] for row in rows)) for at, head in enumerate(heads)]
     besides = sum(max(map(len, column)) + 2 for column in columns)  # names give way, not numbers
     table = Table(box=SIMPLE_HEAD)
-    table.add_column("run", no_wrap=True, overflow="ellipsis", max_width=max(6, width - besides - 4))
+    table.add_column("run", no_wrap=True, overflow="ellipsis", max_width=max(6, width - besides - 4 - len(heads)))
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for run, row in zip(states, rows, strict=True):

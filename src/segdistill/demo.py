@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from segdistill._printing import untold
 from segdistill._types import Stages
 from segdistill.comparison.executors.local import Local
 from segdistill.comparison.grid import compare
@@ -87,7 +86,7 @@ def run_demo(
     return rows
 
 
-def demo_report(out: Path, say: Callable[[str], Any] = print, progress: Stages = untold) -> None:
+def demo_report(out: Path, say: Callable[[str], Any] = print, progress: Stages | None = None) -> None:
     """Write the report on the demo's runs, and say where it is.
 
     Args:

@@ -38,7 +38,7 @@ def look(
     images: int = 16,
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
-    progress: Stages = untold,
+    progress: Stages | None = None,
 ) -> dict[str, Any]:
     """Look at a few images of a run that is planned, and say what is known about its chances.
 
@@ -61,7 +61,7 @@ def look(
     Raises:
         ValueError: as for `distill`; or if the methods need no teacher, so that there is nothing to ask.
     """
-    config = load_config(config, overrides)
+    config, stage = load_config(config, overrides), progress or untold
     if not config.distils:
         raise ValueError("method none learns from no teacher; name a method, for example method=kd")
     with runtime(config.train.device, config.train.precision, config.train.threads) as run:
@@ -72,14 +72,14 @@ def look(
         labelled = range(len(train_set)) if training.labelled is None else training.labelled
         shown = _spread(Subset(train_set, labelled), images)
         held_out = _spread(training.val_set, images)
-        with progress("images of train") as told:
+        with stage("images of train") as told:
             taught = _of_teacher(training, shown, told)
         facts: dict[str, Fact] = {
             **_of_data(training, len(labelled)),
             **_of_networks(training),
             **{f"{name}_train": value for name, value in taught.items()},
         }
-        with progress("images of val") as told:
+        with stage("images of val") as told:
             seen = _of_teacher(training, held_out, told)
         facts |= {
             "teacher_sure": facts.pop("teacher_sure_train"),
@@ -87,7 +87,7 @@ def look(
         }
         facts |= {"teacher_miou": seen["teacher_miou"], "teacher_error": seen["teacher_error"]}
         facts["teacher_drop"] = _difference(facts["teacher_miou_train"], facts["teacher_miou"])
-        with progress("images of val, by the baseline") as told:
+        with stage("images of val, by the baseline") as told:
             facts["baseline_miou"] = _baseline(training, baseline, held_out, told)
         facts["gap"] = _difference(facts["teacher_miou"], facts["baseline_miou"])
         facts["looked_at"] = len(shown) + len(held_out)

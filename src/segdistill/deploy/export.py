@@ -48,7 +48,7 @@ def export_student(
     timeout: float | None = 600,
     allow_code: bool | None = None,
     say: Say | None = None,
-    progress: Stages = untold,
+    progress: Stages | None = None,
 ) -> dict[str, Any]:
     """Write a trained student as a file for a runtime, if the file computes what the student computes.
 
@@ -91,7 +91,7 @@ def export_student(
     FORMATS[format].check()
     _check_place(place, FORMATS[format])
     source = None if config is None else Path(config)
-    job = _Job.of(path, FORMATS[format], source, images, allow_code, say or _nothing, progress)
+    job = _Job.of(path, FORMATS[format], source, images, allow_code, say or _nothing, progress or untold)
     interface = Interface(job.size(size), dynamic, input, output)
     limits = _Limits(TOLERANCES[precision] if tolerance is None else tolerance, max_drop)
     with tempfile.TemporaryDirectory(prefix="segdistill-export-") as folder:
@@ -99,7 +99,7 @@ def export_student(
         if timeout is None:
             job.trace(interface, traced)
         else:
-            with progress(f"exporting to {format}"):
+            with job.progress(f"exporting to {format}"):
                 trace_in_child(path, interface, format, traced, timeout, allow_code=allow_code)
         work = _Work(job, interface, Path(folder), limits)
         final, facts = work.finish(traced, precision, source, calibrate)

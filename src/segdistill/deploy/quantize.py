@@ -138,7 +138,7 @@ def search(
     images: Sequence[Array],
     max_drop: float,
     say: Callable[[str], None],
-    progress: Stages = untold,
+    progress: Stages | None = None,
 ) -> Quantised:
     """The int8 graph that keeps as few layers in float as the mean IoU allows.
 
@@ -163,7 +163,7 @@ def search(
     if _within(check, max_drop):
         return Quantised(graph, check)
     say(f"int8 loses {check.drop:.2f} points of mIoU: looking for the layers that have to stay in float")
-    with progress("layers ranked") as told:
+    with (progress or untold)("layers ranked") as told:
         ranking = quantizer.ranked(images, told)
 
     def attempt(count: int) -> Quantised:

@@ -84,7 +84,7 @@ def benchmark_formats(
     threads: int | None = None,
     repeats: int = 30,
     say: Callable[[str], Any] = lambda line: None,
-    progress: Stages = untold,
+    progress: Stages | None = None,
 ) -> dict[str, Any]:
     """Measure a student, its teacher and its baseline in every format that there is a file of, on the CPU.
 
@@ -118,9 +118,9 @@ def benchmark_formats(
         dataset, resize = _validation(student_path(student).parent, say)
         size = size or (None if dataset is None else _seen(dataset, resize)) or (512, 1024)
         with torch.inference_mode():
-            with progress("images") as told:
+            with (progress or untold)("images") as told:
                 scored = _score(candidates, dataset, resize, images, told)
-            with progress("passes") as told:
+            with (progress or untold)("passes") as told:
                 timed = _time(candidates, size, repeats, told)
     finally:
         torch.set_num_threads(before)

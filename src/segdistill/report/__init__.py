@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
-from segdistill._printing import untold
 from segdistill._types import Stages
 from segdistill.comparison.result import COMPARISON, FORMAT
 from segdistill.engine.run_folder import make_folder, stored_json, write_text
@@ -33,7 +32,7 @@ def write_report(
     figures: Format | None = None,
     device: str = "auto",
     say: Callable[[str], object] = print,
-    progress: Stages = untold,
+    progress: Stages | None = None,
 ) -> Path:
     """Write a report on runs: one page that needs nothing else.
 

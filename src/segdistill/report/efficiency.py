@@ -53,7 +53,7 @@ def draw_curve(
     say: Callable[[str], Any] = print,
     executor: Executor | None = None,
     watch: Callable[[Watch], Any] | None = None,
-    progress: Stages = untold,
+    progress: Stages | None = None,
 ) -> dict[str, Any]:
     """Train one network at several widths with each method, measure what each costs, and draw mIoU against it.
 
@@ -88,7 +88,7 @@ def draw_curve(
         pass
     compared = compare(plan, jobs=jobs, executor=executor, say=say, watch=watch)
     how: dict[str, Any] = {"size": size, "threads": threads, "repeats": repeats, "device": device}
-    with progress("passes") as told:
+    with (progress or untold)("passes") as told:
         result = measure_curve(plan, compared, **how, progress=told)
     write_json(plan.out / CURVE, result)
     write_text(plan.out / "curve.csv", table(result))

@@ -95,7 +95,7 @@ class _Watched(nn.Module):
 
 @contextmanager
 def survey(
-    study: Study, device: str = "auto", say: Callable[[str], object] = print, progress: Stages = untold
+    study: Study, device: str = "auto", say: Callable[[str], object] = print, progress: Stages | None = None
 ) -> Iterator[Survey]:
     """Run the teacher and one student of each group over the validation split; they stay loaded meanwhile.
 
@@ -127,7 +127,7 @@ def survey(
         say(f"{len(dataset)} images through {', '.join(networks)}")
         found = Survey(dataset, data.resize, networks, run, config.eval.build())
         teacher = study.teacher.label if study.teacher else ""
-        with progress("images") as told:
+        with (progress or untold)("images") as told:
             _look(found, data.workers, teacher if teacher in networks else None, told)
         yield found
 

@@ -58,6 +58,29 @@ Each command says with `--help` what it takes; this page is the same in one plac
 of a run, or the name of a configuration that comes with the package; `key.sub=value` behind it changes single keys
 ([Configuration](config.md)). A mistake is answered by one line and exit code 2, Ctrl-C by 130; `--debug` shows the
 traceback.
+
+## What is shown meanwhile
+
+Work that takes long shows how far it is, on standard error: a bar with its rate and the time left where that is a
+terminal; elsewhere a line at each tenth and each minute, and none for what takes seconds. `compare`, `curve` and `demo`
+draw a table of their runs on a terminal: what each is at, its mIoU so far, the time left; what a run prints is then in
+`log.txt` in its folder. A terminal that cannot draw (`TERM=dumb`) gets lines, `NO_COLOR=1` takes the colours away.
+
+Two options are for scripts:
+
+- `--quiet`, anywhere on the command line, prints nothing but the result and errors.
+- `--json FILE` writes the result as JSON where a command has it; `--json -` prints it on standard output and nothing
+  else there: all the rest goes to standard error.
+
+```bash
+segdistill --quiet doctor --json - | python -m json.tool
+```
+
+## Completion in a shell
+
+`segdistill --install-completion` teaches bash, zsh, fish or PowerShell, whichever it is called from, to complete
+commands and options, names of configurations, `method=`, `data.name=`, data sets of `data prepare`, and files, once a
+new shell is started; `segdistill --show-completion` prints what it would add. It loads no torch.
 """
 ABOUT = {
     "data": "Further keys are options of the data set; `segdistill list data` prints them.",

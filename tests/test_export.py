@@ -506,7 +506,7 @@ class Scripted:
     def build(self, *, keep=()):
         return frozenset(keep)
 
-    def ranked(self, images):
+    def ranked(self, images, progress=None):
         return sorted(self.layers, key=lambda layer: -self.costs.get(layer, 0))
 
     def label(self, layer):

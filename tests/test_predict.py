@@ -288,38 +288,12 @@ def test_large_images_have_a_way_round(tmp_path, student, segdistill, monkeypatc
 # What is said.
 
 
-def test_many_images_are_counted_in_plain_lines(tmp_path, student, segdistill):
-    for index in range(20):
-        picture(tmp_path / f"in/{index}.png")
-    status, out, err = segdistill("predict", student, tmp_path / "in", "--out", tmp_path / "out")
-    assert status == 0
-    assert err.splitlines() == [f"{done}/20 images" for done in range(2, 21, 2)]
-    assert out.startswith("20 images → ")
-
-
 def test_few_images_need_no_counting(tmp_path, student, segdistill):
     picture(tmp_path / "[a].png")
     status, out, err = segdistill("predict", student, tmp_path / "[a].png", "--out", tmp_path / "[out]")
     assert status == 0
     assert err == ""
     assert "[out]/ids" in "".join(out.split())
-
-
-def test_a_terminal_gets_a_bar():
-    import io
-
-    from segdistill.show import progress
-
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    stream = Terminal()
-    with progress("images", stream) as told:
-        for done in range(1, 31):
-            told(done, 30)
-    assert "30/30" in stream.getvalue()
-    assert "━" in stream.getvalue()
 
 
 def clip(path, count=6, size=(24, 32)):

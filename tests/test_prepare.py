@@ -10,7 +10,6 @@ import pytest
 from filelock import FileLock
 
 import test_archives
-from segdistill import show_data
 from segdistill.data import prepare as prepare_module
 from segdistill.data.prepare import prepare_dataset
 from segdistill.data.sources import SOURCES, Archive, Holds, Source
@@ -321,21 +320,7 @@ def test_the_command(root, small, segdistill):
     assert status == 0, err
     assert out.splitlines()[-1] == f"export SEGDISTILL_SMALL={root / 'set'}"
     assert (root / "masks.zip").is_file()
-    assert "masks.zip: 0.0 of 0.0 MB" in err
+    assert err == ""  # it took no time
     status, out, err = segdistill("data", "prepare", "cityscapes", "--root", root)
     assert status == 2
     assert err.startswith("segdistill: cityscapes: 2 packages")
-
-
-def test_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, capsys):
-    with show_data.bytes_progress("x.tar") as told:
-        for done in range(0, 2_000_001, 100_000):
-            told(done, 2_000_000)
-        told(5, None)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "x.tar: 0.2 of 2.0 MB"
-    assert len(lines) == 10
-    monkeypatch.setattr(show_data.sys.stderr, "isatty", lambda: True, raising=False)
-    with show_data.bytes_progress("x.tar") as told:
-        told(1_000_000, None)
-        told(1_000_000, 2_000_000)

@@ -1,6 +1,8 @@
 """Commands load what they use when they use it: what asks for nothing of torch's does not wait for torch."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from segdistill import completion
 from segdistill.cli import app
 
 COMMANDS = [
@@ -56,6 +59,80 @@ def test_help_and_version_do_not_import_torch():
     for command, (status, out, _, loaded) in found.items():
         assert (command, status, loaded) == (command, 0, [])
         assert out.strip()
+
+
+PROGRAM = """#!PYTHON
+import sys
+from segdistill import cli
+try:
+    cli.main()
+finally:
+    loaded = {name.partition(".")[0] for name in sys.modules} & set(HEAVY)
+    assert not loaded, loaded
+"""
+
+COMPLETING = """
+eval "$(_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION=1 segdistill --show-completion bash)"
+complete -p segdistill
+for line in "$@"; do
+    IFS='|' read -ra COMP_WORDS <<< "$line|"
+    [[ "$line" == *"|" ]] && COMP_WORDS+=("")
+    COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+    _segdistill_completion segdistill
+    echo "$line -> ${COMPREPLY[*]}"
+done
+"""
+
+WORDS = {
+    "segdistill|da": ["data"],
+    "segdistill|--qu": ["--quiet"],
+    "segdistill|distill|camvid/stu": ["camvid/student_cpu"],
+    "segdistill|distill|camvid/student_cpu|method|=": ["cwd", "kd", "sstkd"],
+    "segdistill|distill|camvid/student_cpu|method|=|cw": ["cwd"],
+    "segdistill|distill|camvid/student_cpu|train.steps=3|data.name|=|voc": ["voc2012"],
+    "segdistill|distill|camvid/student_cpu|train.lr|=|": [],
+    "segdistill|data|prepare|v": ["voc2012"],
+    "segdistill|benchmark|--method|ss": ["sstkd"],
+    "segdistill|list|conf": ["configs", "config"],
+    "segdistill|predict|runs/": [],
+    "segdistill|eval|runs/a|--split|te": ["test"],
+}
+"""What a bash has read, with the equals sign as a word of its own, and some of what it may go on with."""
+
+
+@pytest.mark.requires(shutil.which("bash") is not None, "bash")
+def test_a_shell_completes_names_and_does_not_wait_for_torch(tmp_path):
+    program = tmp_path / "segdistill"
+    program.write_text(PROGRAM.replace("PYTHON", sys.executable).replace("HEAVY", repr(sorted(HEAVY))))
+    program.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    command = ["bash", "--norc", "-c", COMPLETING, "bash", *WORDS]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=tmp_path, env={**os.environ, "PATH": path}
+    )
+    assert done.stderr == ""
+    first, *lines = done.stdout.splitlines()
+    assert first == "complete -o default -F _segdistill_completion segdistill"  # files where nothing else is known
+    for (words, wanted), line in zip(WORDS.items(), lines, strict=True):
+        asked, _, told = line.partition(" -> ")
+        assert asked == words
+        assert set(wanted) <= set(told.split()), line
+        assert bool(told) == bool(wanted), line
+
+
+def test_what_is_completed_where_a_shell_splits_no_words(monkeypatch, tmp_path):
+    monkeypatch.delenv(completion.COMPLETE, raising=False)
+    completion.mend_words()
+    assert completion.overrides("method=cw") == ["method=cwd"]
+    assert completion.overrides("data.name=voc") == ["data.name=voc2012"]
+    assert completion.overrides("train.lr=") == completion.overrides("me") == []
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "camvid").mkdir()
+    (tmp_path / "camera.yaml").touch()
+    assert {"camvid/student_cpu", "camera.yaml", "camvid/"} <= set(completion.config("cam"))
+    assert "camera.yaml" not in completion.config("camvid/")
+    assert "camvid/student_cpu" in completion.config("camvid/")
+    assert completion.config("runs/") == []
 
 
 MISTAKES = {

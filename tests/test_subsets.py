@@ -152,7 +152,9 @@ def test_checking_the_data_knows_what_is_allowed(folder, segdistill):
     path.write_text(yaml.safe_dump({"data": data, "student": {"name": "pspnet_resnet18"}}))
     status, out, _ = segdistill("data", "check", path)
     assert status == 0, out
-    assert "3 images have no mask; what is learned there comes from the teacher (data.labelled)" in " ".join(out.split())
+    assert "3 images have no mask; what is learned there comes from the teacher (data.labelled)" in " ".join(
+        out.split()
+    )
     status, out, _ = segdistill("data", "check", path, "data.labelled=null")
     assert status == 2
     assert "has no mask; expected" in " ".join(out.split())

@@ -11,13 +11,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from segdistill import show, show_data
+from segdistill import completion, show, show_data
 from segdistill._printing import one_line, tolerate_any_encoding
 from segdistill.engine.faults import known_fault
+from segdistill.show_compare import live
+from segdistill.show_progress import STANDARD_OUTPUT, manner, print_json, speaking
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -32,13 +33,26 @@ INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
 
 console = show.PlainConsole(quiet=os.environ.get("RANK", "0") != "0")
+"""Where results go."""
 
 ConfigPath = Annotated[
     Path,
-    typer.Argument(metavar="CONFIG", help="YAML file, name from `list configs`, or a run folder.", show_default=False),
+    typer.Argument(
+        metavar="CONFIG",
+        help="YAML file, name from `list configs`, or a run folder.",
+        show_default=False,
+        autocompletion=completion.config,
+    ),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Changes to the configuration.")
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY.SUB=VALUE]...", help="Changes to the configuration.", autocompletion=completion.overrides
+    ),
+]
+Json = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write the result as JSON; -: to standard output, alone.", show_default=False),
 ]
 Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default=False)]
 Resume = Annotated[
@@ -70,6 +84,9 @@ def segdistill(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print the result and errors alone; it may stand anywhere.")
+    ] = False,
 ) -> None:
     """Knowledge distillation for semantic segmentation."""
 
@@ -77,10 +94,12 @@ def segdistill(
 def main() -> None:
     """Entry point: a mistake is one line and exit code 2, Ctrl-C 130; `--debug` anywhere gives the traceback."""
     tolerate_any_encoding()
+    completion.mend_words()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
-        status = app(_arguments(arguments), prog_name="segdistill", standalone_mode=False)
+        with speaking(arguments):
+            status = app(_arguments(arguments), prog_name="segdistill", standalone_mode=False)
         if status == INTERRUPTED:  # the parser turns Ctrl-C into this, without a word
             raise KeyboardInterrupt
         sys.exit(status if isinstance(status, int) else 0)
@@ -102,7 +121,21 @@ def main() -> None:
 def _arguments(given: list[str]) -> list[str]:
     """The arguments as the parser wants them: it knows no option whose value may be left out."""
     bare = {at for at, (word, after) in enumerate(pairwise([*given, ""])) if word == "--resume" and after != "auto"}
-    return ["--resume=yes" if at in bare else word for at, word in enumerate(given) if word != "--debug"]
+    words = ["--resume=yes" if at in bare else word for at, word in enumerate(given)]
+    front = [word for word in words if word == "--quiet"]
+    return [*front[:1], *(word for word in words if word not in ("--debug", "--quiet"))]
+
+
+def _say(line: str) -> None:
+    """Print a line on what happens: with the results, unless these are for a script."""
+    if manner().quiet:
+        return
+    show.plain(console)(line)
+
+
+def _apart(watch: object) -> bool:
+    """Whether processes of a comparison print into their logs: a table is drawn, or a script reads what is printed."""
+    return watch is not None or manner().quiet or manner().json
 
 
 def fail(message: str, status: int = 2) -> None:
@@ -116,15 +149,18 @@ def fail(message: str, status: int = 2) -> None:
 
 def _deliver(result: Mapping[str, Any], path: Path | None, show_it: Callable[..., None]) -> None:
     """Write a result before it is printed, and print it even if it cannot be written: neither costs the other."""
-    from segdistill.engine.run_folder import write_json
+    from segdistill.engine.run_folder import as_json, write_json
 
+    if path == STANDARD_OUTPUT:
+        print_json(as_json(result))
+        return
     try:
         if path is not None:
             write_json(path, result)
     finally:
         show_it(console, result)
     if path is not None:
-        console.print(f"written to {path}")
+        _say(f"written to {path}")
 
 
 def _train(
@@ -134,6 +170,7 @@ def _train(
     resume: Literal["yes", "auto"] | None,
     override: bool,
     dry_run: bool,
+    json: Path | None,
     *,
     alone: bool,
 ) -> None:
@@ -147,14 +184,14 @@ def _train(
     if dry_run:
         from segdistill.engine.forecast import forecast
 
-        show.forecast(console, forecast(loaded))
+        _deliver(forecast(loaded), json, show.forecast)
         return
     if resume and out is None and config.is_dir():
         out = config
     how: bool | Literal["auto"] = "auto" if resume == "auto" else resume is not None
     from segdistill.engine.loop import distill
 
-    show.summary(console, distill(loaded, out=out, resume=how, override=override))
+    _deliver(distill(loaded, out=out, resume=how, override=override), json, show.summary)
 
 
 @app.command(epilog="Example: `segdistill train camvid/teacher_cpu train.steps=2000 --out runs/teacher`")
@@ -165,9 +202,10 @@ def train(
     resume: Resume = None,
     override: Override = False,
     dry_run: DryRun = False,
+    json: Json = None,
 ) -> None:
     """Train a network alone: a teacher, or the baseline of a student."""
-    _train(config, overrides or [], out, resume, override, dry_run, alone=True)
+    _train(config, overrides or [], out, resume, override, dry_run, json, alone=True)
 
 
 @app.command(epilog="Example: `segdistill distill camvid/student_cpu method=cwd teacher.checkpoint=runs/teacher`")
@@ -178,9 +216,10 @@ def distill(
     resume: Resume = None,
     override: Override = False,
     dry_run: DryRun = False,
+    json: Json = None,
 ) -> None:
     """Train a student from a teacher."""
-    _train(config, overrides or [], out, resume, override, dry_run, alone=False)
+    _train(config, overrides or [], out, resume, override, dry_run, json, alone=False)
 
 
 @app.command(epilog="Example: `segdistill advise camvid/student_cpu method=kd teacher.checkpoint=runs/teacher`")
@@ -191,7 +230,7 @@ def advise(
         Path | None, typer.Option(metavar="RUN", help="The student trained alone, for the gap.", show_default=False)
     ] = None,
     images: Annotated[int, typer.Option(help="Images of train and of val that are looked at, each.", min=1)] = 16,
-    json: Annotated[Path | None, typer.Option(help="Where the facts and the advice go.", show_default=False)] = None,
+    json: Json = None,
 ) -> None:
     """Say from a few images whether distillation is worth it here, and what would help most."""
     from segdistill.engine.config import load_config
@@ -199,7 +238,7 @@ def advise(
     loaded = load_config(config, overrides or [])
     from segdistill.advice.facts import look
 
-    _deliver(look(loaded, baseline=baseline, images=images), json, show.advice)
+    _deliver(look(loaded, baseline=baseline, images=images, progress=show.progress), json, show.advice)
 
 
 @app.command(epilog="Example: `segdistill compare camvid/compare_cpu methods=[none,cwd] seeds=3 --out runs/table`")
@@ -210,6 +249,7 @@ def compare(
         typer.Argument(
             metavar="[KEY=VALUE]...",
             help="methods=[none,cwd] seeds=3 students=[…] data=[…] seconds=600, and changes to the configuration.",
+            autocompletion=completion.overrides,
         ),
     ] = None,
     out: Annotated[
@@ -247,9 +287,7 @@ def compare(
         ),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Name the runs with their numbers, one a line.")] = False,
-    json: Annotated[
-        Path | None, typer.Option(help="Where the figures go, besides compare.json in the folder.", show_default=False)
-    ] = None,
+    json: Json = None,
 ) -> None:
     """Train methods × students × data sets × seeds under one schedule: one table, with intervals and costs."""
     from segdistill.comparison.plan import load_plan
@@ -258,7 +296,6 @@ def compare(
     if list_:
         show.runs(console, [run.folder.name for run in plan.runs])
         return
-    say = show.plain(console)
     if only is not None:
         from segdistill.comparison.grid import run_only
 
@@ -267,13 +304,16 @@ def compare(
         if foreign or executor != "local":
             spare = ", ".join(foreign or ["--executor"])
             raise ValueError(f"--only does one run on this machine, and makes no table; leave out {spare}")
-        run_only(plan, only, say=say)
+        run_only(plan, only, say=_say)
         return
     from segdistill.comparison.executors.choice import choose_executor
     from segdistill.comparison.grid import compare
 
     resources: dict[str, Any] = {"jobs": jobs, "address": address, "cpus": cpus, "gpus": gpus}
-    result = compare(plan, executor=choose_executor(executor, plan, **resources, say=say), say=say)
+    with live() as watch:
+        resources["silent"] = _apart(watch)
+        chosen = choose_executor(executor, plan, **resources, say=_say)
+        result = compare(plan, executor=chosen, say=_say, watch=watch)
     _deliver(result, json, show.comparison)
     failed = sum(run["status"] == "failed" for run in result["runs"])
     if failed:
@@ -288,6 +328,7 @@ def curve(
         typer.Argument(
             metavar="[KEY=VALUE]...",
             help="widths=[0.25,0.5,0.75,1] methods=[none,cwd] seeds=3, and changes to the configuration.",
+            autocompletion=completion.overrides,
         ),
     ] = None,
     out: Annotated[
@@ -306,17 +347,21 @@ def curve(
         Literal["png", "pdf", "svg"] | None, typer.Option(help="Write the picture in this format as well.")
     ] = None,
     device: Annotated[str, typer.Option(help="On which is timed: cpu, cuda, …")] = "cpu",
+    json: Json = None,
 ) -> None:
     """Train a student at several widths, alone and distilled, and draw mIoU against latency, size and FLOPs."""
     from segdistill.comparison.widths import load_curve
 
     plan = load_curve(config, overrides or [], out)
+    from segdistill.comparison.executors.choice import choose_executor
     from segdistill.report.efficiency import draw_curve
 
     how: dict[str, Any] = {"size": size, "threads": threads, "repeats": repeats, "figures": figures, "device": device}
-    result = draw_curve(plan, jobs=jobs, say=show.plain(console), **how)
-    show.curve(console, result)
-    console.print(f"written to {plan.out / 'curve.png'}", soft_wrap=True)
+    with live() as watch:
+        executor = choose_executor("local", plan, jobs=jobs, silent=_apart(watch), say=_say)
+        result = draw_curve(plan, executor=executor, say=_say, watch=watch, progress=show.progress, **how)
+    _deliver(result, json, show.curve)
+    _say(f"written to {plan.out / 'curve.png'}")
     if result["errors"]:
         raise ValueError(f"{len(result['errors'])} runs failed; the same command tries them again")
 
@@ -331,7 +376,9 @@ def evaluate(
     config: Annotated[
         Path | None, typer.Option(help="Configuration whose data is used (default: the run's own).", show_default=False)
     ] = None,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    split: Annotated[
+        str, typer.Option(help="train, val or test.", autocompletion=completion.words("train", "val", "test"))
+    ] = "val",
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -342,7 +389,9 @@ def evaluate(
     json: Annotated[
         Path | None,
         typer.Option(
-            help="Where the figures go (default: beside the model if the data are its run's; of a YAML file: runs/).",
+            metavar="FILE",
+            help="Write the figures as JSON (default: beside the model if the data are its run's; of a YAML file: "
+            "runs/); -: to standard output, alone.",
             show_default=False,
         ),
     ] = None,
@@ -364,8 +413,10 @@ def evaluate(
     from segdistill.engine.run_folder import make_folder
 
     overrides = [*([f"eval.protocol={protocol}"] if protocol else []), *(overrides or [])]
-    how: dict[str, Any] = {"metrics": metric or [], "teacher": teacher, "device": device}
-    result = evaluate_run(model, config=config, overrides=overrides, split=split, **how)
+    how: dict[str, Any] = {"config": config, "overrides": overrides, "split": split, "device": device}
+    how |= {"metrics": metric or [], "teacher": teacher}
+    with show.progress(f"images of {split}") as told:
+        result = evaluate_run(model, **how, progress=told)
     folder = model if model.is_dir() else model.parent
     path = json or folder / f"eval_{split}.json"
     if json is None and is_config(model):
@@ -373,7 +424,7 @@ def evaluate(
         make_folder(path.parent)
     elif json is None and (foreign := what_is_foreign(model, config=config, overrides=overrides)):
         _deliver(result, None, show.evaluation)
-        console.print(f"not written: {foreign} not the run's own, whose figures stay; --json FILE keeps them")
+        _say(f"not written: {foreign} not the run's own, whose figures stay; --json FILE keeps them")
         return
     _deliver(result, path, show.evaluation)
 
@@ -415,6 +466,7 @@ def predict(
         int | None, typer.Option(help="Largest image (default: 179 million pixels).", min=1, show_default=False)
     ] = None,
     device: Device = "auto",
+    json: Json = None,
 ) -> None:
     """Segment images and videos: class numbers, colours, and colours over the image; or a benchmark's files."""
     from segdistill.deploy.outputs import KINDS
@@ -428,8 +480,8 @@ def predict(
         start = perf_counter()
         count = sum(1 for _ in predictions)
         rate = count / max(perf_counter() - start, 1e-9)
-    folders = " ".join(f"{out}/{kind}" for kind in KINDS[format])
-    console.print(f"{count} images → {folders} ({rate:.3g} a second)", markup=False)
+    result = {"images": count, "folders": [f"{out}/{kind}" for kind in KINDS[format]], "images_per_second": rate}
+    _deliver(result, json, show.predictions)
 
 
 @app.command(epilog="Example: `segdistill serve runs/student --baseline runs/none --teacher runs/teacher`")
@@ -482,6 +534,7 @@ def export(
         Path | None, typer.Option(help="Configuration whose data is used (default: the run's own).", show_default=False)
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that the exporter gets.", min=1)] = 600,
+    json: Json = None,
 ) -> None:
     """Write a student as a file for ONNX Runtime, OpenVINO or ExecuTorch, checked against it before it is there."""
     from segdistill.deploy.export import export_student
@@ -491,9 +544,9 @@ def export(
     form: dict[str, Any] = {"size": size, "dynamic": dynamic, "output": output, "input": input}
     numbers: dict[str, Any] = {"int8": int8, "calibrate": calibrate, "fp16": fp16, "max_drop": max_drop}
     checks: dict[str, Any] = {"tolerance": tolerance, "images": images, "config": config, "timeout": timeout}
-    say = show.plain(console)
-    metadata = export_student(model, out, format=format, **form, **numbers, **checks, say=say)
-    show.exported(console, metadata, out)
+    how: dict[str, Any] = {**form, **numbers, **checks, "say": _say, "progress": show.progress}
+    metadata = export_student(model, out, format=format, **how)
+    _deliver(metadata, json, lambda console, metadata: show.exported(console, metadata, out))
 
 
 @app.command(epilog="Example: `segdistill card runs/student --license cc-by-4.0`")
@@ -537,7 +590,7 @@ def push(
     from segdistill.deploy.push import push as upload
 
     how: dict[str, Any] = {"license": license, "private": private, "revision": revision, "token": token}
-    address = upload(run, repo, files=files or [], dry_run=dry_run, say=show.plain(console), **how)
+    address = upload(run, repo, files=files or [], dry_run=dry_run, say=_say, **how)
     if address is not None:
         console.print(address, soft_wrap=True, highlight=False)
 
@@ -563,17 +616,19 @@ def report(
     """Write one page on runs: tables, curves, classes, confusions, pictures; if wanted, the figures as files."""
     from segdistill.report import write_report
 
-    say = show.plain(console)
-    page = write_report(
-        runs, baseline=baseline, teacher=teacher, out=out, images=images, figures=figures, device=device, say=say
-    )
-    say(f"written to {page}")
+    how: dict[str, Any] = {"baseline": baseline, "teacher": teacher, "out": out, "images": images, "figures": figures}
+    page = write_report(runs, **how, device=device, say=_say, progress=show.progress)
+    show.plain(console)(f"written to {page}")
 
 
 @app.command("list", epilog="Example: `segdistill list methods`")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="methods, models, data, metrics, configs or config; the first three if left out.")
+        str,
+        typer.Argument(
+            help="methods, models, data, metrics, configs or config; the first three if left out.",
+            autocompletion=completion.words("methods", "models", "data", "metrics", "configs", "config"),
+        ),
     ] = "all",
     key: Annotated[
         str | None, typer.Argument(help="With config: a section or a key, as train or train.lr.", show_default=False)
@@ -605,7 +660,7 @@ def layers(
 def data_check(
     config: ConfigPath,
     overrides: Overrides = None,
-    json: Annotated[Path | None, typer.Option(help="Where the figures go.", show_default=False)] = None,
+    json: Json = None,
     sheet: Annotated[
         Path | None, typer.Option(help="PNG of samples with their masks over them.", show_default=False)
     ] = None,
@@ -630,6 +685,7 @@ def data_prepare(
             metavar="NAME",
             help="ade20k, camvid, cityscapes, coco_stuff, pascal_context, sbd or voc2012.",
             show_default=False,
+            autocompletion=completion.sources,
         ),
     ],
     root: Annotated[Path, typer.Option(help="Folder that everything goes into.", show_default=False)],
@@ -648,7 +704,9 @@ def data_prepare(
     ] = 30,
 ) -> None:
     """Download a standard data set, or what of it is missing, unpack and verify it; explain what needs a login."""
-    show_data.prepare(console, name, root, mirror=mirror, keep_archives=keep_archives, timeout=timeout)
+    folder = show_data.prepare(_say, name, root, mirror=mirror, keep_archives=keep_archives, timeout=timeout)
+    if manner().quiet:  # else the line that names the folder is the last
+        show.plain(console)(str(folder))
 
 
 @data_app.command("pack", epilog="Example: `segdistill data pack cityscapes.yaml --out ~/packs/cityscapes`")
@@ -665,7 +723,7 @@ def data_pack(
     verify: Annotated[bool, typer.Option("--verify", help="Compare a pack with its checksums; write nothing.")] = False,
 ) -> None:
     """Decode a data set once and for all, so that training reads crops instead of decoding whole images."""
-    if show_data.pack(console, config, overrides or [], out, split or ["train", "val"], verify=verify):
+    if show_data.pack(console, _say, config, overrides or [], out, split or ["train", "val"], verify=verify):
         sys.exit(2)
 
 
@@ -675,7 +733,11 @@ def benchmark(
     teacher: Annotated[str | None, typer.Option(metavar="MODEL", help="Likewise.", show_default=False)] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="Also count what this method adds (teacher: pspnet_resnet101).", show_default=False),
+        typer.Option(
+            help="Also count what this method adds (teacher: pspnet_resnet101).",
+            show_default=False,
+            autocompletion=completion.methods,
+        ),
     ] = None,
     size: Annotated[
         tuple[int, int] | None,
@@ -686,7 +748,7 @@ def benchmark(
     compiled: Annotated[bool, typer.Option("--compile", help="Measure compiled networks too.")] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help="Measure ONNX Runtime too.")] = False,
     device: Device = "auto",
-    json: Annotated[Path | None, typer.Option(help="Where the figures go.", show_default=False)] = None,
+    json: Json = None,
     formats: Annotated[
         bool, typer.Option("--formats", help="Of trained runs: PyTorch and every ONNX file beside them, on the CPU.")
     ] = False,
@@ -711,23 +773,24 @@ def benchmark(
             raise ValueError("--formats is of files on the CPU: leave out --method, --compile, --onnx and --device")
         given: dict[str, Any] = {"baseline": baseline, "teacher": teacher, "files": file or [], "images": images}
         given |= {"size": size, "threads": threads, "repeats": max(1, repeats)}
-        result = benchmark_formats(student, **given, say=show.plain(console))
+        result = benchmark_formats(student, **given, say=_say, progress=show.progress)
         path = json or (Path(student) / BENCHMARK if Path(student).is_dir() else None)
         _deliver(result, path, show.formats)
-        if path is not None and any(row["miou"] is not None for row in result["rows"]):
+        if path is not None and path != STANDARD_OUTPUT and any(row["miou"] is not None for row in result["rows"]):
             from segdistill.report.figures import Album
             from segdistill.report.formats import draw_formats
 
             draw_formats(Album(path.parent, "png"), result, path.stem)
-            console.print(f"written to {path.with_suffix('.png')}", soft_wrap=True)
+            _say(f"written to {path.with_suffix('.png')}")
         return
     if baseline is not None or file or images is not None:
         raise ValueError("--baseline, --file and --images are of --formats")
     from segdistill.measure.benchmark import benchmark_models
 
     teacher = teacher or ("pspnet_resnet101" if method else None)
-    how = {"sizes": [size or (512, 1024)], "repeats": repeats, "threads": threads, "device": device}
-    result = benchmark_models(student, teacher, method=method, compiled=compiled, onnx=onnx, **how)
+    how: dict[str, Any] = {"sizes": [size or (512, 1024)], "repeats": repeats, "threads": threads, "device": device}
+    with show.progress("passes") as told:
+        result = benchmark_models(student, teacher, method=method, compiled=compiled, onnx=onnx, **how, progress=told)
     _deliver(result, json, show.benchmark)
 
 
@@ -755,9 +818,9 @@ def textures(
 
 
 @app.command(epilog="Example: `segdistill doctor`")
-def doctor() -> None:
+def doctor(json: Json = None) -> None:
     """Print versions, devices and threads, and what is missing."""
-    show.doctor(console)
+    _deliver(show.findings(), json, show.doctor)
 
 
 @app.command(epilog="Example: `segdistill demo --out runs/demo`")
@@ -768,8 +831,10 @@ def demo(
     """Teacher, baseline, two distilled students on built-in data; a table and a report (six minutes on two cores)."""
     from segdistill.demo import demo_report, run_demo
 
-    show.demo(console, run_demo(out, seeds, say=show.plain(console)))
-    demo_report(out, say=show.plain(console))
+    with live() as watch:
+        rows = run_demo(out, seeds, say=_say, silent=_apart(watch), watch=watch)
+    show.demo(console, rows)
+    demo_report(out, say=_say, progress=show.progress)
 
 
 if __name__ == "__main__":

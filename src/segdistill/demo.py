@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from segdistill._types import Stages
+from segdistill.comparison.executors.local import Local
 from segdistill.comparison.grid import compare
 from segdistill.comparison.statistics import mean_and_deviation
+from segdistill.comparison.watch import Watch
 from segdistill.engine.student import load_student
 from segdistill.measure.benchmark import milliseconds
 from segdistill.report import write_report
@@ -42,7 +45,13 @@ GRID: dict[str, Any] = {
 
 
 def run_demo(
-    out: Path, seeds: int = 2, say: Callable[[str], Any] = print, overrides: Sequence[str] = ()
+    out: Path,
+    seeds: int = 2,
+    say: Callable[[str], Any] = print,
+    overrides: Sequence[str] = (),
+    *,
+    silent: bool = False,
+    watch: Callable[[Watch], Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Train whatever is not in the folder yet, and gather the table.
 
@@ -51,6 +60,8 @@ def run_demo(
         seeds: runs per student.
         say: prints a line.
         overrides: `key.sub=value`, changes to the comparison.
+        silent: whether the runs print into their logs.
+        watch: as for `compare`.
 
     Returns:
         A row per network and method: `run`, `network`, `params`, `flops`, `ms` per image, `miou` as text (mean ±
@@ -60,7 +71,7 @@ def run_demo(
         ValueError: if a run failed, with its line.
     """
     began = time.monotonic()
-    result = compare(GRID, [f"seeds={seeds}", *overrides], out=out, say=say)
+    result = compare(GRID, [f"seeds={seeds}", *overrides], out=out, executor=Local(silent=silent), say=say, watch=watch)
     for row in result["rows"]:
         if row["errors"]:
             raise ValueError(row["errors"][0])
@@ -75,15 +86,16 @@ def run_demo(
     return rows
 
 
-def demo_report(out: Path, say: Callable[[str], Any] = print) -> None:
+def demo_report(out: Path, say: Callable[[str], Any] = print, progress: Stages | None = None) -> None:
     """Write the report on the demo's runs, and say where it is.
 
     Args:
         out: folder of the runs.
         say: prints a line.
+        progress: as for `write_report`.
     """
     try:
-        say(f"report: {write_report([out], say=say)}")
+        say(f"report: {write_report([out], say=say, progress=progress)}")
     except ValueError as error:  # without the extra `report` the table stands alone
         say(f"no report: {error}")
 

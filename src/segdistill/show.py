@@ -1,22 +1,20 @@
 """Tables for the terminal."""
 
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
 from segdistill._printing import visible
 from segdistill.engine.presets import in_words
+from segdistill.show_progress import progress as progress
 
 EXTRAS = {
     "smp": ["segmentation_models_pytorch"],
@@ -59,29 +57,6 @@ class PlainConsole(Console):
 def plain(console: Console) -> Callable[[str], None]:
     """A function that prints a line as it is."""
     return lambda line: console.print(line, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def progress(what: str, stream: TextIO | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A function that is told (done, in all): a bar on a terminal; elsewhere a line at every tenth, if there are many.
-
-    Args:
-        what: is counted, for instance images.
-        stream: where to; standard error as a default.
-    """
-    stream = stream or sys.stderr
-    if stream.isatty():
-        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(file=stream), transient=True) as bar:
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        return
-
-    def line(done: int, total: int) -> None:
-        if total >= 20 and done * 10 // total > (done - 1) * 10 // total:
-            print(f"{done}/{total} {what}", file=stream, flush=True)
-
-    yield line
 
 
 def percent(value: float | None) -> str:
@@ -266,11 +241,22 @@ def layers(console: Console, model: str, size: tuple[int, int], depth: int) -> N
         plain(console)(line)
 
 
-def doctor(console: Console) -> None:
-    """Print versions, devices, threads, and the optional packages that are missing."""
+def predictions(console: Console, result: Mapping[str, Any]) -> None:
+    """Print how many images were segmented, how fast, and where the results are."""
+    folders, rate = " ".join(result["folders"]), result["images_per_second"]
+    console.print(f"{result['images']} images → {folders} ({rate:.3g} a second)")
+
+
+def findings() -> dict[str, Any]:
+    """What `doctor` says of this machine: the environment, the precision of runs, and what each extra lacks."""
     from segdistill.engine.runtime import environment, pick_device, pick_precision
 
-    facts = environment()
+    lacking = {extra: [name for name in modules if find_spec(name) is None] for extra, modules in EXTRAS.items()}
+    return {**environment(), "precision": pick_precision("auto", pick_device("auto")), "missing": lacking}
+
+
+def doctor(console: Console, facts: Mapping[str, Any]) -> None:
+    """Print versions, devices, threads, and the optional packages that are missing."""
     table = Table("what", "found", title="segdistill doctor")
     table.add_row("segdistill", facts["segdistill"])
     table.add_row("python", facts["python"])
@@ -279,9 +265,8 @@ def doctor(console: Console) -> None:
     table.add_row("system", facts["system"])
     table.add_row("cpu", f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads")
     table.add_row("gpu", ", ".join(facts["gpus"]) or "none: training runs on the CPU")
-    table.add_row("precision auto", pick_precision("auto", pick_device("auto")))
-    for extra, modules in EXTRAS.items():
-        missing = [module for module in modules if find_spec(module) is None]
+    table.add_row("precision auto", facts["precision"])
+    for extra, missing in facts["missing"].items():
         found = "installed" if not missing else f"not installed; pip install 'segdistill[{extra}]'"
         table.add_row(f"extra {extra}", found)
     console.print(table)

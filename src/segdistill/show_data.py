@@ -1,56 +1,31 @@
 """What the commands on data sets print."""
 
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from segdistill import show
-
-
-@contextmanager
-def bytes_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A function that is told (bytes done, in all or None): a bar with rate and time left; elsewhere a line a tenth.
-
-    Args:
-        what: is fetched or unpacked.
-    """
-    if sys.stderr.isatty():
-        columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        return
-    tenth = 0
-
-    def line(done: int, total: int | None) -> None:
-        nonlocal tenth
-        if total and done * 10 // total > tenth:
-            tenth = done * 10 // total
-            print(f"{what}: {done / 1e6:.1f} of {total / 1e6:.1f} MB", file=sys.stderr, flush=True)
-
-    yield line
+from segdistill.show_progress import STANDARD_OUTPUT, print_json
 
 
 def prepare(
-    console: Console, name: str, root: Path, *, mirror: str | None, keep_archives: bool, timeout: float
-) -> None:
-    """Print what happens while a data set is fetched."""
+    say: Callable[[str], None], name: str, root: Path, *, mirror: str | None, keep_archives: bool, timeout: float
+) -> Path:
+    """Say what happens while a data set is fetched; the folder that it is in."""
     from segdistill.data.prepare import prepare_dataset
 
-    prepare_dataset(
+    return prepare_dataset(
         name,
         root,
         mirror=mirror,
         keep_archives=keep_archives,
         timeout=timeout,
-        say=show.plain(console),
-        bar=bytes_progress,
+        say=say,
+        bar=partial(show.progress, bytes=True),
     )
 
 
@@ -69,7 +44,7 @@ def check(
 
     data = load_config(config, overrides).data
     from segdistill.data.check import check_splits
-    from segdistill.engine.run_folder import explaining, write_atomically, write_json
+    from segdistill.engine.run_folder import as_json, explaining, write_atomically, write_json
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with explaining(records or Path()):
@@ -88,8 +63,12 @@ def check(
     written = []
     if json is not None:
         splits = {s: {"missing": r} if isinstance(r, str) else r.figures() for s, r in found.items()}
-        write_json(json, {"data": data.name, "options": data.options, "packed": data.packed, "splits": splits})
-        written.append(f"written to {json}")
+        result = {"data": data.name, "options": data.options, "packed": data.packed, "splits": splits}
+        if json == STANDARD_OUTPUT:  # what is printed besides goes to standard error
+            print_json(as_json(result))
+        else:
+            write_json(json, result)
+            written.append(f"written to {json}")
     picture = None if sheet is None else _sheet(data, found)
     if sheet is not None and picture is not None:
         write_atomically(sheet, lambda path: picture.save(path, format="PNG"))
@@ -130,7 +109,14 @@ def _sheet(data: Any, found: Mapping[str, Any], count: int = 6) -> Any:
 
 
 def pack(
-    console: Console, config: Path, overrides: Sequence[str], out: Path, splits: Sequence[str], *, verify: bool
+    console: Console,
+    say: Callable[[str], None],
+    config: Path,
+    overrides: Sequence[str],
+    out: Path,
+    splits: Sequence[str],
+    *,
+    verify: bool,
 ) -> bool:
     """Pack a configuration's data, or compare a pack with its checksums; returns whether there are problems."""
     from segdistill.engine.config import load_config
@@ -139,16 +125,18 @@ def pack(
     from segdistill.data.packed import check_origin, damaged_shards, read_pack
     from segdistill.engine.pack import pack_data
 
-    say = show.plain(console)
     if not verify:
         with show.progress("images") as told:
             pack_data(data, out, splits, say=say, progress=told)
         return False
+    tell = show.plain(console)
     pack = read_pack(out)
     check_origin(pack, out, data.name, data.options)
     problems = damaged_shards(out)
     for line in problems:
-        say(f"problem: {line}")
+        tell(f"problem: {line}")
     counts = ", ".join(f"{found['images']} images of {split}" for split, found in pack["splits"].items())
-    say(f"{out}: {counts or 'no split is complete'}; {f'{len(problems)} problems' if problems else 'as it was packed'}")
+    tell(
+        f"{out}: {counts or 'no split is complete'}; {f'{len(problems)} problems' if problems else 'as it was packed'}"
+    )
     return bool(problems)

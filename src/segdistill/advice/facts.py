@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segdistill._printing import untold
+from segdistill._types import Stages, Told
 from segdistill.advice.rules import Fact, advise
 from segdistill.data import SegmentationDataset
 from segdistill.data.sampler import eval_loader
@@ -36,6 +38,7 @@ def look(
     images: int = 16,
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
+    progress: Stages | None = None,
 ) -> dict[str, Any]:
     """Look at a few images of a run that is planned, and say what is known about its chances.
 
@@ -49,6 +52,7 @@ def look(
         images: how many of the training images that have labels, and of the validation images, are looked at.
         student: as for `distill`.
         teacher: likewise.
+        progress: called with what is looked at; a context that gives a function of (images done, in all).
 
     Returns:
         `facts`: name → number, truth value, text, or None where it is not known. Shares, mIoU and errors are in 0…1.
@@ -57,7 +61,7 @@ def look(
     Raises:
         ValueError: as for `distill`; or if the methods need no teacher, so that there is nothing to ask.
     """
-    config = load_config(config, overrides)
+    config, stage = load_config(config, overrides), progress or untold
     if not config.distils:
         raise ValueError("method none learns from no teacher; name a method, for example method=kd")
     with runtime(config.train.device, config.train.precision, config.train.threads) as run:
@@ -68,19 +72,23 @@ def look(
         labelled = range(len(train_set)) if training.labelled is None else training.labelled
         shown = _spread(Subset(train_set, labelled), images)
         held_out = _spread(training.val_set, images)
+        with stage("images of train") as told:
+            taught = _of_teacher(training, shown, told)
         facts: dict[str, Fact] = {
             **_of_data(training, len(labelled)),
             **_of_networks(training),
-            **{f"{name}_train": value for name, value in _of_teacher(training, shown).items()},
+            **{f"{name}_train": value for name, value in taught.items()},
         }
-        seen = _of_teacher(training, held_out)
+        with stage("images of val") as told:
+            seen = _of_teacher(training, held_out, told)
         facts |= {
             "teacher_sure": facts.pop("teacher_sure_train"),
             "teacher_entropy": facts.pop("teacher_entropy_train"),
         }
         facts |= {"teacher_miou": seen["teacher_miou"], "teacher_error": seen["teacher_error"]}
         facts["teacher_drop"] = _difference(facts["teacher_miou_train"], facts["teacher_miou"])
-        facts["baseline_miou"] = _baseline(training, baseline, held_out)
+        with stage("images of val, by the baseline") as told:
+            facts["baseline_miou"] = _baseline(training, baseline, held_out, told)
         facts["gap"] = _difference(facts["teacher_miou"], facts["baseline_miou"])
         facts["looked_at"] = len(shown) + len(held_out)
         return {"facts": facts, "advice": advise(facts)}
@@ -133,25 +141,26 @@ def _is_pretrained(section: NetworkConfig) -> bool:
 
 
 @torch.no_grad()
-def _of_teacher(training: Rehearsal, dataset: Subset) -> dict[str, Fact]:
+def _of_teacher(training: Rehearsal, dataset: Subset, told: Told) -> dict[str, Fact]:
     """How good and how sure the teacher is on some images."""
     teacher, run, data = training.teacher, training.run, training.config.data
     assert teacher is not None
     classes = len(training.train_set.classes)
     confusion = confusion_matrix(classes)
     sure = entropy = pixels = 0.0
-    for images, target in eval_loader(dataset, size=data.resize):
+    for number, (images, target) in enumerate(eval_loader(dataset, size=data.resize), 1):
         logits = _logits(teacher, images.to(run.device, memory_format=training.layout), run, target.shape[-2:])
         log = logits.log_softmax(1)
         entropy += float(-(log.exp() * log.clamp_min(-100)).sum(1).sum()) / math.log(max(2, logits.shape[1]))
         sure += int((log.amax(1) >= math.log(SURE)).sum())
         pixels += log.shape[0] * log.shape[-2] * log.shape[-1]
         labels = target if teacher.class_map is None else teacher.class_map.relabel(target)
-        told = logits.argmax(1).cpu()
+        ids = logits.argmax(1).cpu()
         if teacher.class_map is not None:
-            told = torch.tensor(teacher.class_map.known)[told]
+            ids = torch.tensor(teacher.class_map.known)[ids]
             target = torch.where(labels == IGNORE, labels, target)
-        confusion.update(told, target)
+        confusion.update(ids, target)
+        told(number, len(dataset))
     counts = confusion.compute().long()
     found = scores(counts, training.train_set.classes)
     right = found["pixel_accuracy"]
@@ -169,7 +178,7 @@ def _logits(teacher: Tapped, images: Tensor, run: Runtime, size: torch.Size) -> 
     return resize_logits(taps["logits"].float(), (size[0], size[1]), teacher.align_corners)
 
 
-def _baseline(training: Rehearsal, baseline: str | Path | None, dataset: Subset) -> float | None:
+def _baseline(training: Rehearsal, baseline: str | Path | None, dataset: Subset, told: Told) -> float | None:
     """The mIoU of the student alone on some images; None where there is none yet."""
     if baseline is not None:
         network = load_student(baseline)
@@ -179,5 +188,5 @@ def _baseline(training: Rehearsal, baseline: str | Path | None, dataset: Subset)
     else:
         return None
     data, protocol = training.config.data, training.config.eval.build()
-    found = evaluate(network, dataset, protocol=protocol, size=data.resize, run=training.run)
+    found = evaluate(network, dataset, protocol=protocol, size=data.resize, run=training.run, progress=told)
     return None if found["miou"] is None else float(found["miou"])

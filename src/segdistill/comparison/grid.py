@@ -15,6 +15,7 @@ from segdistill.comparison.executors.task import Executor, Outcome, Task
 from segdistill.comparison.plan import LABELS, Cell, Plan, load_plan
 from segdistill.comparison.result import COMPARISON, counts_path, evaluation_path, gather
 from segdistill.comparison.table import write_tables
+from segdistill.comparison.watch import Watch
 from segdistill.comparison.work import evaluate_teacher, measure, train_and_evaluate
 from segdistill.data.check import quick_check
 from segdistill.engine.build import build_split, build_training
@@ -45,6 +46,7 @@ def compare(
     jobs: int = 1,
     executor: Executor | None = None,
     say: Say = print,
+    watch: Callable[[Watch], Any] | None = None,
 ) -> dict[str, Any]:
     """Train methods × students × data sets × seeds under one schedule, and hold them against the baseline.
 
@@ -55,6 +57,7 @@ def compare(
         jobs: runs at a time on this machine.
         executor: where the runs are carried out instead, as `Ray()`.
         say: prints a line.
+        watch: called before teachers, then before runs are trained, with what may be asked meanwhile how far they are.
 
     Returns:
         What `gather` returns; it is written to `compare.json`, `.csv`, `.md` and `.tex` in the folder.
@@ -67,7 +70,11 @@ def compare(
     plan = source if isinstance(source, Plan) else load_plan(source, overrides, out)
     plan = _checked(plan)
     with _carried_out(plan, executor or Local(jobs)) as executor, locked(plan.out):
-        return _compare(_share_threads(plan, executor), executor, say)
+        return _compare(_share_threads(plan, executor), executor, say, watch or _nobody)
+
+
+def _nobody(_watch: Watch) -> None:
+    """Watch nothing."""
 
 
 def run_only(plan: Plan, which: str, *, say: Say = print) -> None:
@@ -98,7 +105,7 @@ def run_only(plan: Plan, which: str, *, say: Say = print) -> None:
             missing = next((run.folder for run in _teachers(plan) if not is_done(run, None)), None)
             if missing is not None and runs[0].config.distils:
                 raise ValueError(f"{missing} is not trained yet; the same command with --only teacher does it")
-        for _, outcome in _finished(runs, executor, say, split):
+        for _, outcome in _finished(runs, executor, say, split, _nobody):
             if outcome.error:
                 raise ValueError(outcome.error)
 
@@ -123,8 +130,8 @@ def _teachers_split(plan: Plan) -> str | None:
     return plan.options.split if all(_source(config) in datas for config in plan.teachers.values()) else None
 
 
-def _compare(plan: Plan, executor: Executor, say: Say) -> dict[str, Any]:
-    for _, outcome in _finished(_teachers(plan), executor, say, _teachers_split(plan)):
+def _compare(plan: Plan, executor: Executor, say: Say, watch: Callable[[Watch], Any]) -> dict[str, Any]:
+    for _, outcome in _finished(_teachers(plan), executor, say, _teachers_split(plan), watch):
         if outcome.error:
             raise ValueError(f"the teacher could not be trained: {outcome.error}")
     teachers = _evaluate_teachers(plan, executor)
@@ -134,7 +141,7 @@ def _compare(plan: Plan, executor: Executor, say: Say) -> dict[str, Any]:
         plan, measured, failed = _fit_to_seconds(plan, executor, say)
     wanted = [run for run in plan.runs if run.folder.name not in failed]
     at_a_time: dict[str, int] = _notes(plan).get("jobs", {})
-    for run, outcome in _finished(wanted, executor, say, plan.options.split):
+    for run, outcome in _finished(wanted, executor, say, plan.options.split, watch):
         if outcome.error:
             failed[run.folder.name] = outcome.error
         elif outcome.value is not None:
@@ -202,8 +209,11 @@ def _teachers(plan: Plan) -> list[Cell]:
     ]
 
 
-def _finished(runs: Sequence[Cell], executor: Executor, say: Say, split: str | None) -> Iterator[tuple[Cell, Outcome]]:
+def _finished(
+    runs: Sequence[Cell], executor: Executor, say: Say, split: str | None, watch: Callable[[Watch], Any]
+) -> Iterator[tuple[Cell, Outcome]]:
     """Train what is not done; each run with its outcome as it ends."""
+    watched = Watch(runs, split)
     waiting: list[Cell] = []
     done: list[Cell] = []
     for run in runs:
@@ -212,13 +222,18 @@ def _finished(runs: Sequence[Cell], executor: Executor, say: Say, split: str | N
         except ValueError as error:
             line = f"{error} (delete {run.folder} to start it afresh)"
             say(f"{run.folder.name} failed: {line}")
+            watched.ended(run, Outcome(error=line))
             yield run, Outcome(error=line)
     if done:
         say(f"{len(done)} of {len(runs)} runs are there already")
     if waiting and not executor.prints:
         told = f"{len(waiting)} run{'s' * (len(waiting) != 1)}, {min(executor.jobs, len(waiting))} at a time"
         say(f"{told}; each prints into log.txt in its folder")
-    yield from ((run, Outcome()) for run in done)
+    for run in done:
+        watched.ended(run, Outcome())
+        yield run, Outcome()
+    if waiting:
+        watch(watched)
     tasks = []
     for run in waiting:
         log = None if executor.prints else run.folder / "log.txt"
@@ -226,6 +241,7 @@ def _finished(runs: Sequence[Cell], executor: Executor, say: Say, split: str | N
     began = time.monotonic()
     for count, (position, outcome) in enumerate(executor.run(tasks), 1):
         run = waiting[position]
+        watched.ended(run, outcome)
         left = (time.monotonic() - began) / count * (len(waiting) - count)
         ended = (
             f"failed: {outcome.error}" if outcome.error else f"{split or 'val'} mIoU {100 * (outcome.value or 0):.2f}"

@@ -3,8 +3,6 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from segdistill.data.splits import split_of
-
 
 def check_pattern(pattern: str) -> str:
     """The pattern, if it can tell sequences.
@@ -40,6 +38,8 @@ def sequences(names: Iterable[str], pattern: str) -> list[str]:
     ['0001TP', '0001TP', 'Seq05VD']
     """
     expression = re.compile(check_pattern(pattern))
+    from segdistill.data.splits import split_of  # it loads torch, which a configuration's keys do not wait for
+
     found = []
     for name in names:
         first, _, rest = name.partition("/")

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from segdistill._types import Size
+from segdistill._printing import counted, untold
+from segdistill._types import Size, Stages
 from segdistill.deploy.child import trace_in_child
 from segdistill.deploy.formats import FORMATS, Array, Format, FormatName, Runner
 from segdistill.deploy.graph import Input, Interface, Output, as_input, deployed
@@ -17,7 +18,7 @@ from segdistill.deploy.latency import cpu_times
 from segdistill.deploy.locate import first_difference
 from segdistill.deploy.metadata import make_metadata
 from segdistill.deploy.samples import Samples, find_samples
-from segdistill.deploy.verify import Check, example_batches, verify
+from segdistill.deploy.verify import Check, count_batches, example_batches, verify
 from segdistill.engine.onnx_network import is_onnx
 from segdistill.engine.run_folder import make_folder, write_atomically
 from segdistill.engine.student import load_student, read_card, student_path
@@ -47,6 +48,7 @@ def export_student(
     timeout: float | None = 600,
     allow_code: bool | None = None,
     say: Say | None = None,
+    progress: Stages | None = None,
 ) -> dict[str, Any]:
     """Write a trained student as a file for a runtime, if the file computes what the student computes.
 
@@ -72,6 +74,7 @@ def export_student(
         timeout: seconds that the exporter gets, in a process of its own; None: as many as it takes, in this one.
         allow_code: as for `load_student`.
         say: is told what happens.
+        progress: called with what is done next; a context that gives a function of (images or layers done, in all).
 
     Returns:
         The metadata that the file holds under `segdistill`; docs/deploy.md describes it.
@@ -88,7 +91,7 @@ def export_student(
     FORMATS[format].check()
     _check_place(place, FORMATS[format])
     source = None if config is None else Path(config)
-    job = _Job.of(path, FORMATS[format], source, images, allow_code, say or _nothing)
+    job = _Job.of(path, FORMATS[format], source, images, allow_code, say or _nothing, progress or untold)
     interface = Interface(job.size(size), dynamic, input, output)
     limits = _Limits(TOLERANCES[precision] if tolerance is None else tolerance, max_drop)
     with tempfile.TemporaryDirectory(prefix="segdistill-export-") as folder:
@@ -96,7 +99,8 @@ def export_student(
         if timeout is None:
             job.trace(interface, traced)
         else:
-            trace_in_child(path, interface, format, traced, timeout, allow_code=allow_code)
+            with job.progress(f"exporting to {format}"):
+                trace_in_child(path, interface, format, traced, timeout, allow_code=allow_code)
         work = _Work(job, interface, Path(folder), limits)
         final, facts = work.finish(traced, precision, source, calibrate)
         metadata = make_metadata(job.network, job.card, interface, digest=job.digest, precision=precision, **facts)
@@ -164,10 +168,18 @@ class _Job:
     validation: Samples
     images: int
     say: Say
+    progress: Stages
 
     @classmethod
     def of(
-        cls, path: Path, format: Format, config: Path | None, images: int, allow_code: bool | None, say: Say
+        cls,
+        path: Path,
+        format: Format,
+        config: Path | None,
+        images: int,
+        allow_code: bool | None,
+        say: Say,
+        progress: Stages,
     ) -> "_Job":
         if is_onnx(path):
             raise ValueError(f"{path} is an exported file already; give the run that it was made of")
@@ -175,7 +187,8 @@ class _Job:
         network = load_student(path, allow_code=allow_code).requires_grad_(False)
         with student_path(path).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return cls(path, format, network, card, digest, find_samples(path, card, "val", config), images, say)
+        samples = find_samples(path, card, "val", config)
+        return cls(path, format, network, card, digest, samples, images, say, progress)
 
     def size(self, wanted: Size | None) -> Size:
         """The size of the images: what is asked for, else that of the evaluation, else of the data's images."""
@@ -235,7 +248,8 @@ class _Work:
                 raise ValueError(f"int8 needs images of the kind that it is for; give --config ({samples.label})")
         count = min(calibrate, len(training))
         job.say(f"calibrating on {count} images ({training.label})")
-        quantizer = Quantizer(onnx.load(traced), self._inputs(training, count))
+        with job.progress("images to calibrate") as told:
+            quantizer = Quantizer(onnx.load(traced), counted(self._inputs(training, count), count, told))
         target = self.folder / "int8"
 
         def measure(graph: onnx.ModelProto) -> Check:
@@ -243,7 +257,7 @@ class _Work:
             return self.measure(target)
 
         by = list(self._inputs(training, RANKING_IMAGES))
-        found = search(quantizer, measure, by, self.limits.max_drop, job.say)
+        found = search(quantizer, measure, by, self.limits.max_drop, job.say, job.progress)
         target.write_bytes(found.graph.SerializeToString())
         self.accept(found.check, self.limits.tolerance, None)
         quantisation = {"calibration": count, "layers": len(quantizer.layers), "float_layers": found.kept}
@@ -264,7 +278,10 @@ class _Work:
         """Compare the file that a source becomes with the student."""
         job = self.job
         batches = example_batches(job.validation, self.interface, job.images)
-        return verify(job.network, self.open(source), self.interface, batches, job.card["classes"])
+        total = count_batches(job.validation, self.interface, job.images)
+        with job.progress("batches checked") as told:
+            checked = counted(batches, total, told)
+            return verify(job.network, self.open(source), self.interface, checked, job.card["classes"])
 
     def accept(self, check: Check, tolerance: float, convert: Callable[[Path], Path] | None) -> None:
         """Refuse a file that computes something else, and say where it begins to.

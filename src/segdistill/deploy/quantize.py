@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segdistill._printing import untold
+from segdistill._types import Stages, Told
 from segdistill.deploy.formats import Array, open_onnx
 from segdistill.deploy.graph import INPUT, quietly
 from segdistill.deploy.verify import Check
@@ -87,17 +89,20 @@ class Quantizer:
         built: ModelProto = quantizer.model.model
         return built
 
-    def ranked(self, images: Sequence[Array]) -> list[str]:
+    def ranked(self, images: Sequence[Array], progress: Told | None = None) -> list[str]:
         """The layers, those first that change the outputs most if they alone are in int8.
 
         Args:
             images: that the outputs are compared on.
+            progress: called with (layers done, layers in all).
         """
         wanted = _numbers(open_onnx(self.graph), images)
         errors = {}
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers, 1):
             found = _numbers(open_onnx(self.build(only=[layer])), images)
             errors[layer] = sum(float(np.mean((a - b) ** 2)) for a, b in zip(wanted, found, strict=True))
+            if progress is not None:
+                progress(number, len(self.layers))
         return sorted(errors, key=lambda layer: -errors[layer])
 
     def label(self, layer: str) -> str:
@@ -133,6 +138,7 @@ def search(
     images: Sequence[Array],
     max_drop: float,
     say: Callable[[str], None],
+    progress: Stages | None = None,
 ) -> Quantised:
     """The int8 graph that keeps as few layers in float as the mean IoU allows.
 
@@ -145,6 +151,7 @@ def search(
         images: by which the layers are ranked.
         max_drop: points of mIoU, of 100, that may be lost.
         say: is told what happens.
+        progress: as for `export_student`.
 
     Raises:
         ValueError: if the loss is too large even with all layers in float, or cannot be measured.
@@ -156,7 +163,8 @@ def search(
     if _within(check, max_drop):
         return Quantised(graph, check)
     say(f"int8 loses {check.drop:.2f} points of mIoU: looking for the layers that have to stay in float")
-    ranking = quantizer.ranked(images)
+    with (progress or untold)("layers ranked") as told:
+        ranking = quantizer.ranked(images, told)
 
     def attempt(count: int) -> Quantised:
         keep = ranking[:count]

@@ -133,6 +133,17 @@ def example_batches(samples: Samples, interface: Interface, images: int) -> Iter
                 yield group, None
 
 
+def count_batches(samples: Samples, interface: Interface, images: int) -> int:
+    """How many batches `example_batches` gives.
+
+    Args:
+        samples: as there.
+        interface: likewise.
+        images: likewise.
+    """
+    return min(images, len(samples) or RANDOM) + 4 * interface.dynamic
+
+
 def other_sizes(size: Size) -> list[Size]:
     """Three more sizes for a file that takes any: an odd one, a multiple of 32, and none that is even.
 

@@ -89,10 +89,12 @@ def balance(training: "Training") -> None:
     workers = training.config.data.workers
     counts = torch.zeros(len(dataset.classes), dtype=torch.int64)
     mine = labelled[run.rank :: run.world]
-    for first in range(0, len(mine), PORTION):
-        if run.stopped:
-            break
-        counts += count_labels(dataset, mine[first : first + PORTION], workers)
+    with training.recorder.stage("masks counted") as told:
+        for first in range(0, len(mine), PORTION):
+            if run.stopped:
+                break
+            counts += count_labels(dataset, mine[first : first + PORTION], workers)
+            told(min(first + PORTION, len(mine)), len(mine))
     counts = run.sum(counts.to(run.device)).cpu()
     if run.any(bool(run.stopped)):
         raise TrainingStopped("stopped while labels were counted; the same command begins anew")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from segdistill._types import Size
+from segdistill._types import Size, Told
 from segdistill.data import SegmentationDataset
 from segdistill.data.check import quick_check
 from segdistill.data.sampler import eval_loader
@@ -36,6 +36,7 @@ def evaluate(
     per_image: bool = False,
     metrics: Sequence[str] = (),
     teacher: nn.Module | None = None,
+    progress: Told | None = None,
 ) -> dict[str, Any]:
     """Mean IoU, mean accuracy, pixel accuracy and per-class figures, from one confusion matrix over whole images.
 
@@ -52,6 +53,7 @@ def evaluate(
         per_image: whether to count each image by itself as well.
         metrics: names of further metrics, as in `segdistill list metrics`.
         teacher: a network that gives logits of the same classes, for a metric that compares the model with it.
+        progress: called with (images done, images in all) after each batch.
 
     Returns:
         `miou`, `macc`, `pixel_accuracy`, `iou` and `accuracy` by class (None for absent classes), `images`,
@@ -88,6 +90,8 @@ def evaluate(
                 found = [image_counts(ids, truth, len(dataset.classes)) for ids, truth in each]
                 by_image[run.rank + seen * run.world :: run.world][: len(images)] = torch.stack(found).cpu()
             seen += len(images)
+            if progress is not None:
+                progress(min(seen * run.world, len(dataset)), len(dataset))
     confusion = run.sum(counts.confmat)
     return {
         **scores(confusion, dataset.classes, protocol.absent),
@@ -111,6 +115,7 @@ def evaluate_run(
     metrics: Sequence[str] = (),
     teacher: str | Path | None = None,
     allow_code: bool | None = None,
+    progress: Told | None = None,
 ) -> dict[str, Any]:
     """Evaluate a trained student in float32 on the data that its run names, or a network with weights as it is.
 
@@ -128,6 +133,7 @@ def evaluate_run(
         metrics: likewise; `all` stands for all of them, but for those that need a teacher where there is none.
         teacher: run folder or file of the teacher that the model is compared with (default: the configuration's).
         allow_code: as for `load_student`.
+        progress: as for `evaluate`.
 
     Returns:
         What `evaluate` returns, besides `split` and `model`.
@@ -172,6 +178,7 @@ def evaluate_run(
             per_image=per_image,
             metrics=metrics,
             teacher=guide,
+            progress=progress,
         )
     return {"model": label, "split": split, **result, "protocol": seen.eval.describe()}
 

@@ -4,8 +4,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,7 +13,8 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from segdistill._printing import visible
+from segdistill._printing import ProgressLines, animated, visible
+from segdistill._types import Told
 from segdistill.engine.run_folder import METRICS, explaining, write_text
 
 
@@ -47,7 +48,7 @@ class Recorder:
             except ImportError:
                 raise ValueError("train.tensorboard needs tensorboard; pip install 'segdistill[track]'") from None
             self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
-        if self.stream.isatty():
+        if animated(self.stream):
             columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
             self.bar = Progress(*columns, TextColumn("{task.description}"), console=Console(file=self.stream))
             self.task = self.bar.add_task("", total=steps, completed=start)
@@ -99,6 +100,26 @@ class Recorder:
                 self.bar.console.print(visible(line), markup=False)
             else:
                 print(visible(line), file=self.stream, flush=True)
+
+    @contextmanager
+    def stage(self, what: str) -> Iterator[Told]:
+        """Show how far something lengthy besides the steps is: a second bar, or plain lines.
+
+        Args:
+            what: is counted.
+
+        Yields:
+            A function that is told (done, in all).
+        """
+        if self.bar is None:
+            lines = ProgressLines(what, self.stream)
+            yield lines if self.file is not None else lambda done, total: None
+            return
+        bar, task = self.bar, self.bar.add_task(visible(what), total=None)
+        try:
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        finally:
+            bar.remove_task(task)
 
     def sync(self) -> None:
         """Have the lines so far on the disk, as a checkpoint that follows them needs."""

@@ -118,7 +118,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, as_json(value) + "\n")
+
+
+def as_json(value: Any) -> str:
+    """A value as indented JSON, as all files have it."""
+    return json.dumps(value, indent=1, ensure_ascii=False)
 
 
 def read_json(path: Path, needed: tuple[str, ...] = ()) -> dict[str, Any]:

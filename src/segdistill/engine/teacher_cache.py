@@ -245,8 +245,7 @@ def _fill(training: "Training", store: TapStore) -> None:
     mine = missing[run.rank :: run.world]
     begin = os.getpid() * 7919 % max(1, len(mine))
     mine = mine[begin:] + mine[:begin]
-    say = training.recorder.say
-    say(f"teacher.cache {store.folder}: {store.count()} of {store.entries} views are there")
+    training.recorder.say(f"teacher.cache {store.folder}: {store.count()} of {store.entries} views are there")
     if missing and not store.writable:
         raise ValueError(f"teacher.cache: {store.folder} lacks views and cannot be written to; name another folder")
     addresses = [store.addresses(group) for group in mine]
@@ -254,16 +253,18 @@ def _fill(training: "Training", store: TapStore) -> None:
     datasets = _datasets(training)
     how: dict[str, Any] = {"workers": workers, "device": run.device, "mixing": build_mixing(data)}
     batches = view_loader(datasets, training.transform, addresses, **how)
-    for number, (group, (images, _)) in enumerate(zip(mine, batches, strict=True), start=1):
-        if run.stopped:
-            break
-        if not store.holds(group):
-            images = images.to(run.device, memory_format=training.layout, non_blocking=True)
-            with run.autocast():
-                seen = observe(training.teacher, images, set(store.shapes))
-            store.write(group, seen)  # outside: under autocast, a CPU cannot even join float16 tensors
-        if number * 10 // len(mine) > (number - 1) * 10 // len(mine):
-            say(f"teacher.cache {store.folder}: {store.count()} of {store.entries} views")
+    with training.recorder.stage(f"views in {store.folder}") as told:
+        for group, (images, _) in zip(mine, batches, strict=True):
+            if run.stopped:
+                break
+            if not store.holds(group):
+                images = images.to(run.device, memory_format=training.layout, non_blocking=True)
+                with run.autocast():
+                    seen = observe(training.teacher, images, set(store.shapes))
+                store.write(group, seen)  # outside: under autocast, a CPU cannot even join float16 tensors
+            told(store.count(), store.entries)
+    if mine:
+        training.recorder.say(f"teacher.cache {store.folder}: {store.count()} of {store.entries} views")
     if run.any(bool(run.stopped)):
         raise TrainingStopped(
             f"stopped with {store.count()} of {store.entries} views in {store.folder}; the same command goes on"

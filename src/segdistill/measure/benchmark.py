@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from segdistill._printing import first_line
+from segdistill._types import Told
 from segdistill.deploy.graph import Interface, to_onnx
 from segdistill.engine.onnx_network import OnnxNetwork
 from segdistill.engine.runtime import environment, pick_device, synchronize
@@ -89,6 +90,7 @@ def benchmark(
     threads: int | None = None,
     compiled: bool = False,
     onnx: bool = False,
+    progress: Told | None = None,
 ) -> dict[str, Any]:
     """Count and time one forward pass on one image, in float32, network by network and size by size.
 
@@ -102,6 +104,7 @@ def benchmark(
         threads: of the CPU; None: torch's own choice.
         compiled: whether to measure `torch.compile`d networks besides the eager ones.
         onnx: whether to export the networks and measure them in ONNX Runtime too, with as many threads.
+        progress: called with (timed passes done, in all), of each size anew.
 
     Returns:
         `rows` of `network`, `mode` (`eager`, `compiled`, `onnxruntime`), `size`, `params`, `flops` (a multiply-add is
@@ -137,7 +140,7 @@ def benchmark(
                     if repeats:
                         works[len(rows) - 1] = ExportedWork(name, network, torch.rand(1, 3, *size, device=place))
             if repeats:
-                for index, figures in _measure(works, torch.rand(1, 3, *size, device=place), repeats).items():
+                for index, figures in _measure(works, torch.rand(1, 3, *size, device=place), repeats, progress).items():
                     rows[index] |= figures
         facts = environment()
     return {"rows": rows, "repeats": repeats, "device": str(place), "environment": facts}
@@ -167,7 +170,7 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _measure(works: Mapping[int, Any], image: Tensor, repeats: int) -> dict[int, dict[str, Any]]:
+def _measure(works: Mapping[int, Any], image: Tensor, repeats: int, progress: Told | None) -> dict[int, dict[str, Any]]:
     """Peak memory and times of each work, by its number."""
     memory: dict[int, int | None] = {}
     for index, work in works.items():
@@ -179,6 +182,8 @@ def _measure(works: Mapping[int, Any], image: Tensor, repeats: int) -> dict[int,
     for turn in range(repeats):
         for index in works if turn % 2 else reversed(list(works)):
             times[index].append(milliseconds(lambda work=works[index]: work(image), image.device))  # type: ignore[misc]
+        if progress is not None:
+            progress((turn + 1) * len(works), repeats * len(works))
     return {
         index: {
             "peak_mib": None if (peak := memory[index]) is None else peak / 2**20,

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segdistill._types import Size
+from segdistill._printing import counted, untold
+from segdistill._types import Size, Stages, Told
 from segdistill._version import __version__
 from segdistill.data import SegmentationDataset
 from segdistill.data.transforms import EvalTransform
@@ -83,6 +84,7 @@ def benchmark_formats(
     threads: int | None = None,
     repeats: int = 30,
     say: Callable[[str], Any] = lambda line: None,
+    progress: Stages | None = None,
 ) -> dict[str, Any]:
     """Measure a student, its teacher and its baseline in every format that there is a file of, on the CPU.
 
@@ -96,6 +98,7 @@ def benchmark_formats(
         threads: of the CPU; None: torch's own choice.
         repeats: passes that are timed.
         say: prints a line.
+        progress: called with what is done next; a context that gives a function of (images or passes done, in all).
 
     Returns:
         `rows` of `role`, `format`, `file`, `bytes`, `miou` and `agreement` (of pixels with the student in PyTorch; None
@@ -115,8 +118,10 @@ def benchmark_formats(
         dataset, resize = _validation(student_path(student).parent, say)
         size = size or (None if dataset is None else _seen(dataset, resize)) or (512, 1024)
         with torch.inference_mode():
-            scored = _score(candidates, dataset, resize, images)
-            timed = _time(candidates, size, repeats)
+            with (progress or untold)("images") as told:
+                scored = _score(candidates, dataset, resize, images, told)
+            with (progress or untold)("passes") as told:
+                timed = _time(candidates, size, repeats, told)
     finally:
         torch.set_num_threads(before)
     rows = [
@@ -166,7 +171,11 @@ def _seen(dataset: SegmentationDataset, resize: Size | None) -> Size:
 
 
 def _score(
-    candidates: Sequence[Candidate], dataset: SegmentationDataset | None, resize: Size | None, images: int | None
+    candidates: Sequence[Candidate],
+    dataset: SegmentationDataset | None,
+    resize: Size | None,
+    images: int | None,
+    told: Told,
 ) -> list[dict[str, float | None]]:
     """Mean IoU and agreement with the student in PyTorch, all of them image by image."""
     found: list[dict[str, float | None]] = [{"miou": None, "agreement": None} for _ in candidates]
@@ -179,7 +188,7 @@ def _score(
     counts = {index: confusion_matrix(len(names)) for index in known}
     same, pixels = dict.fromkeys(known, 0), 0
     see = EvalTransform(size=resize)
-    for position in range(count):
+    for position in counted(range(count), count, told):
         image, target = see(*dataset[position])
         seen = {i: candidates[i].ids(image, (target.shape[-2], target.shape[-1])) for i in known}
         pixels += target.numel()
@@ -195,12 +204,12 @@ def _score(
     return found
 
 
-def _time(candidates: Sequence[Candidate], size: Size, repeats: int) -> list[Mapping[str, float]]:
+def _time(candidates: Sequence[Candidate], size: Size, repeats: int, told: Told) -> list[Mapping[str, float]]:
     """Milliseconds of one image; the candidates take turns, so that whatever else the machine does hits all alike."""
     image = torch.rand(3, *size)
     prepared = [candidate.prepare(image) for candidate in candidates]
     times: list[list[float]] = [[] for _ in candidates]
-    for turn in range(-WARMUP, repeats):
+    for turn in counted(range(-WARMUP, repeats), WARMUP + repeats, told):
         order = range(len(candidates)) if turn % 2 else reversed(range(len(candidates)))
         for index in order:
             began = time.perf_counter()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
+from segdistill._types import Stages
 from segdistill.comparison.result import COMPARISON, FORMAT
 from segdistill.engine.run_folder import make_folder, stored_json, write_text
 from segdistill.report import curves, panels
@@ -33,6 +34,7 @@ def write_report(
     figures: Format | None = None,
     device: str = "auto",
     say: Callable[[str], object] = print,
+    progress: Stages | None = None,
 ) -> Path:
     """Write a report on runs: one page that needs nothing else.
 
@@ -47,6 +49,7 @@ def write_report(
             or svg; the pictures always as PNG.
         device: on which the networks run.
         say: prints a line.
+        progress: called with what the networks look at; a context that gives a function of (images done, in all).
 
     Returns:
         The path of the page.
@@ -78,7 +81,7 @@ def write_report(
     content.prototypes = curves.shown(album, study)
     if images:
         try:
-            with survey(study, device, say) as found:
+            with survey(study, device, say, progress) as found:
                 _look(content, album, found, images)
         except (ValueError, OSError) as error:
             study.notes.append(f"No pictures: {error}")

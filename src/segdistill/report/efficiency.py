@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from segdistill._types import Size
+from segdistill._printing import untold
+from segdistill._types import Size, Stages, Told
 from segdistill._version import __version__
+from segdistill.comparison.executors.task import Executor
 from segdistill.comparison.grid import compare
 from segdistill.comparison.plan import Plan
+from segdistill.comparison.watch import Watch
 from segdistill.comparison.widths import load_curve
 from segdistill.data import SegmentationDataset
 from segdistill.data.transforms import EvalTransform
@@ -48,6 +51,9 @@ def draw_curve(
     device: str = "cpu",
     figures: Format | None = None,
     say: Callable[[str], Any] = print,
+    executor: Executor | None = None,
+    watch: Callable[[Watch], Any] | None = None,
+    progress: Stages | None = None,
 ) -> dict[str, Any]:
     """Train one network at several widths with each method, measure what each costs, and draw mIoU against it.
 
@@ -65,6 +71,9 @@ def draw_curve(
         device: on which is timed.
         figures: a further format of the picture, besides PNG.
         say: prints a line.
+        executor: as for `compare`.
+        watch: likewise.
+        progress: called with what is measured; a context that gives a function of (passes done, in all).
 
     Returns:
         What is written to `curve.json`: `points` of `student`, `width`, `method`, `miou`, `miou_deviation`, `seeds`,
@@ -77,8 +86,10 @@ def draw_curve(
     plan = source if isinstance(source, Plan) else load_curve(source, overrides, out)
     with style():  # what is missing is said before hours of training
         pass
-    compared = compare(plan, jobs=jobs, say=say)
-    result = measure_curve(plan, compared, size=size, threads=threads, repeats=repeats, device=device)
+    compared = compare(plan, jobs=jobs, executor=executor, say=say, watch=watch)
+    how: dict[str, Any] = {"size": size, "threads": threads, "repeats": repeats, "device": device}
+    with (progress or untold)("passes") as told:
+        result = measure_curve(plan, compared, **how, progress=told)
     write_json(plan.out / CURVE, result)
     write_text(plan.out / "curve.csv", table(result))
     for kind in {"png", figures or "png"}:
@@ -87,7 +98,14 @@ def draw_curve(
 
 
 def measure_curve(
-    plan: Plan, compared: Mapping[str, Any], *, size: Size | None, threads: int | None, repeats: int, device: str
+    plan: Plan,
+    compared: Mapping[str, Any],
+    *,
+    size: Size | None,
+    threads: int | None,
+    repeats: int,
+    device: str,
+    progress: Told | None = None,
 ) -> dict[str, Any]:
     """What the students of a comparison, and its teacher, cost beside what they reach.
 
@@ -98,6 +116,7 @@ def measure_curve(
         threads: of the CPU.
         repeats: passes.
         device: on which is timed.
+        progress: called with (passes done, passes in all).
 
     Raises:
         ValueError: if no run has a student.
@@ -117,7 +136,7 @@ def measure_curve(
     teacher = None if taught is None else build_teacher(taught, dataset.classes)
     if teacher is not None:
         networks[TEACHERS] = Mapped(teacher)
-    measured = benchmark(networks, sizes=[size], repeats=repeats, threads=threads, device=device)
+    measured = benchmark(networks, sizes=[size], repeats=repeats, threads=threads, device=device, progress=progress)
     keys = ("params", "flops", "ms", "ms_p95", "peak_mib")
     costs = {
         row["network"]: {key: row.get(key) for key in keys} | {"bytes": _bytes(networks[row["network"]])}

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segdistill._types import Size
+from segdistill._printing import untold
+from segdistill._types import Size, Stages, Told
 from segdistill.data import SegmentationDataset
 from segdistill.data.sampler import eval_loader
 from segdistill.data.transforms import EvalTransform
@@ -93,13 +94,16 @@ class _Watched(nn.Module):
 
 
 @contextmanager
-def survey(study: Study, device: str = "auto", say: Callable[[str], object] = print) -> Iterator[Survey]:
+def survey(
+    study: Study, device: str = "auto", say: Callable[[str], object] = print, progress: Stages | None = None
+) -> Iterator[Survey]:
     """Run the teacher and one student of each group over the validation split; they stay loaded meanwhile.
 
     Args:
         study: the runs.
         device: as for `runtime`.
         say: prints a line.
+        progress: as for `write_report`.
 
     Raises:
         ValueError: if data or weights are not there.
@@ -123,11 +127,12 @@ def survey(study: Study, device: str = "auto", say: Callable[[str], object] = pr
         say(f"{len(dataset)} images through {', '.join(networks)}")
         found = Survey(dataset, data.resize, networks, run, config.eval.build())
         teacher = study.teacher.label if study.teacher else ""
-        _look(found, data.workers, teacher if teacher in networks else None)
+        with (progress or untold)("images") as told:
+            _look(found, data.workers, teacher if teacher in networks else None, told)
         yield found
 
 
-def _look(found: Survey, workers: int, teacher: str | None) -> None:
+def _look(found: Survey, workers: int, teacher: str | None, told: Told) -> None:
     """Fill a survey."""
     classes, run = len(found.dataset.classes), found.run
     counts = {name: confusion_matrix(classes).to(run.device) for name in found.networks}
@@ -151,6 +156,7 @@ def _look(found: Survey, workers: int, teacher: str | None) -> None:
             for (name, space), gathered in prototypes.items():
                 own, known = match_maps({space: taps[name][space]}, {space: taps[str(teacher)][space]})
                 gathered.add(own[space], known[space], target, fit=index % 2 == 0)
+            told(index + 1, len(found.dataset))
     found.confusion = {name: counter.confmat.cpu().double().numpy() for name, counter in counts.items()}
     found.by_image = {name: np.stack(one) for name, one in rows.items()}
     for space, into in (("features", found.features), ("logits", found.scores)):

@@ -16,6 +16,7 @@ def choose_executor(
     address: str | None = None,
     cpus: int | None = None,
     gpus: float | None = None,
+    silent: bool = False,
     say: Callable[[str], Any] = print,
 ) -> Executor:
     """The executor of a name.
@@ -27,6 +28,7 @@ def choose_executor(
         address: of a Ray cluster.
         cpus: that a run takes there; None: one.
         gpus: that a run takes there; None: one, unless the configuration says `train.device=cpu` or there is none.
+        silent: as for `Local`; tasks on Ray are silent in any case.
         say: prints a line.
 
     Raises:
@@ -38,7 +40,7 @@ def choose_executor(
         foreign = [f"--{key}" for key, value in given.items() if value is not None]
         if foreign:
             raise ValueError(f"{', '.join(foreign)}: of --executor ray alone")
-        return Local(jobs or 1)
+        return Local(jobs or 1, silent=silent)
     from segdistill.comparison.executors.ray import Ray
 
     devices = {config.train.device for config in (*(run.config for run in plan.runs), *plan.teachers.values())}

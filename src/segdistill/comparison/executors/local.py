@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 
 import torch
 
@@ -18,15 +20,16 @@ class Local:
 
     Args:
         jobs: how many at a time.
+        silent: whether none of them prints where this process does; what a run prints goes to its log.
 
     Raises:
         ValueError: if `jobs` is not positive.
     """
 
-    def __init__(self, jobs: int = 1):
+    def __init__(self, jobs: int = 1, *, silent: bool = False):
         if jobs < 1:
             raise ValueError(f"jobs: expected at least 1, got {jobs}")
-        self.jobs = jobs
+        self.jobs, self.silent = jobs, silent
 
     @property
     def threads(self) -> int | None:
@@ -36,8 +39,8 @@ class Local:
 
     @property
     def prints(self) -> bool:
-        """One task at a time prints into the terminal."""
-        return self.jobs == 1
+        """One task at a time prints into the terminal, unless it is to be silent."""
+        return self.jobs == 1 and not self.silent
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]:
         """Carry out tasks.
@@ -56,7 +59,10 @@ class Local:
             while waiting or running:
                 while waiting and slots:
                     position, slot = waiting.pop(0), slots.pop(0)
-                    process = TaskProcess(tasks[position], _gpu(slot) if self.jobs > 1 else None)
+                    task = tasks[position]
+                    if self.silent and task.log is None:  # it says nothing that the runs do not say as well
+                        task = replace(task, log=Path(os.devnull))
+                    process = TaskProcess(task, _gpu(slot) if self.jobs > 1 else None)
                     running[process.connection] = (position, slot, process)
                 for connection in wait(list(running)):
                     assert isinstance(connection, Connection)

@@ -38,7 +38,7 @@ def plan_of(folder, *overrides):
 def compared(plan, failed=()):
     """What `compare` returns for a plan, without training; each run's folder gets a student."""
     rows = []
-    for (data, label, method), runs in plan.rows().items():
+    for (data, labelled, label, method), runs in plan.rows().items():
         width = runs[0].config.student.options["width"]
         errors = [f"{run.folder.name}: it broke" for run in runs if width in failed]
         for run in runs if not errors else ():
@@ -46,7 +46,7 @@ def compared(plan, failed=()):
             network = student(width)
             save_student(run.folder / STUDENT, network, make_card(network, ["a"] * 11, [(0, 0, 0)] * 11))
         score = None if errors else width + 0.1 * (method != "none")
-        place = {"data": data, "student": label, "method": method}
+        place = {"data": data, "labelled": labelled, "student": label, "method": method}
         rows.append({**place, "miou": score, "miou_deviation": 0.01, "seeds": [0, 1], "errors": errors})
     return {"rows": rows, "teachers": {}, "runs": []}
 

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from faults import assert_same_run, config
-from segdistill import distill
-from segdistill.engine import distiller, figures, loop
+from segdistill import distill, supervised
+from segdistill.engine import figures, loop
 from segdistill.engine.faults import TrainingStopped
 from segdistill.engine.figures import Figures, Watch, step_if
 from segdistill.engine.training import Training
@@ -56,7 +56,7 @@ def test_a_run_is_the_same_whenever_its_numbers_are_read(tmp_path, monkeypatch, 
 def test_what_is_not_finite_is_named_with_its_step_and_never_kept(tmp_path, monkeypatch, behind, runs, kind, step):
     """Step 3 is saved, step 2 is read while step 3 is done."""
     calls = []
-    usual = distiller.cross_entropy
+    usual = supervised.cross_entropy
 
     def diverge(logits, *arguments, **options):
         calls.append(1)
@@ -66,7 +66,7 @@ def test_what_is_not_finite_is_named_with_its_step_and_never_kept(tmp_path, monk
         # The square root has an infinite slope at 0, so that 0 times it is NaN in the gradient alone.
         return loss * float("nan") if kind == "term" else loss + (logits.sum() * 0).sqrt()
 
-    monkeypatch.setattr(distiller, "cross_entropy", diverge)
+    monkeypatch.setattr(supervised, "cross_entropy", diverge)
     what = "term ce" if kind == "term" else "the student's gradient"
     line = rf"{what} is nan at step {step}; last good checkpoint: .*checkpoint.pt\. Go on"
     with pytest.raises(TrainingStopped, match=line):

@@ -44,7 +44,7 @@ def write(folder, **files):
 
 def test_what_one_machine_sends_another_gets(url, tmp_path):
     here, there = Mirror(url, tmp_path / "here"), Mirror(url, tmp_path / "there")
-    here.open()
+    here.reach()
     write(tmp_path / "here/run", checkpoint_pt="1", student_safetensors="s", log_txt="said\n", _lock="x")
     write(tmp_path / "here", plan_json="{}")
     write(tmp_path / "here/run/tensorboard", events="e")
@@ -68,7 +68,7 @@ def test_what_one_machine_sends_another_gets(url, tmp_path):
 
 def test_only_what_is_new_is_sent_and_what_is_removed_goes(url, tmp_path, monkeypatch):
     mirror, sent = Mirror(url, tmp_path / "here"), []
-    mirror.open()
+    mirror.reach()
     put = sys.modules[Mirror.__module__]._put
     monkeypatch.setattr(
         sys.modules[Mirror.__module__],
@@ -114,7 +114,7 @@ def test_a_checkpoint_is_taken_before_the_student_it_counts_on(tmp_path, monkeyp
 
 def test_an_upload_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
     mirror = Mirror(f"file://{tmp_path}/store", tmp_path / "here")
-    mirror.open()
+    mirror.reach()
     write(tmp_path / "here/run", checkpoint_pt="old")
     mirror.upload("run")
     write(tmp_path / "here/run", checkpoint_pt="newer")
@@ -137,7 +137,7 @@ def test_a_run_goes_on_on_another_machine(tmp_path, monkeypatch, capsys):
     changes = config(train={"save_every": 1})
     distill(changes, out=tmp_path / "whole")
     one, other = Mirror(url, tmp_path / "one"), Mirror(url, tmp_path / "other")
-    one.open()
+    one.reach()
     with at_step(monkeypatch, 3, interrupt, after="save"), pytest.raises(KeyboardInterrupt):
         work_in_copy(one, "run", ["teacher"], distill_into, (changes, tmp_path / "one/run"))
     assert "run/checkpoint.pt" in listed(url)
@@ -156,7 +156,7 @@ def test_checkpoints_are_sent_while_the_run_goes_on(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(mirrored, "LOOK", 0.01)
     monkeypatch.setattr(mirrored, "SEND_LOG", 1)
     mirror = Mirror(f"file://{tmp_path}/store", tmp_path / "here")
-    mirror.open()
+    mirror.reach()
     upload, failing = mirror.upload, [True]
 
     def upload_later(name, **how):
@@ -236,6 +236,6 @@ def test_places_that_cannot_be_used(tmp_path, segdistill):
 
 def test_a_package_that_is_lacking_is_named(tmp_path):
     code = "import sys; sys.modules['s3fs'] = None; from pathlib import Path\n"
-    code += "from segdistill.comparison.mirror import Mirror; Mirror('s3://bucket/table', Path(sys.argv[1])).open()"
+    code += "from segdistill.comparison.mirror import Mirror; Mirror('s3://bucket/table', Path(sys.argv[1])).reach()"
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert "ImportError: Install s3fs to access S3" in ended.stderr

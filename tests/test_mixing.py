@@ -208,7 +208,7 @@ def test_processes_and_micro_batches_share_one_batch(world, accumulate):
         for rank in range(world)
     ]
     for step, batch in enumerate(whole):
-        parts = [share[step * accumulate + chunk] for share in shares for chunk in range(accumulate)]
+        parts = [share[step * accumulate + chunk] for chunk in range(accumulate) for share in shares]
         for number, tensor in enumerate(batch):
             assert torch.equal(torch.cat([part[number] for part in parts]), tensor)
 

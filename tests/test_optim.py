@@ -11,6 +11,7 @@ import yaml
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from conftest import needs_package
 from faults import assert_same_run, at_step, config, interrupt
 from segdistill import distill
 from segdistill.comparison.plan import load_plan
@@ -166,7 +167,7 @@ def test_an_unknown_part_is_refused_with_those_that_there_are():
 )
 def test_the_backbone_of_every_kind_of_network(name, package, backbone):
     if package:
-        pytest.importorskip(package)
+        needs_package(package, {"transformers": "hf"}.get(package, "smp"))
     network = build_model(name, num_classes=3)
     assert backbone_path(network) == backbone
     rates = settings(Pair(network), lr_factors={"backbone": 0.1, "head": 10})
@@ -180,7 +181,7 @@ def test_the_backbone_of_every_kind_of_network(name, package, backbone):
 
 
 def test_the_wrapper_of_a_network_needs_not_be_named():
-    pytest.importorskip("segmentation_models_pytorch")
+    needs_package("segmentation_models_pytorch", "smp")
     pair = Pair(build_model("smp:Unet:resnet18", num_classes=3))
     names = ("decoder", "network.decoder")
     one, other = (settings(pair, lr_factors={name: 3}) for name in names)

@@ -16,8 +16,8 @@ import torch
 import yaml
 
 from processes import CLASSES, in_processes, uneven_folder
-from segdistill import cli
-from segdistill.engine import distiller, run_folder, training
+from segdistill import cli, supervised
+from segdistill.engine import run_folder, training
 from segdistill.engine.joining import agree
 
 CONFIG = {
@@ -38,7 +38,7 @@ def config(tmp_path):
 
 def fail_at_step(step, rank, fault):
     """Let `fault` happen in one process as it computes a step's loss."""
-    calls, plain = [], distiller.cross_entropy
+    calls, plain = [], supervised.cross_entropy
 
     def cross_entropy(*args, **kwargs):
         calls.append(1)
@@ -46,7 +46,7 @@ def fail_at_step(step, rank, fault):
             fault()
         return plain(*args, **kwargs)
 
-    distiller.cross_entropy = cross_entropy
+    supervised.cross_entropy = cross_entropy
 
 
 def out_of_memory():

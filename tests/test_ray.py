@@ -172,7 +172,10 @@ class Silent:
     """A cluster without machines, then with one; it answers nothing in between."""
 
     def __init__(self):
-        self.looks, self.exceptions = 0, pytest.importorskip("ray").exceptions
+        needs_package("ray", "ray")
+        import ray
+
+        self.looks, self.exceptions = 0, ray.exceptions
 
     def nodes(self):
         self.looks += 1

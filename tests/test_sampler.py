@@ -106,7 +106,7 @@ def test_processes_and_micro_batches_share_one_batch(world, accumulate):
         for rank in range(world)
     ]
     for step, (images, target) in enumerate(whole):
-        parts = [share[step * accumulate + chunk] for share in shares for chunk in range(accumulate)]
+        parts = [share[step * accumulate + chunk] for chunk in range(accumulate) for share in shares]
         assert torch.equal(torch.cat([part[0] for part in parts]), images)
         assert torch.equal(torch.cat([part[1] for part in parts]), target)
 
@@ -131,7 +131,7 @@ def test_unlabelled_images_are_spread_evenly():
         for rank in range(2)
     ]
     for step in range(2):
-        parts = [shares[rank][2 * step + chunk] for rank in range(2) for chunk in range(2)]
+        parts = [shares[rank][2 * step + chunk] for chunk in range(2) for rank in range(2)]
         assert torch.equal(torch.cat(parts), whole[step])
 
 

@@ -46,7 +46,7 @@ class Mirror:
         self.url, self.folder = url, folder
         self._sent: dict[str, tuple[int, int]] = {}
 
-    def open(self) -> None:
+    def reach(self) -> None:
         """See to it that the folder is there and can be written to.
 
         Raises:

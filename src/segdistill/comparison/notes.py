@@ -64,6 +64,8 @@ def _on_verdicts(result: Comparison) -> list[str]:
     places = [key for key in ("data", "labelled", "student") if len({row[key] for row in result["rows"]}) > 1]
     lines = []
     for other, side in ((result["baseline"], None), (result["against"], "against")):
+        if other is None:
+            continue
         told: dict[str, list[str]] = {}
         for row in result["rows"]:
             found = row["difference"] if side is None else row[side]["difference"]

@@ -54,7 +54,7 @@ class Mirrored:
     def __enter__(self) -> "Mirrored":
         if self.mirror.url.partition("://")[0] in UNSHARED:
             raise ValueError(f"{self.mirror.url}: each process has a memory of its own; name a place that all see")
-        self.mirror.open()
+        self.mirror.reach()
         with locked(self.mirror.folder):
             self.mirror.download(but={CHECKPOINT})
         return self

@@ -83,6 +83,31 @@ def test_a_teacher_that_is_trained_first(tmp_path):
     assert given.runs[1].config.teacher.checkpoint == "x"
 
 
+def test_several_teachers_that_are_trained_first(tmp_path):
+    trained = {"config": {"student": {"name": "deeplabv3_resnet18"}, "train": {"steps": 3}}, "views": {"flip": True}}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({"student": {"name": "pspnet_resnet18_half"}}))
+    teacher = [trained, {"checkpoint": "x"}, {"config": str(tmp_path / "other.yaml")}]
+    overrides = ["methods=[none,kd]", "teacher.0.config.train.steps=5"]
+    plan = load_plan({**BASE, "teacher": teacher}, overrides, tmp_path)
+    assert {folder.name: config.student.name for folder, config in plan.teachers.items()} == {
+        "teacher0": "deeplabv3_resnet18", "teacher2": "pspnet_resnet18_half"
+    }  # fmt: skip
+    assert plan.teachers[tmp_path / "teacher0"].train.steps == 5
+    sections = plan.runs[1].config.teachers
+    assert [section.checkpoint for section in sections] == [str(tmp_path / "teacher0"), "x", str(tmp_path / "teacher2")]
+    assert sections[0].views.flip
+    assert plan.runs[0].config.teachers == []
+    data = "data=[{label_noise: 0}, {label_noise: 1}]"
+    assert len(load_plan({**BASE, "teacher": teacher}, ["methods=[kd]", data], tmp_path).teachers) == 4
+    given = load_plan({**BASE, "teacher": teacher}, [*overrides, "teacher.0.checkpoint=y"], tmp_path)
+    assert [section.checkpoint for section in given.runs[1].config.teachers][:2] == ["y", "x"]
+    wrong = {"config": {"student": {"naem": "x"}}}
+    with pytest.raises(ValueError, match=r"unknown key student\.naem; did you mean name"):
+        load_plan({**BASE, "teacher": [wrong, {"checkpoint": "x"}]}, ["methods=[kd]"], tmp_path)
+    with pytest.raises(ValueError, match=r"unknown key teacher\.1\.chekpoint"):
+        load_plan({**BASE, "teacher": [trained, {"chekpoint": "x"}]}, ["methods=[kd]"], tmp_path)
+
+
 def test_a_file_beside_the_configuration_names_the_teacher(tmp_path):
     own = {"data": BASE["data"], "student": {"name": "pspnet_resnet18_half"}, "train": {"steps": 5}}
     (tmp_path / "teacher.yaml").write_text(yaml.safe_dump(own))

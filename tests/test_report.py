@@ -241,6 +241,25 @@ def test_the_teacher_is_that_of_the_student_in_focus(tmp_path):
     ]
 
 
+def test_of_several_teachers_the_first_one_is_shown(tmp_path):
+    a, b = (write_run(tmp_path / name, level=level) for name, level in (("a", 0.5), ("b", 0.6)))
+    kd = write_run(tmp_path / "kd", "kd", level=0.3)
+    config = yaml.safe_load((kd / "config.yaml").read_text())
+    config["teacher"] = [{"checkpoint": str(a), "views": {"flip": True}}, {"checkpoint": str(b)}]
+    (kd / "config.yaml").write_text(yaml.safe_dump(config))
+    study = read_study([tmp_path])
+    assert [group.first.name for group in study.groups] == ["kd"]
+    assert study.teacher.runs[0].name == "a"
+    assert study.notes == [
+        f"{study.focus.label} learned from the mean of 3 networks or views; the teacher's figures and pictures are "
+        f"those of {a.resolve()} alone, which sees each image once."
+    ]
+    assert read_study([kd], teacher=b).notes == []
+    (kd / "config.yaml").write_text(yaml.safe_dump({**config, "teacher": ["a"]}))
+    with pytest.raises(ValueError, match=r"teacher.*a mapping or a list of mappings"):
+        read_study([kd])
+
+
 def test_groups_of_one_method_are_told_apart(tmp_path):
     for weight in (1.0, 3.0):
         write_run(tmp_path / f"w{weight}", "cwd", teacher=tmp_path, weight=weight)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from segdistill.models import build_model
 from segdistill.taps import Tapped, as_logits, as_map, match_maps, resize, resize_logits
 
 
@@ -176,3 +177,14 @@ def test_taps_of_any_layout_are_maps():
         torch.testing.assert_close(taps[name], taps["output"])
     with pytest.raises(ValueError, match=r"'vector' gives \(1, 3\), no map of the image"):
         Tapped(network, {"vector": "vector"})(images)
+
+
+def test_taps_under_inference_mode():
+    network = Tapped(build_model("pspnet_resnet18_quarter", num_classes=3)).eval()
+    images = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        expected = network(images)
+    with torch.inference_mode():
+        found = network(images)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)

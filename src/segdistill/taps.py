@@ -235,7 +235,7 @@ class Tapped(nn.Module):
                     continue
                 raise ValueError(f"tap {name}: {self.paths[name]!r} did not run in the forward pass")
             tensor, version = caught[name]
-            if tensor._version != version:
+            if _version(tensor) != version:
                 raise ValueError(f"tap {name}: {self.paths[name]!r} is overwritten in place; tap its parent instead")
             taps[name] = self._map(name, tensor, images)
         taps.setdefault("logits", output)
@@ -302,7 +302,7 @@ class Tapped(nn.Module):
                 value = value[0]
             if not isinstance(value, Tensor):
                 raise ValueError(f"tap {name}: {path!r} gives a {type(value).__name__}, not a tensor; tap inside it")
-            caught[name] = (value, value._version)
+            caught[name] = (value, _version(value))
 
         module = self.network.get_submodule(path.removesuffix(":input"))
         if path.endswith(":input"):
@@ -314,6 +314,11 @@ class Tapped(nn.Module):
         for module in self.network.modules():
             if isinstance(module, DROPOUTS):
                 yield module.register_forward_hook(lambda called, args, after: seen.append((called, args[0], after)))
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was written to; under `torch.inference_mode`, where nobody counts, always the same."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def match_maps(student: Taps, teacher: Taps) -> tuple[Taps, Taps]:

@@ -79,8 +79,8 @@ def _back(logits: Tensor, mirrored: bool, like: Tensor, align: bool, number: int
     """A view's logits, in float32 at least, where those of the plain view lie."""
     if logits.shape[1] != like.shape[1]:
         raise ValueError(
-            f"teacher.{number} gives {logits.shape[1]} classes, teacher.0 {like.shape[1]}; set class_map in "
-            "the section of the one that has not the data's"
+            f"teacher.{number} gives {logits.shape[1]} classes, teacher.0 {like.shape[1]}; set class_map in the "
+            "section of the one whose classes are not the data's, or tap the layer of its classes as logits"
         )
     size = (like.shape[-2], like.shape[-1])
     given = Given(logits)

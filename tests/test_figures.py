@@ -162,6 +162,20 @@ def test_a_step_under_a_condition(kind, fused):
     assert not hasattr(optimizer, "found_inf")
 
 
+def test_a_norm_that_a_loss_scaler_looks_after_stops_nothing(tmp_path, behind):
+    run = SimpleNamespace(device=torch.device("cpu"), world=1, stopped=[], sum=lambda stop: stop)
+    one = Figures([{"ce": torch.tensor(1.0)}, {"ce": torch.tensor(2.0)}], 4, run, tmp_path)
+    one.add("the student's gradient", torch.tensor(float("inf")), fatal=False)
+    assert one.finite
+    one.send()
+    assert (one.terms, one.norm) == ({"ce": 1.5}, float("inf"))
+    one.add("the critic's gradient", torch.tensor(float("nan")))
+    assert not one.finite
+    one.send()
+    with pytest.raises(TrainingStopped, match="the critic's gradient is nan at step 4"):
+        one.read()
+
+
 def test_processes_stop_together(tmp_path, behind):
     """One that was asked to is heard by all of them a step later, when they look at the same figures."""
     other = [0, 0, 1, 0]

@@ -69,8 +69,9 @@ class Figures:
 
     @property
     def finite(self) -> Tensor:
-        """Whether the terms, and the norms that were added so far, are finite: a scalar bool on the device."""
-        return torch.cat([self.means, torch.stack(self.norms)]).isfinite().all()
+        """Whether the terms, and the norms that were added so far and are fatal, are finite: a bool on the device."""
+        norms = [norm.view(1) for norm, fatal in zip(self.norms, self.fatal[len(self.names) :], strict=True) if fatal]
+        return torch.cat([self.means, *norms]).isfinite().all()
 
     def send(self) -> None:
         """Start the numbers on their way to the host, and with them whether any process was asked to stop."""
@@ -91,8 +92,10 @@ class Figures:
         if self.numbers is None:
             if self.arrived is not None:
                 self.arrived.synchronize()
-            known = torch.cat([self.means, torch.stack(self.norms)]) if self.sent is None else self.sent
-            self.numbers = known.tolist()
+            if self.sent is None:
+                self.numbers = [*self.means.tolist(), *map(float, self.norms)]
+            else:
+                self.numbers = self.sent.tolist()
         for what, value, fatal in zip(self.what, self.numbers, self.fatal, strict=False):
             if fatal and not math.isfinite(value):
                 raise not_finite(what, value, self.step, self.folder)

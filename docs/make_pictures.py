@@ -36,6 +36,8 @@ def main() -> None:
         if words[1] != "serve":
             subprocess.run([sys.executable, "-m", "segdistill.cli", *words[1:]], cwd=ROOT, check=True)
     shutil.copy(RUNS / "formats.png", OUT / "formats.png")
+    sheet = Image.open(RUNS / "data.png")
+    sheet.resize((1200, round(1200 * sheet.height / sheet.width))).save(OUT / "data.webp", quality=82, method=6)
     result = json.loads((RUNS / "compare.json").read_text("utf-8"))
     scene = draw_scene(result)
     draw_plot(result)
@@ -94,13 +96,17 @@ def row(panels: dict[str, Image.Image]) -> Image.Image:
 
 
 def draw_plot(result: dict[str, Any]) -> None:
-    """Draw each method's mIoU: a point per seed, their mean, and the interval of the difference from the baseline."""
+    """Draw each method's mIoU: a point per seed, their mean, and the interval of the difference from the baseline.
+
+    It is the interval over seeds, or with fewer than three of them, which say too little, over images.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     (teacher,) = result["teachers"].values()
     rows = sorted(result["rows"], key=lambda entry: not entry["baseline"])
     alone = rows[0]["miou"]
+    key, over = ("difference", "seeds") if min(entry["runs"] for entry in rows) > 2 else ("bootstrap", "images")
     with style(), mpl.rc_context({"svg.fonttype": "path", "font.size": 10, "text.color": GREY}):
         figure = Figure(figsize=(7.2, 0.62 * len(rows) + 1.1), layout="tight")
         axes = figure.subplots()
@@ -108,7 +114,7 @@ def draw_plot(result: dict[str, Any]) -> None:
             colour = GREY if entry["baseline"] else TEAL
             axes.plot([100 * miou for miou in entry["mious"]], [height] * entry["runs"], "o", ms=5, alpha=0.5, c=colour)
             axes.plot(100 * entry["miou"], height, "|", ms=22, mew=2.5, color=colour)
-            told = entry.get("difference") or {}
+            told = entry.get(key) or {}
             if not entry["baseline"] and told.get("low") is not None:
                 ends = [100 * (alone + told[end]) for end in ("low", "high")]
                 axes.plot(ends, [height - 0.28] * 2, lw=2.5, color=colour, solid_capstyle="butt")
@@ -120,9 +126,8 @@ def draw_plot(result: dict[str, Any]) -> None:
         names = ["student alone" if entry["baseline"] else f"distilled, {entry['method']}" for entry in rows]
         axes.set_yticks(range(len(rows)), names)
         axes.set_ylim(-0.5, len(rows) - 0.3)
-        axes.set_xlabel(
-            f"{result['split']} mIoU in %: a point per seed, their mean; below, the difference, 95 % over seeds"
-        )
+        note = f"{result['split']} mIoU, %: seeds and their mean; below, the difference, 95 % over {over}"
+        axes.set_xlabel(note)
         axes.tick_params(colors=GREY)
         axes.xaxis.label.set_color(GREY)
         axes.grid(visible=False)

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Processes that share the test files out among them; `make test WORKERS=0` runs them one after the other.
 WORKERS ?= 2
 
-.PHONY: demo test slow faults coverage lint format docs site clean
+.PHONY: demo test slow faults coverage lint format docs site pictures clean
 
 demo: $(VENV)/installed
 	$(BIN)/segdistill demo
@@ -24,14 +24,14 @@ faults: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow tests/test_kills.py
 
 lint: $(VENV)/installed
-	$(BIN)/ruff check src tests benchmarks docs/make_pages.py
-	$(BIN)/ruff format --check src tests benchmarks docs/make_pages.py
+	$(BIN)/ruff check src tests benchmarks docs/make_pages.py docs/make_pictures.py
+	$(BIN)/ruff format --check src tests benchmarks docs/make_pages.py docs/make_pictures.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(VENV)/installed
-	$(BIN)/ruff check --fix src tests benchmarks docs/make_pages.py
-	$(BIN)/ruff format src tests benchmarks docs/make_pages.py
+	$(BIN)/ruff check --fix src tests benchmarks docs/make_pages.py docs/make_pictures.py
+	$(BIN)/ruff format src tests benchmarks docs/make_pages.py docs/make_pictures.py
 
 docs: $(VENV)/installed
 	$(BIN)/python docs/make_pages.py
@@ -40,6 +40,10 @@ docs: $(VENV)/installed
 site: docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/site
 	@echo "open build/site/index.html"
+
+# Every picture of README and site, from built-in data; the runs stay in build/gallery.
+pictures: $(VENV)/installed
+	$(BIN)/python docs/make_pictures.py
 
 # Installed again only when the dependencies change.
 $(VENV)/installed: pyproject.toml

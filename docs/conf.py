@@ -1,5 +1,12 @@
 """How the pages of this folder become a site: `make site`."""
 
+import os
+import shutil
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.addnodes import download_reference
+
 from segdistill._version import __version__
 
 project = "segdistill"
@@ -9,7 +16,6 @@ release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["example_report"]
-html_extra_path = ["gallery"]
 
 myst_enable_extensions = ["deflist", "dollarmath", "colon_fence"]
 myst_heading_anchors = 3
@@ -31,3 +37,27 @@ html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#1f6f78", "color-brand-content": "#1f6f78"},
     "dark_css_variables": {"color-brand-primary": "#6cc5cf", "color-brand-content": "#6cc5cf"},
 }
+
+PAGES = ("example_report", "gallery/report")
+"""Folders of pages that segdistill wrote: they are opened as they are, where Sphinx would offer them to be saved."""
+
+
+def setup(app):
+    """Let links lead to the product's own pages, and copy these beside the others."""
+    app.connect("doctree-read", _open_pages)
+    app.connect("build-finished", _copy_pages)
+
+
+def _open_pages(app, tree):
+    here = Path(app.env.docname).parent
+    for node in list(tree.findall(download_reference)):
+        target = Path(os.path.normpath(here / node["reftarget"]))
+        if target.parent.as_posix() in PAGES:
+            uri = Path(os.path.relpath(target, here)).as_posix()
+            node.replace_self(nodes.reference("", "", *node.children, refuri=uri, internal=True))
+
+
+def _copy_pages(app, error):
+    for folder in PAGES:
+        if error is None:
+            shutil.copytree(Path(app.srcdir) / folder, Path(app.outdir) / folder, dirs_exist_ok=True)

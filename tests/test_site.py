@@ -67,6 +67,26 @@ def test_the_glossary_has_the_words_that_pages_use():
     assert words == sorted(words, key=str.lower)
 
 
+def test_the_gallery_is_whole_and_small(site):
+    gallery = DOCS / "gallery"
+    for page in (DOCS / "gallery.md", DOCS / "index.md", REPOSITORY / "README.md"):
+        shown = re.findall(r"\]\(((?:docs/)?gallery/[^)]+)\)", page.read_text(encoding="utf-8"))
+        assert shown, page
+        assert all((page.parent / path).is_file() for path in shown), shown
+    assert sum(path.stat().st_size for path in gallery.rglob("*") if path.is_file()) < 2_000_000
+    assert (gallery / "scene.webp").stat().st_size <= 120_000
+    opened = (site / "gallery.html").read_text(encoding="utf-8")
+    assert 'href="gallery/report/index.html"' in opened  # opened, not saved
+    assert 'href="example_report/index.html"' in (site / "results.html").read_text(encoding="utf-8")
+
+
+def test_the_gallery_names_commands_that_exist():
+    text = (DOCS / "gallery.md").read_text(encoding="utf-8")
+    commands = {line.split()[1] for line in re.findall(r"^segdistill .*", text, re.M)}
+    assert commands == {"compare", "report", "data", "export", "benchmark", "serve"}
+    assert (REPOSITORY / "docs/gallery.yaml").is_file()
+
+
 @pytest.mark.parametrize("page", sorted((DOCS / "howto").glob("*.md")), ids=lambda path: path.stem)
 def test_how_tos_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -89,8 +109,8 @@ def test_the_tutorial_word_by_word(tmp_path, monkeypatch, segdistill):
         else:
             for line in code.strip().splitlines():
                 status, out, err = segdistill(*shlex.split(line)[1:])
-                assert status == 0 or "check" in line, (line, out, err)
+                assert status == 0, (line, out, err)
                 ran += 1
     assert ran == 9
     assert (tmp_path / "report/index.html").is_file()
-    assert len(list((tmp_path / "predictions").iterdir())) >= 16
+    assert len(list((tmp_path / "predictions/ids").iterdir())) == 16

@@ -36,7 +36,7 @@ def main() -> None:
         if words[1] != "serve":
             subprocess.run([sys.executable, "-m", "segdistill.cli", *words[1:]], cwd=ROOT, check=True)
     page = OUT / "report/index.html"
-    page.write_text(page.read_text("utf-8").replace(f"{ROOT}/", ""), "utf-8")  # where this clone lies is nobody's matter
+    page.write_text(page.read_text("utf-8").replace(f"{ROOT}/", ""), "utf-8")
     shutil.copy(RUNS / "formats.png", OUT / "formats.png")
     sheet = Image.open(RUNS / "data.png")
     sheet.resize((1200, round(1200 * sheet.height / sheet.width))).save(OUT / "data.webp", quality=82, method=6)

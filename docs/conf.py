@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from docutils import nodes
+from latex2mathml.converter import convert
 from sphinx.addnodes import download_reference
 
 from segdistill._version import __version__
@@ -42,10 +43,22 @@ PAGES = ("example_report", "gallery/report")
 """Folders of pages that segdistill wrote: they are opened as they are, where Sphinx would offer them to be saved."""
 
 
+html_math_renderer = "mathml"  # MathJax would be fetched from another server
+
+
 def setup(app):
-    """Let links lead to the product's own pages, and copy these beside the others."""
+    """Let links lead to the product's own pages, copy these beside the others, and write formulas as MathML."""
+    app.add_html_math_renderer("mathml", (_formula("inline"), None), (_formula("block"), None))
     app.connect("doctree-read", _open_pages)
     app.connect("build-finished", _copy_pages)
+
+
+def _formula(display):
+    def visit(writer, node):
+        writer.body.append(convert(node.astext(), display=display))
+        raise nodes.SkipNode
+
+    return visit
 
 
 def _open_pages(app, tree):

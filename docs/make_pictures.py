@@ -35,6 +35,8 @@ def main() -> None:
         words = shlex.split(command.replace("\\\n", " "))
         if words[1] != "serve":
             subprocess.run([sys.executable, "-m", "segdistill.cli", *words[1:]], cwd=ROOT, check=True)
+    page = OUT / "report/index.html"
+    page.write_text(page.read_text("utf-8").replace(f"{ROOT}/", ""), "utf-8")
     shutil.copy(RUNS / "formats.png", OUT / "formats.png")
     sheet = Image.open(RUNS / "data.png")
     sheet.resize((1200, round(1200 * sheet.height / sheet.width))).save(OUT / "data.webp", quality=82, method=6)
@@ -153,7 +155,7 @@ def photograph_page(words: list[str], scene: int) -> None:
             said += line
         with Tab(browser, RUNS / "browser") as tab:
             for name, dark in (("serve", False), ("serve_dark", True)):
-                tab.screen(1200, 1180, dark=dark)
+                tab.screen(1200, 1480, dark=dark)  # all of it: a scrollbar would cut the edge
                 tab.open(f"{found.group()}/")
                 tab.wait("document.querySelectorAll('#models li').length === 3")
                 choose = f"const s = document.querySelector('#sample'); s.value = '{min(scene, 99)}'"

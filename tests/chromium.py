@@ -45,8 +45,8 @@ class Tab:
             os.dup2(theirs[1], 4)
 
         self._process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, pass_fds=(3, 4),
-            preexec_fn=hand_over,
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, close_fds=False,
+            preexec_fn=hand_over,  # `pass_fds` would want 3 and 4 to be open here already
         )  # fmt: skip
         for fd in (*theirs, ends[0][0], ends[1][1]):
             os.close(fd)

@@ -50,7 +50,7 @@ def test_no_page_asks_another_server_for_anything(site):
 
 def test_every_link_inside_leads_somewhere(site):
     for page in site.rglob("*.html"):
-        for target in re.findall(r'href="([^"#:]+)(?:#[^"]*)?"', page.read_text(encoding="utf-8")):
+        for target in re.findall(r'href="([^"#?:]+)(?:[#?][^"]*)?"', page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), (page.name, target)
 
 

@@ -304,12 +304,16 @@ def open_split(
     Raises:
         ValueError: if there is no such folder, split or option, the pack is of other data, or a pattern fits nothing.
     """
-    if packed is not None:
-        return keep_only(PackedDataset(packed, split, name=name, options=options), split, only), []
+    problems: list[str] = []
     try:
-        return keep_only(build_dataset(name, split, **options), split, only), []
+        dataset = (
+            build_dataset(name, split, **options)
+            if packed is None
+            else PackedDataset(packed, split, name=name, options=options)
+        )
     except MissingMasks as error:
-        return keep_only(error.dataset, split, only), error.problems
+        dataset, problems = error.dataset, error.problems
+    return keep_only(dataset, split, only), problems
 
 
 def check_splits(

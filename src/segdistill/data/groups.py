@@ -38,12 +38,11 @@ def sequences(names: Iterable[str], pattern: str) -> list[str]:
     ['0001TP', '0001TP', 'Seq05VD']
     """
     expression = re.compile(check_pattern(pattern))
-    from segdistill.data.splits import split_of  # it loads torch, which a configuration's keys do not wait for
+    from segdistill.data.splits import without_split  # it loads torch, which a configuration's keys do not wait for
 
     found = []
     for name in names:
-        first, _, rest = name.partition("/")
-        part = expression.search(rest if rest and split_of(first) else name)
+        part = expression.search(without_split(name))
         if part is None or part[1] is None:
             raise ValueError(f"data.groups: {pattern!r} is not in {name!r}, so that its sequence is not known")
         found.append(part[1])

@@ -34,6 +34,19 @@ def split_of(name: str) -> str | None:
     return next((split for split, names in NAMES.items() if name.lower() in names), None)
 
 
+def without_split(name: str) -> str:
+    """An item's name without the folder of a split at its beginning.
+
+    Args:
+        name: of the item.
+
+    >>> without_split("train/0001TP_006690"), without_split("berlin/0001")
+    ('0001TP_006690', 'berlin/0001')
+    """
+    first, _, rest = name.partition("/")
+    return rest if rest and split_of(first) else name
+
+
 def like_a_split(name: str) -> bool:
     """Whether a folder or a list has the name of a split, or one that looks like that of a split.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from segdistill.data.dataset import SegmentationDataset, Source, Unlabelled
-from segdistill.data.splits import choose_listed, split_of
+from segdistill.data.splits import choose_listed, without_split
 from segdistill.functional import IGNORE
 
 Only = Mapping[Literal["train", "val", "test"], str | list[str]]
@@ -114,7 +114,7 @@ def match_names(names: Sequence[str], patterns: str | Sequence[str], key: str) -
     [0, 1]
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    shown = [(name, name.partition("/")[2]) if split_of(name.partition("/")[0]) else (name,) for name in names]
+    shown = [{name, without_split(name)} for name in names]
     chosen: set[int] = set()
     for pattern in patterns:
         fitting = {n for n, forms in enumerate(shown) if any(fnmatchcase(form, pattern) for form in forms)}

@@ -9,6 +9,7 @@ from pydantic import Field
 from segdistill._options import refuse_unknown
 from segdistill._types import Size
 from segdistill.data.augmentations import augmentation
+from segdistill.data.groups import check_pattern
 from segdistill.data.sets import SETS
 from segdistill.engine.section import Open, Section
 
@@ -135,11 +136,7 @@ class DataConfig(Open):
     @pydantic.field_validator("groups")
     @classmethod
     def _check_groups(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        from segdistill.data.groups import check_pattern  # which imports torch
-
-        return check_pattern(value)
+        return None if value is None else check_pattern(value)
 
     @pydantic.field_validator("photometric")
     @classmethod

@@ -196,7 +196,9 @@ def make_run(folder: Path, method: str, seed: int, split: str, level: float) -> 
     summary = {**scores, **costs, "seconds": 60.0, "peak_memory": 1e8, "seed": seed, "method": [method]}
     (folder / "summary.json").write_text(json.dumps({**summary, "student": "pspnet_resnet18_quarter"}))
     evaluation_path(folder, split).write_text(json.dumps(scores))
-    counts = torch.randint(10, 100, (20, 3, 11)).sort(1).values[:, [0, 1, 2]]
+    truth = torch.arange(20 * 11).view(20, 11) % 90 + 10  # the same images for every run
+    right = (truth * torch.rand(truth.shape)).long()
+    counts = torch.stack([right, truth, right + torch.randint(1, 50, truth.shape)], 1)
     save_file({"counts": counts}, counts_path(folder, split))
 
 

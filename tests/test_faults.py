@@ -18,7 +18,7 @@ import yaml
 
 from faults import SUMMARY, assert_same_run, at_step, config, heard, interrupt, read_metrics
 from segdistill import distill
-from segdistill.data import sampler
+from segdistill.data import loading
 from segdistill.engine import loop, runtime
 from segdistill.engine.config import load_config
 from segdistill.engine.faults import TrainingStopped, known_fault
@@ -266,7 +266,7 @@ def test_what_windows_lacks(monkeypatch):
     assert runtime.peak_memory(torch.device("cpu")) == 0
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.delattr(os, "setpgid", raising=False)
-    sampler._leave_group(0)
+    loading._leave_group(0)
     signal.signal(signal.SIGINT, before)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from segdistill.data.dataset import SegmentationDataset
-from segdistill.data.sampler import load_in_order
+from segdistill.data.loading import Loader
 
 Record = dict[str, Any]
 FORMAT = 1
@@ -69,7 +69,7 @@ def read_records(
     """
     keys = [store.key(dataset, index) if store else None for index in range(len(dataset))]
     unread = [index for index, key in enumerate(keys) if store is None or key not in store]
-    fresh = iter(load_in_order(_Items(dataset), unread, min(workers, len(unread))))
+    fresh = iter(Loader(_Items(dataset), unread, min(workers, len(unread))))
     wanted = set(unread)
     for index, key in enumerate(keys):
         if index not in wanted:

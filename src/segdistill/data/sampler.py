@@ -1,23 +1,20 @@
 """Batches that are addressed by step: the same ones for any number of workers, processes and accumulation chunks."""
 
-import math
-import os
-import signal
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+from torch.utils.data import Dataset
 
 from segdistill.data.dataset import SegmentationDataset, Source, Unlabelled
+from segdistill.data.loading import Batch, Loader, Recalled, collate, plain, stacked
 from segdistill.data.mixing import Mixer, Mixing
-from segdistill.data.transforms import Crop, Crops, EvalTransform, TrainTransform, stack
+from segdistill.data.transforms import Crop, Crops, EvalTransform, TrainTransform
 
-Batch = tuple[Tensor, Tensor]
 Transform = Callable[[Tensor, Tensor], Batch]
 
 Address = tuple[int, int, int]
@@ -118,7 +115,7 @@ def train_loader(
         for stream in streams:
             stream.mixer = mixer
     micro_batches = _MicroBatches(streams, transform, seed, accumulate, rank, world, recall)
-    return _Loader(micro_batches, range(start * accumulate, steps * accumulate), workers, device)
+    return Loader(micro_batches, range(start * accumulate, steps * accumulate), workers, device)
 
 
 def view_loader(
@@ -145,7 +142,7 @@ def view_loader(
         mixer = Mixer(mixing, datasets[LABELLED])
         for stream in streams:
             stream.mixer = mixer
-    return _Loader(_Views(streams, transform, groups), range(len(groups)), workers, device)
+    return Loader(_Views(streams, transform, groups), range(len(groups)), workers, device)
 
 
 def eval_loader(
@@ -168,18 +165,7 @@ def eval_loader(
         world: number of processes.
     """
     groups = _Groups(dataset, EvalTransform(size=size), range(rank, len(dataset), world), batch_size)
-    return _Loader(groups, range(len(groups)), workers)
-
-
-def load_in_order(items: Dataset[Any], indices: Sequence[int], workers: int) -> Iterable[Any]:
-    """Items of anything, in the order of their indices; a signal to the process group leaves the workers alone.
-
-    Args:
-        items: that are loaded.
-        indices: which of them.
-        workers: processes that load ahead; 0: load in this one.
-    """
-    return _Loader(items, indices, workers)
+    return Loader(groups, range(len(groups)), workers)
 
 
 class _Stream:
@@ -248,14 +234,7 @@ def _sample_seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
-class _Recalled(NamedTuple):
-    """A batch, and what was read beside it."""
-
-    batch: Batch | Crops
-    known: dict[str, Tensor]
-
-
-class _MicroBatches(Dataset[Batch | Crops | _Recalled | ValueError]):
+class _MicroBatches(Dataset[Batch | Crops | Recalled | ValueError]):
     def __init__(
         self,
         streams: list[_Stream],
@@ -274,7 +253,7 @@ class _MicroBatches(Dataset[Batch | Crops | _Recalled | ValueError]):
         self.world = world
         self.recall = recall
 
-    def __getitem__(self, index: int) -> Batch | Crops | _Recalled | ValueError:
+    def __getitem__(self, index: int) -> Batch | Crops | Recalled | ValueError:
         step, chunk = divmod(index, self.accumulate)
         samples: list[Batch | Crop] = []
         addresses = []
@@ -285,10 +264,10 @@ class _MicroBatches(Dataset[Batch | Crops | _Recalled | ValueError]):
                 for position in range(first, first + share):
                     samples.append(stream.sample(self.seed, step, position, self.transform))
                     addresses.append(stream.address(self.seed, step, position))
-            batch = _collate(samples)
-            return batch if self.recall is None else _Recalled(batch, self.recall(addresses))
+            batch = collate(samples)
+            return batch if self.recall is None else Recalled(batch, self.recall(addresses))
         except ValueError as error:
-            return _plain(error)
+            return plain(error)
 
 
 class _Views(Dataset[Batch | Crops | ValueError]):
@@ -300,9 +279,9 @@ class _Views(Dataset[Batch | Crops | ValueError]):
     def __getitem__(self, group: int) -> Batch | Crops | ValueError:
         try:
             views = [(self.streams[number], index, view) for number, index, view in self.groups[group]]
-            return _collate([stream.view(index, view, self.transform) for stream, index, view in views])
+            return collate([stream.view(index, view, self.transform) for stream, index, view in views])
         except ValueError as error:
-            return _plain(error)
+            return plain(error)
 
 
 class _Groups(Dataset[list[Batch] | ValueError]):
@@ -319,89 +298,6 @@ class _Groups(Dataset[list[Batch] | ValueError]):
         try:
             chosen = self.indices[index * self.batch_size : (index + 1) * self.batch_size]
             samples = [self.transform(*self.dataset[i]) for i in chosen]
-            return [_stack(list(group)) for _, group in groupby(samples, key=lambda sample: sample[0].shape)]
+            return [stacked(list(group)) for _, group in groupby(samples, key=lambda sample: sample[0].shape)]
         except ValueError as error:
-            return _plain(error)
-
-
-def _collate(samples: Sequence[Batch | Crop]) -> Batch | Crops:
-    crops = [sample for sample in samples if isinstance(sample, Crop)]
-    if not crops:
-        return _stack([sample for sample in samples if not isinstance(sample, Crop)])
-    _check_sizes(crop.size for crop in crops)
-    return stack(crops, _empty)
-
-
-def _stack(samples: list[Batch]) -> Batch:
-    _check_sizes((image.shape[1], image.shape[2]) for image, _ in samples)
-    images, targets = default_collate(samples)  # at once in memory that is shared, as `_empty` makes it
-    return images, targets
-
-
-def _check_sizes(sizes: Iterable[tuple[int, int]]) -> None:
-    different = sorted(set(sizes))
-    if len(different) > 1:
-        shown = " and ".join(f"{width}×{height}" for height, width in different[:2])
-        raise ValueError(f"images of {shown} do not fit into one batch; set data.crop (or data.size)")
-
-
-def _empty(shape: tuple[int, ...]) -> Tensor:
-    """Bytes to be written; in a loader's process such as the other process sees, so that they need not be copied."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage: Any = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
-
-
-def _plain(error: ValueError) -> ValueError:
-    """The error without its traceback: in a worker it travels as a value, as torch would wrap its line in pages."""
-    return ValueError(str(error))
-
-
-def _same(item: Any) -> Any:
-    return item
-
-
-def _leave_group(_worker: int) -> None:
-    """A signal to the whole process group is for the main process, which finishes its step and ends its workers.
-
-    They must not ignore it instead: the interpreter ends a worker that is left over by SIGTERM, and waits for it.
-    """
-    if hasattr(os, "setpgid"):  # Windows sends no signals to groups
-        os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-class _Loader:
-    """A DataLoader over ready-made batches, which raises the errors that its workers hand over."""
-
-    def __init__(
-        self, batches: Dataset[Any], indices: Sequence[int], workers: int, device: torch.device | str | None = None
-    ):
-        self.indices = indices
-        self.device = device
-        self.loader = DataLoader(
-            batches,
-            batch_size=None,
-            sampler=indices,
-            num_workers=workers,
-            collate_fn=_same,
-            worker_init_fn=_leave_group,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else each pass draws from the global one, and a resumed run differs
-        )
-
-    def __iter__(self) -> Generator[Any]:
-        try:
-            for item in self.loader:
-                if isinstance(item, ValueError):
-                    raise item
-                if isinstance(item, _Recalled):
-                    yield (*self._numbers(item.batch), item.known)
-                else:
-                    yield from item if isinstance(item, list) else [self._numbers(item)]
-        except (ConnectionError, EOFError):  # what is heard first of a worker that was killed, now and then
-            raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from None
-
-    def _numbers(self, item: Any) -> Any:
-        return item.numbers(self.device) if isinstance(item, Crops) else item
+            return plain(error)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from segdistill.data import SegmentationDataset
-from segdistill.data.sampler import load_in_order
+from segdistill.data.loading import Loader
 from segdistill.engine.faults import TrainingStopped
 from segdistill.functional import IGNORE
 
@@ -65,7 +65,7 @@ def count_labels(dataset: SegmentationDataset, indices: Sequence[int], workers: 
         ValueError: if a mask cannot be read.
     """
     total = torch.zeros(len(dataset.classes), dtype=torch.int64)
-    for counts in load_in_order(_Counts(dataset), indices, workers):
+    for counts in Loader(_Counts(dataset), indices, workers):
         total += counts
     return total
 

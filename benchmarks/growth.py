@@ -329,10 +329,9 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     axes = list(dict.fromkeys(entry["axis"] for entry in rows))
-    columns = min(4, len(axes))
-    figure, panels = plt.subplots(
-        -(-len(axes) // columns), columns, figsize=(4 * columns, 4 * -(-len(axes) // columns))
-    )
+    columns = min(2, len(axes))
+    lines = -(-len(axes) // columns)
+    figure, panels = plt.subplots(lines, columns, figsize=(6.5 * columns, 3.8 * lines))
     for panel in np.ravel(panels)[len(axes) :]:
         panel.remove()
     for panel, axis in zip(np.ravel(panels), axes, strict=False):
@@ -344,7 +343,11 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         panel.set(xscale="log", yscale="log", xlabel=axis, ylabel=own[0]["unit"], title=f"against {axis}")
         panel.set_xticks(own[0]["sizes"], [f"{size:,}".replace(",", " ") for size in own[0]["sizes"]], fontsize=7)
         panel.minorticks_off()
-        panel.legend(fontsize=6, ncols=2 if len(own) > 8 else 1, frameon=False, title="exponent", title_fontsize=6)
+        values = [value for entry in own for value in entry["values"]]
+        panel.set_ylim(10 ** math.floor(math.log10(min(values))), 10 ** math.ceil(math.log10(max(values))))
+        panel.legend(
+            fontsize=7, frameon=False, title="exponent", title_fontsize=7, loc="upper left", bbox_to_anchor=(1, 1)
+        )
         panel.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -38,6 +38,7 @@ def main() -> None:
     page = OUT / "report/index.html"
     page.write_text(page.read_text("utf-8").replace(f"{ROOT}/", ""), "utf-8")
     shutil.copy(RUNS / "formats.png", OUT / "formats.png")
+    shutil.copy(ROOT / "benchmarks/results/growth.png", OUT / "growth.png")
     sheet = Image.open(RUNS / "data.png")
     sheet.resize((1200, round(1200 * sheet.height / sheet.width))).save(OUT / "data.webp", quality=82, method=6)
     result = json.loads((RUNS / "compare.json").read_text("utf-8"))

@@ -90,10 +90,10 @@ def _further(found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
 
     rows = []
     for name, values in found.items():
-        for key, title in metric_class(name).headlines.items():
+        for key, headline in metric_class(name).headlines.items():
             value = values[key]
-            text = percent(value) if title.endswith("%") or value is None else f"{value:.4f}"
-            rows.append((title, text))
+            text = percent(value) if headline.share or value is None else f"{value:.4f}"
+            rows.append((headline.title, text))
     return rows
 
 
@@ -286,7 +286,7 @@ def runs(console: Console, names: Sequence[str]) -> None:
 def comparison(console: Console, result: Mapping[str, Any]) -> None:
     """Print what `compare` returned."""
     from segdistill.comparison.notes import notes
-    from segdistill.comparison.table import COSTS, PLACES, TESTS, TEXTS, against_cells, cells
+    from segdistill.comparison.table import COSTS, PLACES, TESTS, TEXTS, against_cells, cells, further_cells
 
     def draw(title: str, header: list[str], rows: list[list[str]], wanted: Callable[[str], bool]) -> None:
         table = Table(title=title, box=SIMPLE_HEAD)
@@ -305,6 +305,9 @@ def comparison(console: Console, result: Mapping[str, Any]) -> None:
         draw(
             f"how sure the differences from {result['against']} are", *against, lambda name: name in (*TESTS, "verdict")
         )
+    further = further_cells(result)
+    if further is not None:
+        draw("further metrics", *further, lambda name: True)
     draw("what it cost", *told, lambda name: name in COSTS)
     for note in notes(result):
         console.print(note, style="red" if note.startswith("failed") else None, highlight=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 from segdistill._version import __version__
 from segdistill.comparison.notes import notes
-from segdistill.comparison.table import COSTS, TEXTS, against_cells, cells
+from segdistill.comparison.table import COSTS, TEXTS, against_cells, cells, further_cells
 from segdistill.engine.presets import in_words
 from segdistill.report.classes import ClassRow, gain_table
 from segdistill.report.collect import SCORES, Run, Spread
@@ -214,6 +214,9 @@ def _verdicts(compared: Compared) -> dict[str, Any]:
     against = against_cells(result)
     if against is not None:
         tables.append(_table(f"against {result['against']}", *against))
+    further = further_cells(result)
+    if further is not None:
+        tables.append(_table("further metrics", *further))
     return {
         "tables": tables,
         "notes": [*notes(result, costs=False), *compared.remarks],

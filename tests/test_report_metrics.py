@@ -66,8 +66,8 @@ def test_figures_are_means_over_seeds(runs):
     values = [results(seed)["calibration"] for seed in (1, 2)]
     spread = table["calibration error %"].cells[1]
     assert spread == Spread.of([value["ece"] for value in values])
-    assert table["calibration error %"].share
-    assert not table["NLL"].share
+    assert table["calibration error %"].headline.share
+    assert not table["NLL"].headline.share
     assert found.means(found.groups[2], "trimap", "miou") == pytest.approx(
         np.mean([results(seed)["trimap"]["miou"] for seed in (3, 4)], 0)
     )

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from comparisons import SOURCE, finished, gathered
+from comparisons import SOURCE, TEACHERS, finished, gathered
 from segdistill import show
 from segdistill.comparison.bootstrap import Resampling, resampled_interval
 from segdistill.comparison.notes import notes, verdict
@@ -162,6 +162,15 @@ def test_notes_say_how_many_seeds_it_takes(result):
     assert cells(enough)[1][1][8] == "> 1000"
     enough["rows"][0]["pairs"] = 6
     assert "sign-flip" not in " ".join(notes(enough))
+
+
+def test_notes_say_that_the_teacher_is_a_mean(plan):
+    mean = {**TEACHERS["synthetic"], "network": "big (4 views) + small", "looks": 5}
+    told = [line for line in notes(gathered(plan, {"synthetic": mean})) if "teacher" in line]
+    assert told == [
+        "The teacher is the mean of 5 networks or views: big (4 views) + small. Its figures are those of the mean."
+    ]
+    assert not [line for line in notes(gathered(plan)) if "teacher" in line]
 
 
 def test_one_seed_has_no_verdict(tmp_path):

@@ -27,6 +27,7 @@ def notes(result: Comparison, *, costs: bool = True) -> list[str]:
         f"seed; over images, bootstrap of {result['resamples']} resamples of {drawn}.",
         *_on_verdicts(result),
         *_on_tests(result),
+        *_on_teachers(result),
         *_on_sequences(result),
         *_on_further(result),
     ]
@@ -110,6 +111,17 @@ def _on_tests(result: Comparison) -> list[str]:
             f"{len(tested)} rows, which would take up to {number} (“seeds for +1”, from the spread of these "
             "differences, before Holm's correction)."
         )
+    return lines
+
+
+def _on_teachers(result: Comparison) -> list[str]:
+    """Which teachers are the mean of several."""
+    lines = []
+    for data, teacher in result["teachers"].items():
+        if teacher.get("looks", 1) > 1:  # an older file does not say
+            where = f" on {data}" if len(result["teachers"]) > 1 else ""
+            mean = f"the mean of {teacher['looks']} networks or views: {teacher['network']}"
+            lines.append(f"The teacher{where} is {mean}. Its figures are those of the mean.")
     return lines
 
 

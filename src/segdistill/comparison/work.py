@@ -19,7 +19,7 @@ from segdistill.engine.run_folder import STUDENT, SUMMARY, read_json, stored_jso
 from segdistill.engine.runtime import runtime
 from segdistill.engine.settings import settings_digest
 from segdistill.engine.teacher import Mapped, build_teacher
-from segdistill.engine.teacher_views import title
+from segdistill.engine.teacher_views import Ensemble, title
 from segdistill.models.stats import model_stats
 
 MEASURED_STEPS = 6
@@ -82,15 +82,16 @@ def evaluate_teacher(config: Config, split: str, metrics: Sequence[str] = ()) ->
         metrics: by which it is evaluated beside the mean IoU.
 
     Returns:
-        `network`, `params`, `flops`, `flops_size`, `miou`, `macc`, `pixel_accuracy`, `iou`, `metrics`; the last five
-        are empty for a teacher that does not know all classes.
+        `network`, `looks` (how many networks or views are averaged), `params`, `flops`, `flops_size`, `miou`, `macc`,
+        `pixel_accuracy`, `iou`, `metrics`; the last five are empty for a teacher that does not know all classes.
     """
     data = config.data
     dataset = build_split(data, split)
     teacher = build_teacher(config, dataset.classes)
     assert teacher is not None
     seen = Mapped(teacher)
-    facts = {"network": title(teacher), **model_stats(seen)}
+    looks = teacher.looks if isinstance(teacher, Ensemble) else 1
+    facts = {"network": title(teacher), "looks": looks, **model_stats(seen)}
     if teacher.class_map is not None and not teacher.class_map.complete:  # there is no fair figure over all classes
         unknown = dict.fromkeys(("miou", "macc", "pixel_accuracy"))
         return {**facts, **unknown, "iou": {}, "metrics": pick_figures({}, metrics)}

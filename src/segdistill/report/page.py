@@ -95,7 +95,7 @@ def render(content: Content) -> str:
         layers=layers,
         legend=[("repaired", FIXED), ("broken", BROKEN), ("wrong in both", BOTH)],
         colours=dict(zip(study.classes, content.palette, strict=False)),
-        facts=[_facts(run) for group in study.everyone for run in group.runs],
+        facts=[_facts(run) for run in study.all_runs],
         version=__version__,
         now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),

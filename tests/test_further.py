@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from comparisons import TEACHERS, finished, gathered
-from segdistill import show
+from segdistill import show_compare
 from segdistill.comparison import grid
 from segdistill.comparison.grid import compare, is_done, run_only
 from segdistill.comparison.notes import notes
@@ -107,7 +107,7 @@ def test_every_file_has_it(result):
 def test_the_terminal_and_the_report_have_it(result):
     plan, result = result
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    show.comparison(console, result)
+    show_compare.comparison(console, result)
     text = console.export_text()
     assert "further metrics" in text
     assert "45.98 ± 0.99 (+4.98*)" in text

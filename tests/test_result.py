@@ -8,7 +8,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from comparisons import SOURCE, TEACHERS, finished, gathered
-from segdistill import show
+from segdistill import show_compare
 from segdistill.comparison.bootstrap import Resampling, resampled_interval
 from segdistill.comparison.notes import notes, verdict
 from segdistill.comparison.plan import load_plan
@@ -121,7 +121,7 @@ def test_tables_name_both_references(result):
 
 def test_the_terminal_shows_both(result):
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    show.comparison(console, result)
+    show_compare.comparison(console, result)
     text = console.export_text()
     for title in ("comparison", "how sure the differences from none are", "against cwd", "what it cost"):
         assert title in text

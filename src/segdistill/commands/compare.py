@@ -5,10 +5,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from segdistill import completion, show
+from segdistill import completion, show, show_compare
 from segdistill.commands import terminal
 from segdistill.commands.options import ConfigPath, Json
-from segdistill.show_compare import live
 
 app = typer.Typer()
 
@@ -66,7 +65,7 @@ def compare(
 
     plan = load_plan(config, overrides or [], out)
     if list_:
-        show.runs(terminal.console, [run.folder.name for run in plan.runs])
+        show_compare.runs(terminal.console, [run.folder.name for run in plan.runs])
         return
     if only is not None:
         from segdistill.comparison.grid import run_only
@@ -82,11 +81,11 @@ def compare(
     from segdistill.comparison.grid import compare
 
     resources: dict[str, Any] = {"jobs": jobs, "address": address, "cpus": cpus, "gpus": gpus}
-    with live() as watch:
+    with show_compare.live() as watch:
         resources["silent"] = terminal.apart(watch)
         chosen = choose_executor(executor, plan, **resources, say=terminal.say)
         result = compare(plan, executor=chosen, say=terminal.say, watch=watch)
-    terminal.deliver(result, json, show.comparison)
+    terminal.deliver(result, json, show_compare.comparison)
     failed = sum(run["status"] == "failed" for run in result["runs"])
     if failed:
         raise ValueError(f"{failed} of {len(result['runs'])} runs failed; the same command tries them again")
@@ -129,10 +128,10 @@ def curve(
     from segdistill.report.efficiency import draw_curve
 
     how: dict[str, Any] = {"size": size, "threads": threads, "repeats": repeats, "figures": figures, "device": device}
-    with live() as watch:
+    with show_compare.live() as watch:
         executor = choose_executor("local", plan, jobs=jobs, silent=terminal.apart(watch), say=terminal.say)
         result = draw_curve(plan, executor=executor, say=terminal.say, watch=watch, progress=show.progress, **how)
-    terminal.deliver(result, json, show.curve)
+    terminal.deliver(result, json, show_compare.curve)
     terminal.say(f"written to {plan.out / 'curve.png'}")
     if result["errors"]:
         raise ValueError(f"{len(result['errors'])} runs failed; the same command tries them again")

@@ -5,10 +5,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from segdistill import completion, show
+from segdistill import completion, show, show_compare, show_costs, show_lists
 from segdistill.commands import terminal
 from segdistill.commands.options import Device, Json
-from segdistill.show_compare import live
 from segdistill.show_progress import STANDARD_OUTPUT
 
 app = typer.Typer()
@@ -60,9 +59,9 @@ def list_(
     if key is not None and what != "config":
         raise ValueError(f"list {what} {key}: only config has keys; `segdistill list config {key}`")
     if what == "config":
-        show.config_reference(terminal.console, key)
+        show_lists.config_reference(terminal.console, key)
     else:
-        show.catalogue(terminal.console, what, stats=stats)
+        show_lists.catalogue(terminal.console, what, stats=stats)
 
 
 @app.command(epilog="Example: `segdistill layers pspnet_resnet18 --depth 2`")
@@ -72,7 +71,7 @@ def layers(
     depth: Annotated[int, typer.Option(help="Levels of nesting to show.")] = 2,
 ) -> None:
     """Print a network's submodules with their output shapes, and where its taps are."""
-    show.layers(terminal.console, model, size, depth)
+    show_lists.layers(terminal.console, model, size, depth)
 
 
 @app.command(epilog="Example: `segdistill benchmark pspnet_resnet18 --teacher pspnet_resnet101 --method sstkd`")
@@ -123,7 +122,7 @@ def benchmark(
         given |= {"size": size, "threads": threads, "repeats": max(1, repeats)}
         result = benchmark_formats(student, **given, say=terminal.say, progress=show.progress)
         path = json or (Path(student) / BENCHMARK if Path(student).is_dir() else None)
-        terminal.deliver(result, path, show.formats)
+        terminal.deliver(result, path, show_costs.formats)
         if path is not None and path != STANDARD_OUTPUT and any(row["miou"] is not None for row in result["rows"]):
             from segdistill.report.figures import Album
             from segdistill.report.formats import draw_formats
@@ -139,7 +138,7 @@ def benchmark(
     how: dict[str, Any] = {"sizes": [size or (512, 1024)], "repeats": repeats, "threads": threads, "device": device}
     with show.progress("passes") as told:
         result = benchmark_models(student, teacher, method=method, compiled=compiled, onnx=onnx, **how, progress=told)
-    terminal.deliver(result, json, show.benchmark)
+    terminal.deliver(result, json, show_costs.benchmark)
 
 
 @app.command(epilog="Example: `segdistill textures street.jpg --model runs/sstkd --teacher runs/teacher`")
@@ -179,7 +178,7 @@ def demo(
     """Teacher, baseline, two distilled students on built-in data; a table and a report (six minutes on two cores)."""
     from segdistill.demo import demo_report, run_demo
 
-    with live() as watch:
+    with show_compare.live() as watch:
         rows = run_demo(out, seeds, say=terminal.say, silent=terminal.apart(watch), watch=watch)
-    show.demo(terminal.console, rows)
+    show_compare.demo(terminal.console, rows)
     demo_report(out, say=terminal.say, progress=show.progress)

@@ -109,7 +109,8 @@ def test_the_terminal_and_the_report_have_it(result):
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     show_compare.comparison(console, result)
     text = console.export_text()
-    assert "further metrics" in text
+    assert "further metrics: boundary" in text
+    assert "further metrics: calibration" in text  # a table for each: the terminal is narrow
     assert "45.98 ± 0.99 (+4.98*)" in text
     page = write_report([plan.out], images=0, say=lambda _: None).read_text(encoding="utf-8")
     section = page.split('<section id="verdicts">')[1].split("</section>")[0]

@@ -145,9 +145,10 @@ def comparison(console: Console, result: Mapping[str, Any]) -> None:
         draw(
             f"how sure the differences from {result['against']} are", *against, lambda name: name in (*TESTS, "verdict")
         )
-    further = further_cells(result)
-    if further is not None:
-        draw("further metrics", *further, lambda name: True)
+    for metric in dict.fromkeys(line["metric"] for line in result.get("metrics") or ()):
+        further = further_cells(result, metric)
+        if further is not None:
+            draw(f"further metrics: {metric}", *further, lambda _: True)
     draw("what it cost", *told, lambda name: name in COSTS)
     for note in notes(result):
         console.print(note, style="red" if note.startswith("failed") else None, highlight=False)

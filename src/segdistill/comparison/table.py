@@ -79,13 +79,14 @@ def against_cells(result: Comparison) -> tuple[list[str], list[list[str]]] | Non
     ]
 
 
-def further_cells(result: Comparison) -> tuple[list[str], list[list[str]]] | None:
+def further_cells(result: Comparison, metric: str | None = None) -> tuple[list[str], list[list[str]]] | None:
     """The header and the rows of the further metrics' figures, teachers first; None where none was asked for.
 
     Args:
         result: what `gather` returned; an older one has none.
+        metric: the only one that is meant.
     """
-    told = result.get("metrics")
+    told = [line for line in result.get("metrics") or () if metric in (None, line["metric"])]
     if not told:
         return None
     places = _places(result)

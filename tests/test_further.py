@@ -157,6 +157,10 @@ def test_finished_runs_are_evaluated_again_and_not_trained(trained, tmp_path):
     assert "2 runs, 2 at a time; each prints into log.txt in its folder" in said
     assert wide["jobs"] == 1  # times and memory are those of the training
     plan = load_plan(TINY, small, folder)
+    damaged = plan.runs[1].folder
+    (damaged / "eval_test.json").write_text("{")
+    (damaged / "eval_test_images.safetensors").unlink()
+    assert compare(TINY, [*small, "metrics=[boundary, agreement]"], out=folder, say=said.append)["runs"] == wide["runs"]
     for run, entry in zip(plan.runs, wide["runs"], strict=True):
         other = evaluate_run(
             run.folder, split="test", device="cpu", metrics=["boundary", "agreement"], teacher=folder / "teacher"

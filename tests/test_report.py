@@ -313,6 +313,8 @@ def test_the_mean_of_several_teachers_is_evaluated_as_a_whole(tmp_path):
     row = text.split('<tr class="teacher">')[1].split("</tr>")[0]
     assert f"<b>{100 * whole['miou']:.2f}</b>" in row
     assert f"{whole['params'] / 1e6:.2f}" in row
+    assert '<td class="n">2</td>' in row  # runs
+    assert '<td class="n">40</td>' in row  # steps
     assert "the mean of 3: pspnet_resnet18_quarter (2 views) + pspnet_resnet18_quarter" in row
     assert "the teacher is the mean of 3: pspnet" in text
     study = read_study([moved])

@@ -1,6 +1,7 @@
 """What each process of a comparison does: train and evaluate a run, evaluate a teacher, time a step."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,10 @@ def train_and_evaluate(
     code = config.student.is_code or None  # the configuration itself named the function
     how: dict[str, Any] = {"metrics": metrics, "teacher": guide, "per_image": True, "allow_code": code}
     result = evaluate_run(folder, split=split, device=config.train.device, **how)
-    result |= _with_known(stored_json(evaluation_path(folder, split)), result, guide)
+    before: dict[str, Any] = {}
+    with suppress(ValueError):  # it is damaged, and written anew
+        before = stored_json(evaluation_path(folder, split))
+    result |= _with_known(before, result, guide)
     counts = {"counts": torch.tensor(result.pop("per_image"))}
     write_atomically(counts_path(folder, split), lambda path: path.write_bytes(save(counts)))
     write_json(evaluation_path(folder, split), result)

@@ -185,7 +185,8 @@ def _protocol(run: Run) -> str | None:
 
 def _line(study: Study, group: Group) -> dict[str, Any]:
     """One line of the table of results and of that of costs."""
-    steps: Sequence[int] = sorted({run.done for run in group.runs})
+    runs = study.members if study.members and group is study.teacher else group.runs
+    steps: Sequence[int] = sorted({run.done for run in runs})
     state = ", ".join(
         f"{run.name} stands at {run.done}" + (f" of {run.planned}" if run.planned else "") for run in group.unfinished
     )
@@ -194,7 +195,7 @@ def _line(study: Study, group: Group) -> dict[str, Any]:
         "group": group,
         "network": "" if group.runs[0].network in group.label else group.runs[0].network,
         "unequal": ", ".join(study.unequal(group)),
-        "seeds": len(group.runs),
+        "seeds": len(runs),
         **{key: group.result(key) for key in (*SCORES, "params", "flops", "seconds", "peak_memory")},
         "others": {split: group.evaluation(split, "miou") for split in OTHERS},
         "gain": study.gain(group) if group.role == "student" else None,

@@ -329,6 +329,15 @@ def test_the_mean_of_several_teachers_is_evaluated_as_a_whole(tmp_path):
     assert "has no figures here, which need the networks: leave out --images 0" in told
 
 
+def test_a_mean_that_does_not_know_all_classes_has_no_figures(tmp_path):
+    kd, _, _ = taught_by_two(tmp_path, a=1, b=2, kd=3)
+    config = yaml.safe_load((kd / "config.yaml").read_text())
+    config["teacher"][0]["class_map"] = {name: name for name in NAMES[:-1]}
+    (kd / "config.yaml").write_text(yaml.safe_dump(config))
+    text = write_report([tmp_path], images=1, say=lambda _: None).read_text(encoding="utf-8")
+    assert "No pictures: the teacher does not know all classes of the data" in text
+
+
 def test_a_comparison_has_the_figures_of_the_mean(tmp_path):
     taught_by_two(tmp_path)
     table = {"runs": [{"folder": "kd", "data": "synthetic"}], "split": "test"}

@@ -30,7 +30,7 @@ TEACHERS = {
 FACTS = {"jobs": 1, "measured": {}, "environment": {}}
 
 
-def finished(out, *overrides, lift=lambda run: 0.0, noise=0.01, images=12):
+def finished(out, *overrides, lift=lambda run: 0.0, noise=0.01, images=12, metrics=lambda run: {}):
     """A plan whose runs are all finished.
 
     Args:
@@ -39,6 +39,7 @@ def finished(out, *overrides, lift=lambda run: 0.0, noise=0.01, images=12):
         lift: what a run's recall has above 0.5.
         noise: deviation of the recall of a class in an image.
         images: that were evaluated.
+        metrics: what further ones found of a run.
     """
     plan = load_plan(SOURCE, overrides, out)
     truth = torch.randint(50, 400, (images, len(NAMES)), generator=torch.Generator().manual_seed(0))
@@ -46,18 +47,18 @@ def finished(out, *overrides, lift=lambda run: 0.0, noise=0.01, images=12):
         generator = torch.Generator().manual_seed(number)
         right = 0.5 + lift(run) + noise * torch.randn(truth.shape, generator=generator)
         hits = (truth * right).long().clamp(min=0).minimum(truth)
-        write_run(plan, run, torch.stack([hits, truth, truth], 1), 20.0 / (1 + len(run.method)))
+        write_run(plan, run, torch.stack([hits, truth, truth], 1), 20.0 / (1 + len(run.method)), metrics(run))
     return plan
 
 
-def write_run(plan, run, counts, rate):
+def write_run(plan, run, counts, rate, metrics):
     folder = run.folder
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False))
     save_file({"counts": counts}, counts_path(folder, plan.options.split))
     miou = mean_iou(counts.sum(0)).item()
     scores = {"miou": miou, "macc": miou, "pixel_accuracy": miou, "iou": dict.fromkeys(NAMES, miou)}
-    write_json(evaluation_path(folder, plan.options.split), scores)
+    write_json(evaluation_path(folder, plan.options.split), scores | ({"metrics": metrics} if metrics else {}))
     lines = []
     for step in range(10, 41, 10):
         lines.append({"step": step, "loss": 1.0, "ce": 1.0, "images_per_s": rate, "lr": 0.1, "memory_mb": 1.0})

@@ -88,8 +88,9 @@ def segdistill(monkeypatch, capsys):
 
     def run(*arguments):
         from segdistill import cli, show
+        from segdistill.commands import terminal
 
-        monkeypatch.setattr(cli, "console", show.PlainConsole())  # as wide as COLUMNS says now
+        monkeypatch.setattr(terminal, "console", show.PlainConsole())  # as wide as COLUMNS says now
         monkeypatch.setattr(sys, "argv", ["segdistill", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
             cli.main()

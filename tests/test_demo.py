@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from segdistill import show
+from segdistill import show_compare
 from segdistill.comparison.plan import load_plan
 from segdistill.demo import GRID, demo_report, run_demo
 
@@ -31,11 +31,11 @@ def test_the_demo_is_a_comparison(tmp_path):
     folder = said[-1].rsplit(" ", 1)[1]
     assert folder.endswith("cwd_seed0")
     console = Console(width=120, record=True, file=io.StringIO())
-    show.demo(console, rows)
+    show_compare.demo(console, rows)
     text = console.export_text()
     assert "val mIoU %" in text
     assert rows[3]["miou"] in text
-    show.comparison(console, result)
+    show_compare.comparison(console, result)
     assert "what it cost" in console.export_text()
     demo_report(tmp_path, say=said.append)
     page = Path(said[-1].removeprefix("report: "))

@@ -26,8 +26,8 @@ def test_all_of_them_are_printed_and_written(runs, segdistill):
     written = json.loads((runs / "cwd/eval_val.json").read_text())
     assert list(written["metrics"]) == list_metrics()
     for name in list_metrics():
-        for key, title in metric_class(name).headlines.items():
-            value = written["metrics"][name][key]
+        for key, headline in metric_class(name).headlines.items():
+            title, value = headline.title, written["metrics"][name][key]
             told = "–" if value is None else f"{100 * value:.2f}" if title.endswith("%") else f"{value:.4f}"
             line = next(line for line in out.splitlines() if title in line)
             assert told in line, title

@@ -687,15 +687,15 @@ def test_what_the_page_shows_works():
 def test_layers_are_shown_with_the_proposal(capsys):
     from rich.console import Console
 
-    from segdistill import show
+    from segdistill import show_lists
 
     console = Console(width=200)
-    show.layers(console, "smp:FPN:resnet18", (64, 128), depth=1)
+    show_lists.layers(console, "smp:FPN:resnet18", (64, 128), depth=1)
     out = capsys.readouterr().out
     assert "network.encoder.layer2" in out  # deeper than asked for, but a tap
     assert "taps: {low1: network.encoder.layer1, low2: network.encoder.layer2, features: network.segm" in out
     assert "classifier: network.segmentation_head.0" in out
-    show.layers(console, "python:test_external:make_flat", (64, 128), depth=1)
+    show_lists.layers(console, "python:test_external:make_flat", (64, 128), depth=1)
     assert "no low1: write taps: {low1: PATH}" in capsys.readouterr().out
 
 

@@ -7,6 +7,7 @@ from conftest import REPOSITORY
 from segdistill.comparison import labels
 from segdistill.comparison.plan import load_plan
 from segdistill.methods._catalogue import resolve_methods
+from segdistill.metrics import list_metrics
 
 BASE = {
     "data": {"name": "synthetic", "size": [32, 32], "workers": 0},
@@ -129,6 +130,16 @@ def test_a_method_that_the_others_are_held_against():
     assert load_plan(BASE, ["methods=[none,kd]"]).against is None
 
 
+def test_runs_are_evaluated_by_the_same_metrics():
+    plan = load_plan(BASE, ["methods=[none,cwd]", "metrics=[sizes,agreement]", "teacher.checkpoint=runs/teacher"])
+    assert {run.metrics for run in plan.runs} == {("agreement", "sizes")}
+    assert {run.guide.teacher.checkpoint for run in plan.runs} == {"runs/teacher"}  # the baseline's, too
+    alone = load_plan(BASE, ["methods=[none]", "metrics=[all]"]).runs[0]
+    assert (alone.metrics, alone.guide) == (tuple(n for n in list_metrics() if n != "agreement"), None)
+    plain = load_plan(BASE, ["methods=[none,cwd]", "metrics=[sizes]", "teacher.checkpoint=runs/teacher"]).runs[1]
+    assert (plain.metrics, plain.guide) == (("sizes",), None)
+
+
 def test_labels():
     assert not doctest.testmod(labels, extraglobs={"resolve_methods": resolve_methods}).failed
 
@@ -170,6 +181,9 @@ def test_a_schedule_is_fitted_to_another_number_of_steps():
         (["methods=[none]", "data=[3]"], "expected names, files or mappings, got 3"),
         (["methods=[none]", "train.step=3"], "unknown key train.step; did you mean steps"),
         (["methods=[none]", "teacher.config=missing.yaml"], "beside it belong views and cache, not checkpoint"),
+        (["methods=[none]", "metrics=[boundry]"], "^metrics: no metric 'boundry'; did you mean boundary"),
+        (["methods=[none]", "metrics=boundary"], "metrics: .* valid list"),
+        (["methods=[none]", "metrics=[agreement]"], "^metrics: agreement compares a student with its teacher, and the"),
         (["methods=[none,cwd]", "against=cdw"], "against: no method 'cdw'; did you mean cwd?"),
         (["methods=[none,cwd]", "against=none"], "against: none is the baseline, which all are held against; name an"),
         (["methods=[none,{name: cwd, weight: 1},{name: cwd, weight: 2}]", "against=cwd"], "'cwd'; .* begin so"),

@@ -21,15 +21,16 @@ RESULT = {
 
 
 def test_names_are_printed_as_they_are(capsys):
-    from segdistill import cli, show
+    from segdistill import show
+    from segdistill.commands import terminal
 
-    show.evaluation(cli.console, RESULT)
-    show.summary(cli.console, SUMMARY | {"student": ODD})
-    show.plain(cli.console)(ODD)
+    show.evaluation(terminal.console, RESULT)
+    show.summary(terminal.console, SUMMARY | {"student": ODD})
+    show.plain(terminal.console)(ODD)
     out = capsys.readouterr().out
     assert out.count("[/bold] [other] :smile: \\x1b[31m\\x07") >= 3
     assert "\x1b" not in out
-    show.doctor(cli.console, show.findings())
+    show.doctor(terminal.console, show.findings())
     assert "segdistill[" in capsys.readouterr().out or all(show.find_spec(m[0]) for m in show.EXTRAS.values())
     assert one_line("a\n\x1b[2Jb\x9b") == "a \\x1b[2Jb\\x9b"
     assert visible("Straße\n\t道") == "Straße\n\t道"

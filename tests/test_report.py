@@ -15,12 +15,15 @@ from PIL import Image
 
 from faults import read_metrics
 from segdistill import cli
+from segdistill.comparison.work import evaluate_teacher
 from segdistill.data import build_dataset
 from segdistill.engine import settings
+from segdistill.engine.config import load_config
 from segdistill.engine.eval_config import EvalConfig
 from segdistill.engine.evaluate import evaluate
 from segdistill.engine.protocol import infer_ids
 from segdistill.engine.student import load_student, make_card, save_student
+from segdistill.engine.teacher import Mapped, build_teacher
 from segdistill.models import build_model
 from segdistill.report import classes, collect, figures, inference, pictures, write_report
 from segdistill.report.collect import Spread, find_runs, number, read_run
@@ -28,6 +31,7 @@ from segdistill.report.figures import page_svg, place_labels
 from segdistill.report.page import percent, points, short, tint
 from segdistill.report.prototypes import Prototypes
 from segdistill.report.study import read_study
+from segdistill.report.teachers import take_compared
 
 DATA = {"name": "synthetic", "size": [32, 32], "images": 6, "batch_size": 4, "workers": 0}
 NAMES = build_dataset("synthetic", "val", images=1, size=(32, 32)).classes
@@ -241,23 +245,110 @@ def test_the_teacher_is_that_of_the_student_in_focus(tmp_path):
     ]
 
 
-def test_of_several_teachers_the_first_one_is_shown(tmp_path):
-    a, b = (write_run(tmp_path / name, level=level) for name, level in (("a", 0.5), ("b", 0.6)))
-    kd = write_run(tmp_path / "kd", "kd", level=0.3)
+def taught_by_two(root, **students):
+    """A student of two teachers, the first one mirrored as well; and both teachers."""
+    a = write_run(root / "a", level=0.5, student=students.get("a"))
+    b = write_run(root / "b", level=0.6, student=students.get("b"))
+    kd = write_run(root / "kd", "kd", level=0.3, student=students.get("kd"))
     config = yaml.safe_load((kd / "config.yaml").read_text())
     config["teacher"] = [{"checkpoint": str(a), "views": {"flip": True}}, {"checkpoint": str(b)}]
     (kd / "config.yaml").write_text(yaml.safe_dump(config))
+    return kd, a, b
+
+
+def test_several_teachers_are_shown_as_their_mean(tmp_path):
+    kd, a, b = taught_by_two(tmp_path)
     study = read_study([tmp_path])
     assert [group.first.name for group in study.groups] == ["kd"]
-    assert study.teacher.runs[0].name == "a"
+    assert study.teacher.first.network == "the mean of 3: pspnet_resnet18_quarter (2 views) + pspnet_resnet18_quarter"
+    assert study.teacher.result("params") == Spread(1_400_000, None, 1)
+    assert study.teacher.result("miou") is None  # it was not evaluated yet
+    assert [run.name for run in study.all_runs] == ["a", "b", "kd"]
+    means = [100 * read_run(folder).result["miou"] for folder in (a, b)]
+    told = ", ".join(f"pspnet_resnet18_quarter {mean:.2f} %" for mean in means)
     assert study.notes == [
-        f"{study.focus.label} learned from the mean of 3 networks or views; the teacher's figures and pictures are "
-        f"those of {a.resolve()} alone, which sees each image once."
+        f"{study.focus.label} learned from the mean of 3 networks or views. The teacher on this page is that mean. "
+        f"Alone, seeing each image once: {told}."
     ]
-    assert read_study([kd], teacher=b).notes == []
+    named = read_study([kd], teacher=b)
+    assert (named.notes, named.members, named.teacher.first.name) == ([], [], "b")
+    config = yaml.safe_load((kd / "config.yaml").read_text())
     (kd / "config.yaml").write_text(yaml.safe_dump({**config, "teacher": ["a"]}))
     with pytest.raises(ValueError, match=r"teacher.*a mapping or a list of mappings"):
         read_study([kd])
+
+
+def test_of_several_teachers_that_are_not_all_there_the_first_one_is_shown(tmp_path):
+    _, a, b = taught_by_two(tmp_path)
+    shutil.rmtree(b)
+    study = read_study([tmp_path])
+    assert study.teacher.first.name == "a"
+    assert study.notes == [
+        f"{study.focus.label} learned from the mean of 3 networks or views, of which not all are there; the teacher's "
+        f"figures and pictures are those of {a.resolve()} alone, which sees each image once."
+    ]
+
+
+def test_runs_with_one_teacher_and_with_two_have_different_ones(tmp_path):
+    _, a, _ = taught_by_two(tmp_path)
+    write_run(tmp_path / "cwd", "cwd", level=0.2, teacher=a)
+    assert any(
+        note.startswith("The runs have 2 teachers; shown is that of kd") for note in read_study([tmp_path]).notes
+    )
+
+
+def test_the_mean_of_several_teachers_is_evaluated_as_a_whole(tmp_path):
+    taught_by_two(tmp_path / "here", a=1, b=2, kd=3)
+    moved = shutil.move(tmp_path / "here", tmp_path / "moved")
+    kd = moved / "kd"
+    text = write_report([moved], images=1, say=lambda _: None).read_text(encoding="utf-8")
+    config = load_config(kd)
+    sections = [
+        section.model_copy(update={"checkpoint": str(moved / name)})
+        for section, name in zip(config.teachers, ("a", "b"), strict=True)
+    ]
+    whole = evaluate_teacher(config.model_copy(update={"teacher": sections}), "val")
+    alone = evaluate(load_student(moved / "a"), build_dataset("synthetic", "val", images=6, size=(32, 32)))
+    assert whole["miou"] != alone["miou"]
+    row = text.split('<tr class="teacher">')[1].split("</tr>")[0]
+    assert f"<b>{100 * whole['miou']:.2f}</b>" in row
+    assert f"{whole['params'] / 1e6:.2f}" in row
+    assert '<td class="n">2</td>' in row  # runs
+    assert '<td class="n">40</td>' in row  # steps
+    assert "the mean of 3: pspnet_resnet18_quarter (2 views) + pspnet_resnet18_quarter" in row
+    assert "the teacher is the mean of 3: pspnet" in text
+    study = read_study([moved])
+    with inference.survey(study, "cpu", lambda _: None) as found:
+        image, _, predicted = found.predict(0)
+        teacher = build_teacher(config.model_copy(update={"teacher": sections}), NAMES)
+        with torch.no_grad():
+            ids = infer_ids(Mapped(teacher), image[None], found.protocol)[0]
+        assert torch.equal(predicted["teacher"], ids)
+        assert np.array_equal(found.confusion["teacher"].sum(1), found.confusion["kd"].sum(1))
+    told = write_report([moved], images=0, say=lambda _: None).read_text(encoding="utf-8")
+    assert "has no figures here, which need the networks: leave out --images 0" in told
+
+
+def test_a_mean_that_does_not_know_all_classes_has_no_figures(tmp_path):
+    kd, _, _ = taught_by_two(tmp_path, a=1, b=2, kd=3)
+    config = yaml.safe_load((kd / "config.yaml").read_text())
+    config["teacher"][0]["class_map"] = {name: name for name in NAMES[:-1]}
+    (kd / "config.yaml").write_text(yaml.safe_dump(config))
+    text = write_report([tmp_path], images=1, say=lambda _: None).read_text(encoding="utf-8")
+    assert "No pictures: the teacher does not know all classes of the data" in text
+
+
+def test_a_comparison_has_the_figures_of_the_mean(tmp_path):
+    taught_by_two(tmp_path)
+    table = {"runs": [{"folder": "kd", "data": "synthetic"}], "split": "test"}
+    found = {"miou": 0.625, "metrics": {"boundary": {"miou": 0.375}}}
+    study = read_study([tmp_path])
+    take_compared(study.teacher.first, study.focus.first, tmp_path, {**table, "teachers": {"synthetic": found}})
+    assert study.teacher.evaluation("test", "miou") == Spread(0.625, None, 1)
+    other = read_study([tmp_path])
+    for folder, teachers in ((tmp_path / "elsewhere", {"synthetic": found}), (tmp_path, {"other": found})):
+        take_compared(other.teacher.first, other.focus.first, folder, {**table, "teachers": teachers})
+    assert other.teacher.evaluation("test", "miou") is None
 
 
 def test_groups_of_one_method_are_told_apart(tmp_path):

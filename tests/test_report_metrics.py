@@ -48,7 +48,7 @@ def test_the_page_shows_all_of_them(runs):
     _, text = check_page(page)
     assert "Beyond mean IoU" in text
     for name in list_metrics():
-        for title in metric_class(name).headlines.values():
+        for title in (headline.title for headline in metric_class(name).headlines.values()):
             assert title in text
     for name in ("reliability", "trimap", "images", "sizes", "errors"):
         assert (page.parent / f"figures/{name}.svg").is_file()
@@ -62,12 +62,12 @@ def test_figures_are_means_over_seeds(runs):
     found = find_metrics(study)
     assert found.split == "val"
     assert [group.label for group in found.groups] == ["teacher", "baseline", "cwd"]
-    table = {line.title: line for line in lines(found)}
+    table = {line.headline.title: line for line in lines(found)}
     values = [results(seed)["calibration"] for seed in (1, 2)]
     spread = table["calibration error %"].cells[1]
     assert spread == Spread.of([value["ece"] for value in values])
-    assert table["calibration error %"].share
-    assert not table["NLL"].share
+    assert table["calibration error %"].headline.share
+    assert not table["NLL"].headline.share
     assert found.means(found.groups[2], "trimap", "miou") == pytest.approx(
         np.mean([results(seed)["trimap"]["miou"] for seed in (3, 4)], 0)
     )
@@ -92,7 +92,7 @@ def test_the_split_that_most_runs_have_is_shown(runs):
         leave(folder, "test", {"boundary": {"miou": 0.25}})
     found = find_metrics(read_study([runs]))
     assert (found.split, len(found.groups)) == ("test", 2)
-    assert [line.title for line in lines(found)] == ["boundary IoU %"]
+    assert [line.headline.title for line in lines(found)] == ["boundary IoU %"]
     assert metric_figures(Album(runs / "figures"), found) == []
 
 

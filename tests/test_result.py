@@ -7,8 +7,8 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from comparisons import SOURCE, finished, gathered
-from segdistill import show
+from comparisons import SOURCE, TEACHERS, finished, gathered
+from segdistill import show_compare
 from segdistill.comparison.bootstrap import Resampling, resampled_interval
 from segdistill.comparison.notes import notes, verdict
 from segdistill.comparison.plan import load_plan
@@ -121,7 +121,7 @@ def test_tables_name_both_references(result):
 
 def test_the_terminal_shows_both(result):
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    show.comparison(console, result)
+    show_compare.comparison(console, result)
     text = console.export_text()
     for title in ("comparison", "how sure the differences from none are", "against cwd", "what it cost"):
         assert title in text
@@ -162,6 +162,15 @@ def test_notes_say_how_many_seeds_it_takes(result):
     assert cells(enough)[1][1][8] == "> 1000"
     enough["rows"][0]["pairs"] = 6
     assert "sign-flip" not in " ".join(notes(enough))
+
+
+def test_notes_say_that_the_teacher_is_a_mean(plan):
+    mean = {**TEACHERS["synthetic"], "network": "big (4 views) + small", "looks": 5}
+    told = [line for line in notes(gathered(plan, {"synthetic": mean})) if "teacher" in line]
+    assert told == [
+        "The teacher is the mean of 5 networks or views: big (4 views) + small. Its figures are those of the mean."
+    ]
+    assert not [line for line in notes(gathered(plan)) if "teacher" in line]
 
 
 def test_one_seed_has_no_verdict(tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from segdistill import show
+from segdistill import show, show_lists
 from segdistill.measure import sizes
 from segdistill.measure.published import PUBLISHED
 
@@ -18,11 +18,11 @@ def test_published_sizes_are_counted_in_the_papers_form(monkeypatch):
 def test_list_models_with_stats(monkeypatch, capsys):
     monkeypatch.setattr(sizes, "PUBLISHED", [p for p in PUBLISHED if p.name == "espnet"])
     monkeypatch.setattr(sizes, "list_models", lambda: ["espnet_c"])
-    show.catalogue(show.Console(width=200), "models", stats=True)
+    show_lists.catalogue(show.Console(width=200), "models", stats=True)
     out = capsys.readouterr().out
     assert all(figure in out for figure in ("0.3635", "9.34", "4.670", "4.422", "SKD", "espnet_c", "0.3492", "6.94"))
 
 
 def test_stats_are_of_models():
     with pytest.raises(ValueError, match="--stats is of models"):
-        show.catalogue(show.Console(), "data", stats=True)
+        show_lists.catalogue(show.Console(), "data", stats=True)

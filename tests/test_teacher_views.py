@@ -19,6 +19,7 @@ from segdistill.engine.distiller import Distiller
 from segdistill.engine.evaluate import evaluate, evaluate_run
 from segdistill.engine.forecast import forecast
 from segdistill.engine.protocol import PLAIN, Protocol
+from segdistill.engine.settings import settings_digest
 from segdistill.engine.teacher import build_teacher, observe, teacher_digest
 from segdistill.engine.teacher_views import Ensemble, join, members, share_classes, title
 from segdistill.methods import build_method, list_methods
@@ -240,6 +241,16 @@ def test_a_run_goes_on_with_no_other_teachers(taught, runs, tmp_path):
             distill({**taught(), "teacher": teacher}, out=tmp_path / "run", resume=True)
 
 
+def test_where_teachers_are_tells_no_run_from_another(taught, runs, tmp_path):
+    moved = str(shutil.copytree(runs / "b", tmp_path / "moved"))
+    here, there, other = (
+        settings_digest(load_config(taught(second=second)), "teacher.")
+        for second in ({}, {"checkpoint": moved}, {"checkpoint": str(runs / "a")})
+    )
+    assert here == there
+    assert here != other
+
+
 def test_views_of_a_network_of_ones_own(taught, tmp_path):
     own = build_model("pspnet_resnet18_quarter", num_classes=11)
     settings = config(teacher={"name": "pspnet_resnet18_quarter", "views": {"flip": True}}, method="kd")
@@ -300,6 +311,7 @@ def test_it_is_evaluated_as_the_student_sees_it(taught, tmp_path):
     settings = load_config(taught(student={"name": "pspnet_resnet18_quarter"}))
     found = evaluate_teacher(settings, "val")
     assert found["network"] == "deeplabv3_resnet18_quarter (4 views) + pspnet_resnet18_half"
+    assert found["looks"] == 5
     teacher = build_teacher(settings, list(found["iou"]))
     sizes = [model_stats(member.network) for member in members(teacher)]
     assert found["params"] == sum(size["params"] for size in sizes)

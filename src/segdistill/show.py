@@ -1,7 +1,6 @@
 """Tables for the terminal."""
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -90,10 +89,10 @@ def _further(found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
 
     rows = []
     for name, values in found.items():
-        for key, title in metric_class(name).headlines.items():
+        for key, headline in metric_class(name).headlines.items():
             value = values[key]
-            text = percent(value) if title.endswith("%") or value is None else f"{value:.4f}"
-            rows.append((title, text))
+            text = percent(value) if headline.share or value is None else f"{value:.4f}"
+            rows.append((headline.title, text))
     return rows
 
 
@@ -104,141 +103,6 @@ def summary(console: Console, result: Mapping[str, Any]) -> None:
         f"mAcc {percent(result['macc'])}, pixel accuracy {percent(result['pixel_accuracy'])} "
         f"(best of step {result['best_step']}/{result['steps']}, {result['seconds'] / 60:.1f} min)"
     )
-
-
-def options_line(model: Any) -> str:
-    """Options and their defaults, comma-separated."""
-    return ", ".join(f"{k}={f.default}" if not f.is_required() else k for k, f in model.model_fields.items())
-
-
-def first_line(cls: type) -> str:
-    """The first line of a class's docstring."""
-    return (inspect.getdoc(cls) or "").splitlines()[0]
-
-
-def catalogue(console: Console, what: str, *, stats: bool = False) -> None:
-    """Print methods, networks, data sets or configurations; networks with their sizes, if asked for.
-
-    Raises:
-        ValueError: on another word, or stats of anything but models.
-    """
-    shown = {"methods": methods, "data": data_sets, "models": sizes if stats else networks}
-    others = {"metrics": metrics, "configs": configs}
-    if what not in ("all", *shown, *others):
-        raise ValueError(f"list {what}: expected methods, models, data, metrics, configs or config")
-    if stats and what != "models":
-        raise ValueError("--stats is of models: `segdistill list models --stats`")
-    for show in shown.values() if what == "all" else [{**shown, **others}[what]]:
-        show(console)
-
-
-def configs(console: Console) -> None:
-    """Print the configurations that come with the package, by the names under which every command takes them."""
-    from segdistill.engine.shipped import describe_config, list_configs
-
-    table = Table(Column("configuration", no_wrap=True), "what it is", title="configurations")
-    for name in list_configs():
-        table.add_row(name, describe_config(name))
-    console.print(table)
-
-
-def methods(console: Console) -> None:
-    """Print all methods with their options."""
-    from segdistill.methods import list_methods, method_class, method_options
-
-    table = Table("method", "what it carries over", "options", title="methods")
-    for name in list_methods():
-        table.add_row(name, first_line(method_class(name)), options_line(method_options(name)))
-    console.print(table)
-
-
-def metrics(console: Console) -> None:
-    """Print all metrics that `eval --metric` takes beside the mean IoU."""
-    from segdistill.metrics import list_metrics, metric_class
-
-    table = Table("metric", "what it says", title="metrics")
-    for name in list_metrics():
-        table.add_row(name, first_line(metric_class(name)))
-    console.print(table)
-
-
-def data_sets(console: Console) -> None:
-    """Print all data sets with their options."""
-    from segdistill.data.sets import dataset_class, dataset_options, list_datasets
-
-    table = Table("data set", "what it is", "options", title="data sets")
-    for name in list_datasets():
-        table.add_row(name, first_line(dataset_class(name)), options_line(dataset_options(name)))
-    console.print(table)
-
-
-def networks(console: Console) -> None:
-    """Print names of networks, of ours and of other libraries."""
-    from segdistill.models import external_names, list_models
-
-    table = Table("network", title="networks: <family>_<any timm backbone>, among them")
-    for name in list_models():
-        table.add_row(name)
-    console.print(table)
-    table = Table("library", "networks, for example", title="networks of other libraries")
-    for library, names in external_names().items():
-        table.add_row(library, " ".join(names))
-    console.print(table)
-
-
-def config_reference(console: Console, key: str | None) -> None:
-    """Print what a configuration may say, or one of its sections or keys.
-
-    Args:
-        console: where to.
-        key: such as `train` or `train.lr`; None for all of it.
-
-    Raises:
-        ValueError: if there is no such key.
-    """
-    from segdistill.comparison.reference import find_entries
-
-    for section, entries in find_entries(key).items():
-        table = Table(Column("key", overflow="fold"), "type", "default", "what it means", title=section)
-        for entry in entries:
-            table.add_row(entry.key, entry.type, entry.default, entry.text)
-        console.print(table)
-
-
-def sizes(console: Console) -> None:
-    """Print parameters and operations of the networks of the papers, beside the papers' figures, then of all others."""
-    from segdistill.measure.sizes import listed_sizes, published_sizes
-
-    table = Table(
-        "network", "options", "classes", "params M", "paper", "GFLOPs", "G mult-adds", "paper", "source",
-        title="networks of the papers, at 512×1024",
-    )  # fmt: skip
-    for size in published_sizes():
-        assert size.published is not None
-        options = ", ".join(f"{k}={v}" for k, v in size.options.items())
-        adds = "–" if size.published.multiply_adds is None else f"{size.published.multiply_adds:g}"
-        table.add_row(size.name, options, str(size.classes), f"{size.params / 1e6:.4g}", f"{size.published.params:g}",
-                      f"{size.flops / 1e9:.2f}", f"{size.flops / 2e9:.3f}", adds, size.published.source)  # fmt: skip
-    console.print(table)
-    console.print("params with the auxiliary head, as in the papers; operations without it: the papers count it too")
-    table = Table("network", "params M", "GFLOPs", "G mult-adds", title="all networks, default options, 19 classes")
-    for size in listed_sizes():
-        table.add_row(size.name, f"{size.params / 1e6:.4g}", f"{size.flops / 1e9:.2f}", f"{size.flops / 2e9:.3f}")
-    console.print(table)
-
-
-def layers(console: Console, model: str, size: tuple[int, int], depth: int) -> None:
-    """Print the submodules of a network with the shapes that they give, and its taps, known or proposed."""
-    from segdistill.measure.layers import named_layers
-
-    found = named_layers(model, size, depth)
-    table = Table("path", "module", "output", "stride", "tap", title=f"{model} at {size[0]}×{size[1]}")
-    for path, layer in found.layers.items():
-        stride = f"{size[0] / layer.map[2]:.3g}" if layer.map else "–"
-        table.add_row(path, layer.kind, "×".join(map(str, layer.shape)), stride, ", ".join(found.taps.get(path, [])))
-    console.print(table)
-    for line in found.lines():
-        plain(console)(line)
 
 
 def predictions(console: Console, result: Mapping[str, Any]) -> None:
@@ -270,68 +134,6 @@ def doctor(console: Console, facts: Mapping[str, Any]) -> None:
         found = "installed" if not missing else f"not installed; pip install 'segdistill[{extra}]'"
         table.add_row(f"extra {extra}", found)
     console.print(table)
-
-
-def runs(console: Console, names: Sequence[str]) -> None:
-    """Runs with their numbers, one a line.
-
-    Args:
-        console: the terminal.
-        names: of the runs.
-    """
-    for number, name in enumerate(names, 1):
-        console.print(f"{number} {name}", highlight=False, soft_wrap=True)
-
-
-def comparison(console: Console, result: Mapping[str, Any]) -> None:
-    """Print what `compare` returned."""
-    from segdistill.comparison.notes import notes
-    from segdistill.comparison.table import COSTS, PLACES, TESTS, TEXTS, against_cells, cells
-
-    def draw(title: str, header: list[str], rows: list[list[str]], wanted: Callable[[str], bool]) -> None:
-        table = Table(title=title, box=SIMPLE_HEAD)
-        columns = [at for at, name in enumerate(header) if name in (*PLACES.values(), "method") or wanted(name)]
-        for at in columns:
-            table.add_column(header[at], justify="left" if header[at] in TEXTS else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*(row[at] for at in columns))
-        console.print(table)
-
-    told, against = cells(result), against_cells(result)
-    draw("comparison", *told, lambda name: name not in (*COSTS, *TESTS))
-    draw(f"how sure the differences from {result['baseline']} are", *told, lambda name: name in (*TESTS, "verdict"))
-    if against is not None:
-        draw(f"against {result['against']}", *against, lambda name: name not in TESTS)
-        draw(
-            f"how sure the differences from {result['against']} are", *against, lambda name: name in (*TESTS, "verdict")
-        )
-    draw("what it cost", *told, lambda name: name in COSTS)
-    for note in notes(result):
-        console.print(note, style="red" if note.startswith("failed") else None, highlight=False)
-
-
-def curve(console: Console, result: Mapping[str, Any]) -> None:
-    """Print the points of a curve, the teacher last."""
-    names = (f"{result['split']} mIoU %", "ms", "ms p95", "MB", "params M", "GFLOPs")
-    heads = [Column(name, justify="right", no_wrap=True) for name in ("width", *names)]
-    table = Table(Column("method", overflow="fold"), *heads, title=f"{result['network']} by width", box=SIMPLE_HEAD)
-    teacher = [{**result["teacher"], "method": "teacher", "width": None}] if result["teacher"] else []
-    for point in [*result["points"], *teacher]:
-        spread = point.get("miou_deviation")
-        score = percent(point["miou"]) + (f" ± {percent(spread)}" if spread is not None else "")
-        costs = (("ms", 1, 2), ("ms_p95", 1, 2), ("bytes", 1e6, 2), ("params", 1e6, 3), ("flops", 1e9, 2))
-        cells = (f"{point[key] / unit:.{digits}f}" for key, unit, digits in costs)
-        table.add_row(point["method"], "–" if point["width"] is None else f"{point['width']:g}", score, *cells)
-    console.print(table)
-    size, facts = "×".join(map(str, result["size"])), result["environment"]
-    place = ", ".join(facts["gpus"]) if result["device"].startswith("cuda") else facts["cpu"]
-    console.print(
-        f"one image of {size}, float32, eager, {result['repeats']} passes on {place}, {result['threads']} threads; "
-        "MB of weights; a multiply-add is two FLOPs; mIoU: mean ± standard deviation over seeds",
-        highlight=False,
-    )
-    for error in result["errors"]:
-        console.print(f"failed: {error}", style="red", highlight=False)
 
 
 def forecast(console: Console, result: Mapping[str, Any]) -> None:
@@ -402,78 +204,3 @@ def exported(console: Console, metadata: Mapping[str, Any], path: Path) -> None:
         verdict = "" if cpu["ratio"] < 0.9 else ": int8 does not pay on this machine"
         times = f"{cpu['ms']:.1f} ms, in float {cpu['fp32_ms']:.1f} ms"
         tell(f"CPU time of an image, one thread: {times} (ratio {cpu['ratio']:.2f}){verdict}")
-
-
-def benchmark(console: Console, result: Mapping[str, Any]) -> None:
-    """Print what networks cost, and what a method adds to them."""
-    names = ("size", "M params", "GFLOPs", "MiB peak", "ms", "ms p95")
-    heads = [Column("mode", no_wrap=True), *(Column(name, justify="right", no_wrap=True) for name in names)]
-    table = Table(Column("network", overflow="fold"), *heads, title="benchmark", box=SIMPLE_HEAD, collapse_padding=True)
-    for row in result["rows"]:
-        timed = [f"{row[key]:.1f}" if row.get(key) is not None else "–" for key in ("peak_mib", "ms", "ms_p95")]
-        counted = ["–", "–"] if row["params"] is None else [f"{row['params'] / 1e6:.3f}", f"{row['flops'] / 1e9:.2f}"]
-        table.add_row(row["network"], row["mode"], "×".join(map(str, row["size"])), *counted, *timed)
-    console.print(table)
-    facts = result["environment"]
-    machine = ", ".join(facts["gpus"]) if result["device"].startswith("cuda") else facts["cpu"]
-    console.print(
-        f"one image, float32, {result['repeats']} passes on {machine}, {facts['threads']} threads; a multiply-add is "
-        "two FLOPs; peak: memory beyond weights and image"
-    )
-    if "costs" in result:
-        _costs(console, result)
-
-
-def formats(console: Console, result: Mapping[str, Any]) -> None:
-    """Print what `benchmark_formats` returned."""
-    names = ("MB", f"{result['split']} mIoU %", "agree %", "ms", "ms p95", "RSS MB")
-    heads = [Column(name, justify="right", no_wrap=True) for name in names]
-    table = Table(
-        "network",
-        Column("format", overflow="fold", min_width=17),
-        *heads,
-        title="formats",
-        box=SIMPLE_HEAD,
-        collapse_padding=True,
-    )
-    for row in result["rows"]:
-        rss = "–" if row["peak_rss"] is None else f"{row['peak_rss'] / 1e6:.0f}"
-        timed = (f"{row['ms']:.2f}", f"{row['ms_p95']:.2f}", rss)
-        scored = (percent(row["miou"]), percent(row["agreement"]))
-        table.add_row(row["role"], row["format"], f"{row['bytes'] / 1e6:.2f}", *scored, *timed)
-    console.print(table)
-    size, facts = "×".join(map(str, result["size"])), result["environment"]
-    console.print(
-        f"{result['images']} images of {result['split']} scored; one image of {size} timed, {result['repeats']} passes "
-        f"on {facts['cpu']}, {result['threads']} threads; RSS: peak of a process that runs this file alone; agreement: "
-        "pixels of the class that the student in PyTorch gives",
-        highlight=False,
-    )
-
-
-def _costs(console: Console, result: Mapping[str, Any]) -> None:
-    heads = [Column(name, justify="right") for name in ("trained", "fixed values", "GFLOPs", "% of the student")]
-    size, student = "×".join(map(str, result["costs_size"])), result["costs_student_flops"]
-    table = Table(Column("part", overflow="fold"), *heads, "counted by", title=f"{result['method']} at {size}")
-    for row in result["costs"]:
-        flops = [f"{row['flops'] / 1e9:.3f}", f"{100 * row['flops'] / student:.2f}"]
-        table.add_row(row["part"], f"{row['trained']:,}", f"{row['fixed']:,}", *flops, row["counted"])
-    console.print(table)
-    console.print("in training only, forward, one image; elementwise work is not counted")
-
-
-def demo(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print the demo's table."""
-    network = Column("network", overflow="fold")
-    table = Table("run", network, "params M", "GFLOPs*", "ms/image", "val mIoU %", title="demo")
-    for row in rows:
-        table.add_row(
-            row["run"],
-            row["network"],
-            f"{row['params'] / 1e6:.2f}",
-            f"{row['flops'] / 1e9:.2f}",
-            f"{row['ms']:.1f}",
-            row["miou"],
-        )
-    console.print(table)
-    console.print("mean ± standard deviation over seeds; ms at 64×64 on the CPU; *one pass at 512×1024")

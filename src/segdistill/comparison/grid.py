@@ -1,7 +1,5 @@
 """Train and evaluate every run of a grid: what is done is kept, what is unfinished goes on, what fails is reported."""
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,8 +23,9 @@ from segdistill.engine.lock import locked
 from segdistill.engine.loop import TrainingStopped
 from segdistill.engine.run_folder import CONFIG, SUMMARY, stored_json, write_json
 from segdistill.engine.runtime import environment
-from segdistill.engine.settings import TEACHER_PATHS, check_same, fixed_settings
+from segdistill.engine.settings import check_same, settings_digest
 from segdistill.engine.teacher import teacher_digest
+from segdistill.metrics._catalogue import need_teacher
 
 PLAN = "plan.json"
 """What is known beside the runs: the teachers' figures, how many runs were trained at a time, and the time of a step
@@ -103,7 +102,7 @@ def run_only(plan: Plan, which: str, *, say: Say = print) -> None:
         else:
             runs, split = [plan.runs[int(which) - 1]], plan.options.split
             missing = next((run.folder for run in _teachers(plan) if not is_done(run, None)), None)
-            if missing is not None and runs[0].config.distils:
+            if missing is not None and (runs[0].config.distils or runs[0].guide is not None):
                 raise ValueError(f"{missing} is not trained yet; the same command with --only teacher does it")
         for _, outcome in _finished(runs, executor, say, split, _nobody):
             if outcome.error:
@@ -135,16 +134,18 @@ def _compare(plan: Plan, executor: Executor, say: Say, watch: Callable[[Watch], 
         if outcome.error:
             raise ValueError(f"the teacher could not be trained: {outcome.error}")
     teachers = _evaluate_teachers(plan, executor)
+    _check_guides(plan, teachers)
     measured: dict[str, Any] = {}
     failed: dict[str, str] = {}
     if plan.options.budget == "seconds":
         plan, measured, failed = _fit_to_seconds(plan, executor, say)
     wanted = [run for run in plan.runs if run.folder.name not in failed]
+    trained = {run.folder.name for run in wanted if (run.folder / SUMMARY).is_file()}
     at_a_time: dict[str, int] = _notes(plan).get("jobs", {})
     for run, outcome in _finished(wanted, executor, say, plan.options.split, watch):
         if outcome.error:
             failed[run.folder.name] = outcome.error
-        elif outcome.value is not None:
+        elif outcome.value is not None and run.folder.name not in trained:
             at_a_time[run.folder.name] = executor.jobs
             _note(plan, jobs=at_a_time)
     most = max(at_a_time.get(run.folder.name, executor.jobs) for run in plan.runs)
@@ -153,6 +154,14 @@ def _compare(plan: Plan, executor: Executor, say: Say, watch: Callable[[Watch], 
     write_json(plan.out / COMPARISON, result)
     write_tables(result, plan.out)
     return result
+
+
+def _check_guides(plan: Plan, teachers: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a metric that compares students with a teacher of other classes, before any of them is trained."""
+    for run in plan.runs:
+        if run.guide is not None and teachers[run.data]["miou"] is None:
+            name = need_teacher(run.metrics)[0]
+            raise ValueError(f"metrics: {name} needs a teacher that knows all classes of {run.data}; leave it out")
 
 
 def _source(config: Config) -> dict[str, Any]:
@@ -237,7 +246,8 @@ def _finished(
     tasks = []
     for run in waiting:
         log = None if executor.prints else run.folder / "log.txt"
-        tasks.append(Task(train_and_evaluate, (run.config, run.folder, split), log, run.folder))
+        arguments = (run.config, run.folder, split, run.metrics, run.guide)
+        tasks.append(Task(train_and_evaluate, arguments, log, run.folder))
     began = time.monotonic()
     for count, (position, outcome) in enumerate(executor.run(tasks), 1):
         run = waiting[position]
@@ -251,7 +261,7 @@ def _finished(
 
 
 def is_done(run: Cell, split: str | None) -> bool:
-    """Whether a run was trained and evaluated under its configuration.
+    """Whether a run was trained and evaluated under its configuration, by all its metrics.
 
     Args:
         run: of the grid.
@@ -266,12 +276,20 @@ def is_done(run: Cell, split: str | None) -> bool:
     files = [run.folder / SUMMARY]
     if split is not None:
         files += [evaluation_path(run.folder, split), counts_path(run.folder, split)]
-    return all(file.is_file() for file in files)
+    if not all(file.is_file() for file in files):
+        return False
+    if split is None or not run.metrics:
+        return True
+    found = stored_json(evaluation_path(run.folder, split))
+    alike = run.guide is None or found.get("teacher") == settings_digest(run.guide, "teacher.")
+    return alike and set(run.metrics) <= set(found.get("metrics") or ())
 
 
 def _evaluate_teachers(plan: Plan, executor: Executor) -> dict[str, dict[str, Any]]:
     """What the teacher reaches on each data set, in the very evaluation that the students get."""
     known = _notes(plan).get("teachers", {})
+    wanted = plan.runs[0].metrics
+    metrics = sorted(set(wanted) - set(need_teacher(wanted)))
     results, tasks = {}, []
     for data, config in {run.data: run.config for run in plan.runs if run.config.distils}.items():
         weights = teacher_digest(config)
@@ -279,30 +297,20 @@ def _evaluate_teachers(plan: Plan, executor: Executor) -> dict[str, dict[str, An
         paths = [section.checkpoint or section.weights or section.name for section in config.teachers]
         names = [trained.get(str(path), str(path)) for path in paths]
         facts = {"run": " + ".join(names), "split": plan.options.split, "weights": weights}
-        facts["settings"] = _digest(config, "data.", "eval.", "teacher.")
+        facts["settings"] = settings_digest(config, "data.", "eval.", "teacher.")
         results[data] = facts
-        if weights is not None and facts.items() <= known.get(data, {}).items():
-            results[data] = known[data]
+        before = known.get(data, {})
+        same = weights is not None and facts.items() <= before.items()
+        if same and set(metrics) <= before.get("metrics", {}).keys():
+            results[data] = before
         else:
-            tasks.append((data, Task(evaluate_teacher, (config, plan.options.split))))
+            tasks.append((data, Task(evaluate_teacher, (config, plan.options.split, metrics))))
     for position, outcome in executor.run([task for _, task in tasks]):
         if outcome.error:
             raise ValueError(f"teacher: {outcome.error}")
         results[tasks[position][0]] |= outcome.value
     _note(plan, teachers=results)
     return results
-
-
-def _digest(config: Config, *parts: str) -> str:
-    """What tells one configuration from another, whatever its seed and wherever its teacher is.
-
-    Args:
-        config: of a run.
-        *parts: beginnings of the names of the settings that matter.
-    """
-    skipped = TEACHER_PATHS | {"train.seed"}
-    settings = {k: v for k, v in fixed_settings(config).items() if k.startswith(parts) and k not in skipped}
-    return hashlib.sha256(json.dumps([settings, teacher_digest(config)], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _notes(plan: Plan) -> dict[str, Any]:
@@ -323,7 +331,7 @@ def _fit_to_seconds(plan: Plan, executor: Executor, say: Say) -> tuple[Plan, dic
     assert seconds is not None
     known: dict[str, Any] = _notes(plan).get("measured", {})
     rows = {_key(runs[0]): runs for runs in plan.rows().values()}
-    names = {key: f"{seconds:g} s, {key}, {_digest(runs[0].config, '')}" for key, runs in rows.items()}
+    names = {key: f"{seconds:g} s, {key}, {settings_digest(runs[0].config, '')}" for key, runs in rows.items()}
     measured = {key: known[name] for key, name in names.items() if name in known}
     missing = [key for key in rows if key not in measured]
     tasks = [Task(measure, (rows[key][0].config, rows[key][0].folder, MEASURED_SHARE * seconds)) for key in missing]

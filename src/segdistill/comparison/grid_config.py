@@ -6,6 +6,7 @@ import pydantic
 from pydantic import Field
 
 from segdistill.engine.section import Section
+from segdistill.metrics._catalogue import ALL, METRICS
 
 
 class GridConfig(Section):
@@ -31,6 +32,9 @@ class GridConfig(Section):
     """Seconds of training per run, without validation."""
     split: Literal["val", "test"] = "test"
     """The split on which the students are compared; the best on `val` is what each run delivers."""
+    metrics: list[str] = Field([])
+    """Further metrics by which every run is evaluated, and a teacher too, as `segdistill list metrics` names them, or
+    `all`; they have a table of their own. Runs that were evaluated without one are evaluated again, not trained."""
     confidence: float = Field(0.95, gt=0, lt=1)
     """Of the intervals; 1 − `confidence` is what the corrected p values are held against."""
     resamples: int = Field(2000, ge=100)
@@ -40,6 +44,14 @@ class GridConfig(Section):
     @classmethod
     def _count(cls, value: Any) -> Any:
         return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @pydantic.field_validator("metrics")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name != ALL:
+                METRICS.check(name)
+        return names
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "GridConfig":

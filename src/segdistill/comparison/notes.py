@@ -27,7 +27,9 @@ def notes(result: Comparison, *, costs: bool = True) -> list[str]:
         f"seed; over images, bootstrap of {result['resamples']} resamples of {drawn}.",
         *_on_verdicts(result),
         *_on_tests(result),
+        *_on_teachers(result),
         *_on_sequences(result),
+        *_on_further(result),
     ]
     protocols = {in_words(protocol) for protocol in result.get("protocols", {}).values()}  # none in an older file
     lines += [f"{line[0].upper()}{line[1:]}." for line in sorted(protocols)]
@@ -112,6 +114,17 @@ def _on_tests(result: Comparison) -> list[str]:
     return lines
 
 
+def _on_teachers(result: Comparison) -> list[str]:
+    """Which teachers are the mean of several."""
+    lines = []
+    for data, teacher in result["teachers"].items():
+        if teacher.get("looks", 1) > 1:  # an older file does not say
+            where = f" on {data}" if len(result["teachers"]) > 1 else ""
+            mean = f"the mean of {teacher['looks']} networks or views: {teacher['network']}"
+            lines.append(f"The teacher{where} is {mean}. Its figures are those of the mean.")
+    return lines
+
+
 def _on_sequences(result: Comparison) -> list[str]:
     lines = []
     for data, count in result["sequences"].items():
@@ -125,3 +138,22 @@ def _on_sequences(result: Comparison) -> list[str]:
             )
         lines.append(f"{line}.")
     return lines
+
+
+def _on_further(result: Comparison) -> list[str]:
+    """How the table of further metrics is read, where there is one."""
+    told = result.get("metrics")  # none in an older file
+    if not told:
+        return []
+    figures = [[row["metrics"][line["metric"]][line["key"]] for row in result["rows"]] for line in told]
+    tests = max(sum(found["difference"] is not None for found in column) for column in figures)
+    line = "Further metrics: mean ± standard deviation over seeds; an arrow says which way a figure is better"
+    if tests:
+        line += f"; in parentheses the difference from {result['baseline']}, paired by seed"
+    if tests and len(result["seeds"]) > 1:
+        line += (
+            f", with a star where its p, of the t test after Holm's correction for the {tests} "
+            f"comparison{'s' * (tests != 1)} of its column, is below {1 - result['confidence']:g}. Nothing is "
+            "corrected for the number of columns: choose beforehand which one counts"
+        )
+    return [f"{line}."]

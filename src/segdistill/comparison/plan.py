@@ -25,6 +25,7 @@ from segdistill.engine.config import Config, check_keys, load_config, read_confi
 from segdistill.engine.run_folder import CONFIG
 from segdistill.engine.shipped import find_config
 from segdistill.methods._catalogue import method_entries, resolve_methods
+from segdistill.metrics._catalogue import choose_metrics, need_teacher
 
 LABELS = ("labelled", "labelled_per_batch", "labelled_seed")
 """Keys of `data` that say which labels count; where they differ from run to run, a teacher has all labels."""
@@ -42,6 +43,8 @@ class Cell:
         config: the complete configuration.
         folder: where the run is written.
         labelled: label of the share of images with labels; None where the grid has no such shares.
+        metrics: by which it is evaluated beside the mean IoU.
+        guide: the configuration whose teacher it is compared with by a metric; None where none of them needs one.
     """
 
     data: str
@@ -51,6 +54,8 @@ class Cell:
     config: Config
     folder: Path
     labelled: str | None = None
+    metrics: tuple[str, ...] = ()
+    guide: Config | None = None
 
     @property
     def place(self) -> tuple[str, str | None, str]:
@@ -170,7 +175,18 @@ def load_plan(
                 config = _cell_config({**parts, "data": part, "student": student, "method": method}, label)
                 cells.append((data_label, share, student_label, label, config))
     runs = [_run(*cell, seed, out) for seed in options.seeds for cell in cells]
-    return Plan(options, tuple(runs), teachers, out, url, against)
+    return Plan(options, _with_metrics(runs, options.metrics), teachers, out, url, against)
+
+
+def _with_metrics(runs: Sequence[Cell], names: Sequence[str]) -> tuple[Cell, ...]:
+    """The runs with the metrics that are meant; a baseline is compared with the teacher of the others on its data."""
+    taught = [run for run in reversed(runs) if run.config.distils]
+    try:
+        metrics = tuple(choose_metrics(names, teacher=bool(taught)))
+    except ValueError as error:
+        raise ValueError(f"metrics: {error}") from None
+    guides = {run.data: run.config for run in taught} if need_teacher(metrics) else {}
+    return tuple(replace(run, metrics=metrics, guide=guides.get(run.data)) for run in runs)
 
 
 def _cell_config(whole: Mapping[str, Any], label: str) -> Config:

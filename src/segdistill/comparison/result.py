@@ -13,6 +13,7 @@ from torch import Tensor
 from segdistill._printing import one_line
 from segdistill._version import __version__
 from segdistill.comparison.bootstrap import Resampling, resampled_interval
+from segdistill.comparison.further import describe_metrics, pick_figures, summarise_figures
 from segdistill.comparison.plan import Cell, Plan
 from segdistill.comparison.statistics import (
     gap_closed,
@@ -54,9 +55,9 @@ def gather(
         facts: further entries.
 
     Returns:
-        `split`, `budget`, `confidence`, `baseline`, `against`, …; `teachers`, `protocols` and `sequences` by data set;
-        `rows`, one per data set, share of labels, student and method; `runs`, one per folder. Figures are shares in
-        0…1, bytes and seconds.
+        `split`, `budget`, `confidence`, `baseline`, `against`, …; `metrics`, the figures of further ones;
+        `teachers`, `protocols` and `sequences` by data set; `rows`, one per data set, share of labels, student and
+        method; `runs`, one per folder. Figures are shares in 0…1, bytes and seconds.
 
     Raises:
         ValueError: if runs on one data set were evaluated on different images, or the images' sequences are not known.
@@ -65,6 +66,7 @@ def gather(
     reader = _Reader(plan)
     runs = {run.folder: reader.entry(run, failed.get(run.folder.name)) for run in plan.runs}
     members = {key: [runs[cell.folder] for cell in cells] for key, cells in plan.rows().items()}
+    told = describe_metrics(plan.runs[0].metrics)
     rows = []
     baseline, against = plan.baseline, plan.against
     for (data, labelled, student, method), entries in members.items():
@@ -76,9 +78,13 @@ def gather(
         row |= _difference(options.confidence, entries, base, reader.mious)
         row["against"] = _difference(options.confidence, entries, other, reader.mious)
         row["gap_closed"] = _gap_closed(entries, base, teachers.get(data, {}).get("miou"))
+        pairs = [(own["metrics"], its["metrics"]) for own, its in _pairs(entries, base)]
+        row["metrics"] = summarise_figures(told, [e["metrics"] for e in _done(entries)], pairs, options.confidence)
         rows.append(row)
     correct(rows)
     correct([row["against"] for row in rows])
+    for line in told:
+        correct([row["metrics"][line["metric"]][line["key"]] for row in rows], ["difference"])
     return {
         "format": FORMAT,
         "segdistill": __version__,
@@ -90,22 +96,27 @@ def gather(
         "resamples": options.resamples,
         "baseline": baseline,
         "against": against,
+        "metrics": told,
         **facts,
         "protocols": {run.data: run.config.eval.describe() for run in plan.runs},
         "sequences": {data: resampling.sequences for data, resampling in reader.resamplings.items()},
-        "teachers": dict(teachers),
+        "teachers": {
+            data: {**teacher, "metrics": pick_figures(teacher.get("metrics") or {}, plan.runs[0].metrics)}
+            for data, teacher in teachers.items()
+        },
         "rows": rows,
         "runs": list(runs.values()),
     }
 
 
-def correct(rows: Sequence[dict[str, Any]]) -> None:
+def correct(rows: Sequence[dict[str, Any]], kinds: Sequence[str] = ("difference", "bootstrap")) -> None:
     """Add to each difference its p after Holm's correction for all rows that are held against the same method.
 
     Args:
         rows: with `difference` and `bootstrap`, which get an entry `holm`.
+        kinds: of these entries, those that the rows have.
     """
-    for kind in ("difference", "bootstrap"):
+    for kind in kinds:
         known = [row[kind] for row in rows if row[kind] is not None]
         for values, p in zip(known, holm([values["p"] for values in known]), strict=True):
             values["holm"] = p
@@ -175,6 +186,7 @@ def _read(run: Cell, split: str) -> tuple[dict[str, Any], Tensor]:
     evaluation = read_json(evaluation_path(run.folder, split), scores)
     entry = {key: evaluation[key] for key in scores} | {key: summary[key] for key in costs}
     entry |= {"val_miou": summary["miou"], "seconds": summary["seconds"]}
+    entry["metrics"] = pick_figures(evaluation.get("metrics") or {}, run.metrics)
     entry |= training_record(run.folder / METRICS, run.config.data.batch_size)
     path = counts_path(run.folder, split)
     return entry | {"counts": f"{run.folder.name}/{path.name}"}, load_file(path)["counts"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from segdistill.comparison.further import further_figures
 from segdistill.comparison.notes import Comparison, notes, verdict
 from segdistill.comparison.statistics import MOST_SEEDS
 from segdistill.engine.run_folder import write_text
@@ -18,6 +19,9 @@ PLACES = {"data": "data", "labelled": "labels", "student": "student"}
 
 TESTS = ("p seeds", "p images", "seeds for +1")
 """Columns on how sure a difference is."""
+
+ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
+"""Which way a figure is better, behind its title."""
 
 COSTS = ("steps", "s/step", "memory MB", "params M", "GFLOPs")
 """Columns that say what a row cost."""
@@ -75,6 +79,45 @@ def against_cells(result: Comparison) -> tuple[list[str], list[list[str]]] | Non
     ]
 
 
+def further_cells(result: Comparison, metric: str | None = None) -> tuple[list[str], list[list[str]]] | None:
+    """The header and the rows of the further metrics' figures, teachers first; None where none was asked for.
+
+    Args:
+        result: what `gather` returned; an older one has none.
+        metric: the only one that is meant.
+    """
+    told = [line for line in result.get("metrics") or () if metric in (None, line["metric"])]
+    if not told:
+        return None
+    places = _places(result)
+    header = [*places.values(), "method", *(line["title"] + ARROWS[line["better"]] for line in told)]
+    lines = []
+    for data, teacher in result["teachers"].items():
+        at = {"data": data, "labelled": None, "student": teacher["network"]}
+        means = [{"mean": teacher["metrics"][line["metric"]][line["key"]]} for line in told]
+        own = [_figure(*pair, result["confidence"]) for pair in zip(told, means, strict=True)]
+        lines.append([*(at[key] or "–" for key in places), "teacher", *own])
+    for row in result["rows"]:
+        own = [_figure(line, row["metrics"][line["metric"]][line["key"]], result["confidence"]) for line in told]
+        lines.append([*_place(row, places), row["method"], *own])
+    return header, lines
+
+
+def _figure(told: Mapping[str, Any], found: Mapping[str, Any], confidence: float) -> str:
+    """A figure, its deviation, and its difference from the baseline, with a star where that is more than noise."""
+    if found["mean"] is None:
+        return "–"
+    factor, digits = (100, 2) if told["share"] else (1, 4)
+    text = f"{factor * found['mean']:.{digits}f}"
+    if found.get("deviation") is not None:
+        text += f" ± {factor * found['deviation']:.{digits}f}"
+    difference = found.get("difference")
+    if difference is None:
+        return text
+    star = "*" if difference["holm"] is not None and difference["holm"] < 1 - confidence else ""
+    return f"{text} ({factor * difference['difference']:+.{digits}f}{star})"
+
+
 def _differences(result: Comparison) -> list[str]:
     percent = f"{100 * result['confidence']:g} %"
     return ["difference", f"over seeds {percent}", f"over images {percent}", *TESTS[:2], "verdict", TESTS[2]]
@@ -107,7 +150,7 @@ def figures(result: Comparison) -> list[list[Any]]:
                 values = side[kind] or {}
                 table[-1] += [values.get(key) for key in (*ends, *(seeds if kind == "difference" else ()))]
         table[-1] += [*(row[key] for key in costs), "; ".join(row["errors"])]
-    return table
+    return [line + more for line, more in zip(table, further_figures(result), strict=True)]
 
 
 def markdown(result: Comparison) -> str:
@@ -121,10 +164,16 @@ def markdown(result: Comparison) -> str:
         lines = [header, ["---" if name in TEXTS else "---:" for name in header], *rows]
         return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
-    told = against_cells(result)
-    parts = [table(*cells(result)), "\n".join(f"- {note}" for note in notes(result))]
-    parts[1:1] = [] if told is None else [f"Against {result['against']}:", table(*told)]
-    return "\n\n".join(parts) + "\n"
+    parts = [table(*cells(result))]
+    for title, told in _others(result).items():
+        parts += [f"{title}:", table(*told)]
+    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes(result))]) + "\n"
+
+
+def _others(result: Comparison) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """The tables below the first one, those that there are, by their titles."""
+    found = {f"Against {result['against']}": against_cells(result), "Further metrics": further_cells(result)}
+    return {title: told for title, told in found.items() if told is not None}
 
 
 def latex(result: Comparison) -> str:
@@ -140,9 +189,8 @@ def latex(result: Comparison) -> str:
         start = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
         return [*start, *lines[1:], r"\bottomrule", r"\end{tabular}"]
 
-    told = against_cells(result)
-    second = [] if told is None else ["", f"% Against {result['against']}:", *table(*told)]
-    return "\n".join([*(f"% {note}" for note in notes(result)), *table(*cells(result)), *second]) + "\n"
+    others = [line for title, told in _others(result).items() for line in ("", f"% {title}:", *table(*told))]
+    return "\n".join([*(f"% {note}" for note in notes(result)), *table(*cells(result)), *others]) + "\n"
 
 
 def _places(result: Comparison) -> dict[str, str]:
@@ -211,5 +259,5 @@ def _scaled(value: float | None, unit: float, digits: int) -> str:
 def _escape(text: str) -> str:
     marks = {mark: rf"\{mark}" for mark in "%_&#{}$"}
     marks |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
-    marks |= {"±": r"$\pm$", "–": "--", "×": r"$\times$"}
+    marks |= {"±": r"$\pm$", "–": "--", "×": r"$\times$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
     return "".join(marks.get(character, character) for character in text)

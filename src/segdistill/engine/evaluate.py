@@ -13,7 +13,7 @@ from segdistill.data import SegmentationDataset
 from segdistill.data.check import quick_check
 from segdistill.data.sampler import eval_loader
 from segdistill.engine.build import build_split
-from segdistill.engine.config import is_config, load_config
+from segdistill.engine.config import Config, is_config, load_config
 from segdistill.engine.modes import evaluating
 from segdistill.engine.protocol import PLAIN, Protocol, infer_ids
 from segdistill.engine.run_folder import CONFIG
@@ -113,7 +113,7 @@ def evaluate_run(
     device: str = "auto",
     per_image: bool = False,
     metrics: Sequence[str] = (),
-    teacher: str | Path | None = None,
+    teacher: str | Path | Config | None = None,
     allow_code: bool | None = None,
     progress: Told | None = None,
 ) -> dict[str, Any]:
@@ -131,7 +131,8 @@ def evaluate_run(
         device: as for `runtime`.
         per_image: as for `evaluate`.
         metrics: likewise; `all` stands for all of them, but for those that need a teacher where there is none.
-        teacher: run folder or file of the teacher that the model is compared with (default: the configuration's).
+        teacher: run folder or file of the teacher that the model is compared with, or a configuration that names it
+            (default: the model's own configuration).
         allow_code: as for `load_student`.
         progress: as for `evaluate`.
 

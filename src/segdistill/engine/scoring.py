@@ -14,9 +14,8 @@ from segdistill.engine.protocol import Protocol, infer_ids
 from segdistill.engine.runtime import Runtime
 from segdistill.engine.student import load_student, read_card
 from segdistill.engine.teacher import Mapped, build_teacher, check_order
-from segdistill.metrics import build_metric, list_metrics, metric_class
-
-ALL = "all"
+from segdistill.metrics import build_metric
+from segdistill.metrics._catalogue import choose_metrics, need_teacher
 
 
 class Scoring:
@@ -95,26 +94,26 @@ class Scoring:
 
 
 def check_metrics(
-    names: Sequence[str], config: Config, teacher: str | Path | None, classes: Sequence[str]
+    names: Sequence[str], config: Config, teacher: str | Path | Config | None, classes: Sequence[str]
 ) -> tuple[list[str], nn.Module | None]:
     """The metrics that are meant, and the teacher that they need.
 
     Args:
         names: of metrics; `all` for all of them, but for those that need a teacher where there is none.
         config: of the model that is evaluated, which may name its teacher.
-        teacher: run folder or file of another one.
+        teacher: run folder or file of another one, or a configuration that names it.
         classes: names of the data set's.
 
     Raises:
         ValueError: if a metric is unknown, or there is no teacher for one that needs it, or it knows other classes.
     """
-    for name in set(names) - {ALL}:
-        metric_class(name)
-    chosen = [name for name in list_metrics() if name in names or ALL in names]
-    needing = [name for name in chosen if metric_class(name).needs_teacher]
+    chosen = choose_metrics(names)
+    needing = need_teacher(chosen)
     if not needing:
         return chosen, None
-    if teacher is not None:
+    if isinstance(teacher, Config):
+        config = teacher
+    elif teacher is not None:
         check_order(read_card(teacher)["classes"], classes, str(teacher))
         return chosen, load_student(teacher)
     if config.distils and config.teacher is not None:

@@ -1,5 +1,7 @@
 """A configuration as flat settings: which of them a run is bound to, and whether a folder holds that run."""
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,6 +99,19 @@ def fixed_settings(config: Config) -> dict[str, Any]:
         if unnumbered(key) == "teacher.cache":  # where it lies says nothing; the run looks into it when it is opened
             settings[key] = settings[key] is not None
     return settings
+
+
+def settings_digest(config: Config, *parts: str) -> str:
+    """What tells one configuration from another, whatever its seed and wherever its teacher is.
+
+    Args:
+        config: of a run.
+        *parts: beginnings of the names of the settings that matter.
+    """
+    skipped = TEACHER_PATHS | {"train.seed"}
+    fixed = fixed_settings(config).items()
+    settings = {key: value for key, value in fixed if key.startswith(parts) and unnumbered(key) not in skipped}
+    return hashlib.sha256(json.dumps([settings, teacher_digest(config)], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_same(old: Config, new: Config, folder: Path, *, override: bool = False) -> dict[str, list[Any]]:

@@ -1,3 +1,4 @@
+from ._base import Headline as Headline
 from ._base import Metric as Metric
 from ._catalogue import build_metric as build_metric
 from ._catalogue import list_metrics as list_metrics

@@ -2,10 +2,29 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Headline:
+    """How a table names a figure that stands for a metric.
+
+    Args:
+        title: with `%` at its end, of a share.
+        better: which figure is the better one; None where neither is, by itself.
+    """
+
+    title: str
+    better: Literal["higher", "lower"] | None = "higher"
+
+    @property
+    def share(self) -> bool:
+        """Whether the figure is a share, which tables give in percent."""
+        return self.title.endswith("%")
 
 
 class Metric(ABC):
@@ -25,8 +44,8 @@ class Metric(ABC):
     needs_teacher: ClassVar[bool] = False
     """Whether `update` is given the teacher's class of each pixel, too."""
 
-    headlines: ClassVar[Mapping[str, str]] = {}
-    """The figures of `compute` that stand for the metric in a table → their titles; with `%` in it, of a share."""
+    headlines: ClassVar[Mapping[str, Headline]] = {}
+    """The figures of `compute` that stand for the metric in a table, and how it names them."""
 
     def __init__(self, classes: Sequence[str]):
         self.classes = list(classes)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from segdistill.functional import labelled
-from segdistill.metrics._base import Metric, ratio
+from segdistill.metrics._base import Headline, Metric, ratio
 
 BOTH, LOST, CORRECTED, REPEATED, OTHER = range(5)
 """Both right; the teacher alone; the student alone; both wrong, with one class; both wrong, with two."""
@@ -20,11 +20,11 @@ class Agreement(Metric):
     """
 
     needs_teacher: ClassVar[bool] = True
-    headlines: ClassVar[Mapping[str, str]] = {
-        "agreement": "agrees with teacher %",
-        "kept": "teacher's right pixels kept %",
-        "corrected": "teacher's errors corrected %",
-        "repeated": "teacher's errors repeated %",
+    headlines: ClassVar[Mapping[str, Headline]] = {
+        "agreement": Headline("agrees with teacher %", None),
+        "kept": Headline("teacher's right pixels kept %"),
+        "corrected": Headline("teacher's errors corrected %"),
+        "repeated": Headline("teacher's errors repeated %", "lower"),
     }
 
     def __init__(self, classes: Sequence[str]):

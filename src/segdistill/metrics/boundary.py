@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segdistill.functional import IGNORE, labelled
 from segdistill.metrics._bands import near_another
-from segdistill.metrics._base import Metric, mean
+from segdistill.metrics._base import Headline, Metric, mean
 from segdistill.metrics._confusion import class_iou, known
 
 SHARE = 0.02
@@ -32,7 +32,7 @@ class BoundaryIoU(Metric):
         Cheng, Girshick, Dollár, Berg, Kirillov, Boundary IoU: Improving Object-Centric Image Segmentation Evaluation.
     """
 
-    headlines: ClassVar[Mapping[str, str]] = {"miou": "boundary IoU %"}
+    headlines: ClassVar[Mapping[str, Headline]] = {"miou": Headline("boundary IoU %")}
 
     def __init__(self, classes: Sequence[str]):
         super().__init__(classes)

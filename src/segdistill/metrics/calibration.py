@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from segdistill.functional import exact, full_precision, labelled
-from segdistill.metrics._base import Metric, ratio
+from segdistill.metrics._base import Headline, Metric, ratio
 
 BINS = 15
 BLOCK = 2**22
@@ -27,7 +27,11 @@ class Calibration(Metric):
     """
 
     reads: ClassVar[Literal["ids", "logits"]] = "logits"
-    headlines: ClassVar[Mapping[str, str]] = {"ece": "calibration error %", "nll": "NLL", "brier": "Brier score"}
+    headlines: ClassVar[Mapping[str, Headline]] = {
+        "ece": Headline("calibration error %", "lower"),
+        "nll": Headline("NLL", "lower"),
+        "brier": Headline("Brier score", "lower"),
+    }
 
     def __init__(self, classes: Sequence[str]):
         super().__init__(classes)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from segdistill.functional import IGNORE, labelled
-from segdistill.metrics._base import Metric, mean
+from segdistill.metrics._base import Headline, Metric, mean
 from segdistill.metrics._confusion import class_iou, image_counts
 
 WORST = 0.1
@@ -29,11 +29,11 @@ class ImageIoU(Metric):
 
     # Differs from the authors' code: of two classes, it scores the second one alone; here, any number is the same.
 
-    headlines: ClassVar[Mapping[str, str]] = {
-        "miou_i": "mIoU by image %",
-        "miou_i10": "of the worst tenth %",
-        "miou_c": "mIoU by class and image %",
-        "miou_c10": "of their worst tenths %",
+    headlines: ClassVar[Mapping[str, Headline]] = {
+        "miou_i": Headline("mIoU by image %"),
+        "miou_i10": Headline("mIoU of the worst tenth of images %"),
+        "miou_c": Headline("mIoU by class and image %"),
+        "miou_c10": Headline("mIoU by class, worst tenths of images %"),
     }
 
     def __init__(self, classes: Sequence[str]):

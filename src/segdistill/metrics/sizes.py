@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segdistill.functional import IGNORE, labelled
-from segdistill.metrics._base import Metric, mean, ratio
+from segdistill.metrics._base import Headline, Metric, mean, ratio
 from segdistill.metrics._components import components
 
 SIZES = ("small", "medium", "large")
@@ -30,7 +30,9 @@ class SizeIoU(Metric):
     Ignored pixels are left out of both maps before objects are told apart.
     """
 
-    headlines: ClassVar[Mapping[str, str]] = {f"miou_{size}": f"mIoU of {size} objects %" for size in SIZES}
+    headlines: ClassVar[Mapping[str, Headline]] = {
+        f"miou_{size}": Headline(f"mIoU of {size} objects %") for size in SIZES
+    }
 
     def __init__(self, classes: Sequence[str]):
         super().__init__(classes)

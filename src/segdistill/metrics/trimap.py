@@ -8,7 +8,7 @@ from torch import Tensor
 
 from segdistill.functional import IGNORE, labelled
 from segdistill.metrics._bands import near_another
-from segdistill.metrics._base import Metric, mean, ratio
+from segdistill.metrics._base import Headline, Metric, mean, ratio
 from segdistill.metrics._confusion import class_iou, image_counts, known
 
 WIDTHS = (1, 2, 4, 8, 16, 32)
@@ -27,7 +27,7 @@ class Trimap(Metric):
         wrong pixels); Chen et al., DeepLab, 2016, Figure 10 (mean IoU).
     """
 
-    headlines: ClassVar[Mapping[str, str]] = {"miou_4": "mIoU within 4 px of a boundary %"}
+    headlines: ClassVar[Mapping[str, Headline]] = {"miou_4": Headline("mIoU within 4 px of a boundary %")}
 
     def __init__(self, classes: Sequence[str]):
         super().__init__(classes)

@@ -19,6 +19,7 @@ from segdistill.report.metrics import find_metrics, metric_figures
 from segdistill.report.page import Content, render
 from segdistill.report.pictures import make_cards, write_sheets
 from segdistill.report.study import Study, read_study
+from segdistill.report.teachers import take_compared
 
 PAGE, FIGURES = "index.html", "figures"
 MOST_IMAGES = 40
@@ -76,9 +77,9 @@ def write_report(
     ]
     if len(whole) < len(tables):
         study.notes.append(f"No verdicts: {COMPARISON} is not of this version; run the comparison's command again.")
-    content.curves = curves.curves(album, study)
-    content.gradients = gradients(album, study)
-    content.prototypes = curves.shown(album, study)
+    if study.teacher is not None and study.members:
+        for compared, table in whole.items():
+            take_compared(study.teacher.first, study.focus.first, compared, table)
     if images:
         try:
             with survey(study, device, say, progress) as found:
@@ -86,6 +87,13 @@ def write_report(
         except (ValueError, OSError) as error:
             study.notes.append(f"No pictures: {error}")
             say(study.notes[-1])
+    elif study.members:
+        study.notes.append(
+            "The mean of the teachers has no figures here, which need the networks: leave out --images 0."
+        )
+    content.curves = curves.curves(album, study)
+    content.gradients = gradients(album, study)
+    content.prototypes = curves.shown(album, study) + content.prototypes
     split, confusions = stored_confusions(study) if not content.confusion_split else ("", {})
     if confusions:
         _compare(content, album, split, confusions)

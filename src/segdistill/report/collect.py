@@ -116,18 +116,17 @@ class Run:
     @property
     def teachers(self) -> list[str]:
         """The teachers' runs, as the configuration names them."""
-        sections = [] if self.alone else self._teachers
-        return [str(section["checkpoint"]) for section in sections if section.get("checkpoint")]
+        return [str(section["checkpoint"]) for section in self.sections if section.get("checkpoint")]
 
     @property
     def looks(self) -> int:
         """How many probabilities of a teacher are averaged: those of several networks, or views; 1 for a plain one."""
-        views = [section.get("views") or {} for section in ([] if self.alone else self._teachers)]
-        return sum(len(one.get("scales") or [1.0]) * (1 + bool(one.get("flip"))) for one in views)
+        return sum(map(views, self.sections))
 
     @property
-    def _teachers(self) -> list[Mapping[str, Any]]:
-        section = self.config.get("teacher") or []
+    def sections(self) -> list[Mapping[str, Any]]:
+        """Of the configuration, those of the teachers that it learned from."""
+        section = [] if self.alone else self.config.get("teacher") or []
         return section if isinstance(section, list) else [section]
 
     @cached_property
@@ -185,6 +184,19 @@ class Run:
     @property
     def _train(self) -> dict[str, Any]:
         return self.config.get("train") or {}
+
+
+def views(section: Mapping[str, Any]) -> int:
+    """In how many ways a teacher sees each image.
+
+    Args:
+        section: of the configuration.
+
+    >>> views({}), views({"views": {"flip": True, "scales": [0.75, 1.0]}})
+    (1, 4)
+    """
+    own = section.get("views") or {}
+    return len(own.get("scales") or [1.0]) * (1 + bool(own.get("flip")))
 
 
 def number(value: Any) -> float | None:

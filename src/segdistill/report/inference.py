@@ -1,6 +1,6 @@
 """One pass of several networks over the validation split: confusions, scores of each image, distances of prototypes."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -25,6 +25,7 @@ from segdistill.report.classes import Matrix
 from segdistill.report.collect import has_student
 from segdistill.report.prototypes import ClassDistances, Prototypes
 from segdistill.report.study import Group, Study
+from segdistill.report.teachers import build_mean, take_figures
 from segdistill.taps import Tapped, match_maps
 
 
@@ -53,7 +54,7 @@ class Survey:
         image, target = EvalTransform(size=self.size)(*self.dataset[index])
         with torch.no_grad():
             found = {
-                name: infer_ids(net.network, image[None].to(self.run.device), self.protocol)
+                name: infer_ids(_Watched(net), image[None].to(self.run.device), self.protocol)
                 for name, net in self._each()
             }
         return image, target, {name: ids[0].cpu() for name, ids in found.items()}
@@ -82,9 +83,9 @@ class Survey:
 class _Watched(nn.Module):
     """A tapped network that gives its output, as any other does, and remembers its taps."""
 
-    def __init__(self, network: Tapped, names: frozenset[str]):
+    def __init__(self, network: Tapped, names: frozenset[str] = frozenset()):
         super().__init__()
-        self.network, self.names = network, names
+        self.network, self.names = network, names | {"logits", "output"}
         self.align_corners = network.align_corners
         self.taps: dict[str, Tensor] = {}
 
@@ -117,18 +118,21 @@ def survey(
         groups = [group for group in study.everyone if has_student(group.first.folder)]
         if not groups:
             raise ValueError("none of the runs has a student yet")
-        networks = {group.label: _load(group, study).to(run.device) for group in groups}
+        networks = {group.label: _load(group, study, dataset.classes).to(run.device) for group in groups}
         folders = {group.label: group.first.folder for group in groups}
+        teacher = study.teacher.label if study.teacher else ""
         for name, network in networks.items():
             classes = read_card(folders[name])["classes"]
-            if classes != dataset.classes:
+            if classes != dataset.classes and not (study.members and name == teacher):  # built for these classes
                 raise ValueError(f"{name} has other classes than the data: {', '.join(classes)}")
             stack.enter_context(evaluating(network))
         say(f"{len(dataset)} images through {', '.join(networks)}")
         found = Survey(dataset, data.resize, networks, run, config.eval.build())
-        teacher = study.teacher.label if study.teacher else ""
         with (progress or untold)("images") as told:
             _look(found, data.workers, teacher if teacher in networks else None, told)
+        if study.teacher is not None and study.members and teacher in networks:
+            counts = torch.from_numpy(found.confusion[teacher])
+            take_figures(study.teacher.first, networks[teacher], counts, dataset.classes, found.protocol.absent)
         yield found
 
 
@@ -163,9 +167,11 @@ def _look(found: Survey, workers: int, teacher: str | None, told: Told) -> None:
         into |= {n: d for n in students if (n, space) in prototypes and (d := prototypes[n, space].distances())}
 
 
-def _load(group: Group, study: Study) -> Tapped:
+def _load(group: Group, study: Study, classes: Sequence[str]) -> Tapped:
     """A group's network with its taps, as its own configuration names them, or a student's as its teacher."""
     run = group.first
+    if group is study.teacher and study.members:
+        return build_mean(study.focus.first, classes).requires_grad_(False)
     section = load_config(run.folder).student if run.config else None
     if group is study.teacher:
         focus = study.focus.first

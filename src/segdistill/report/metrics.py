@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segdistill.metrics import list_metrics, metric_class
+from segdistill.metrics import Headline, list_metrics, metric_class
 from segdistill.report.collect import Run, Spread, number
 from segdistill.report.figures import BAR, BETTER, DASHES, INK, MARGINS, MUTED, WORSE, Album, Drawing, percent_axis
 from segdistill.report.study import Group, Study
@@ -28,17 +28,12 @@ class Line:
     """A line of the table.
 
     Args:
-        title: with `%` at its end, of shares.
+        headline: what its figures are.
         cells: of the groups, in order.
     """
 
-    title: str
+    headline: Headline
     cells: list[Spread | None]
-
-    @property
-    def share(self) -> bool:
-        """Whether its figures are shares."""
-        return self.title.endswith("%")
 
 
 @dataclass(frozen=True)
@@ -113,9 +108,9 @@ def lines(found: Found) -> list[Line]:
     """
     listed = []
     for name in list_metrics():
-        for key, title in metric_class(name).headlines.items():
+        for key, headline in metric_class(name).headlines.items():
             cells = [found.figure(group, name, key) for group in found.groups]
-            listed += [Line(title, cells)] if any(cells) else []
+            listed += [Line(headline, cells)] if any(cells) else []
     return listed
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from segdistill._version import __version__
 from segdistill.comparison.notes import notes
-from segdistill.comparison.table import COSTS, TEXTS, against_cells, cells
+from segdistill.comparison.table import COSTS, TEXTS, against_cells, cells, further_cells
 from segdistill.engine.presets import in_words
 from segdistill.report.classes import ClassRow, gain_table
 from segdistill.report.collect import SCORES, Run, Spread
@@ -95,7 +95,7 @@ def render(content: Content) -> str:
         layers=layers,
         legend=[("repaired", FIXED), ("broken", BROKEN), ("wrong in both", BOTH)],
         colours=dict(zip(study.classes, content.palette, strict=False)),
-        facts=[_facts(run) for group in study.everyone for run in group.runs],
+        facts=[_facts(run) for run in study.all_runs],
         version=__version__,
         now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
@@ -185,7 +185,8 @@ def _protocol(run: Run) -> str | None:
 
 def _line(study: Study, group: Group) -> dict[str, Any]:
     """One line of the table of results and of that of costs."""
-    steps: Sequence[int] = sorted({run.done for run in group.runs})
+    runs = study.members if study.members and group is study.teacher else group.runs
+    steps: Sequence[int] = sorted({run.done for run in runs})
     state = ", ".join(
         f"{run.name} stands at {run.done}" + (f" of {run.planned}" if run.planned else "") for run in group.unfinished
     )
@@ -194,7 +195,7 @@ def _line(study: Study, group: Group) -> dict[str, Any]:
         "group": group,
         "network": "" if group.runs[0].network in group.label else group.runs[0].network,
         "unequal": ", ".join(study.unequal(group)),
-        "seeds": len(group.runs),
+        "seeds": len(runs),
         **{key: group.result(key) for key in (*SCORES, "params", "flops", "seconds", "peak_memory")},
         "others": {split: group.evaluation(split, "miou") for split in OTHERS},
         "gain": study.gain(group) if group.role == "student" else None,
@@ -214,6 +215,9 @@ def _verdicts(compared: Compared) -> dict[str, Any]:
     against = against_cells(result)
     if against is not None:
         tables.append(_table(f"against {result['against']}", *against))
+    further = further_cells(result)
+    if further is not None:
+        tables.append(_table("further metrics", *further))
     return {
         "tables": tables,
         "notes": [*notes(result, costs=False), *compared.remarks],

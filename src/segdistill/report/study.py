@@ -12,11 +12,11 @@ from segdistill.report.collect import (
     Spread,
     find_runs,
     has_student,
-    is_run,
     number,
     read_run,
     shared_classes,
 )
+from segdistill.report.teachers import as_one, find_teachers, told_apart
 
 COLOURS = ("#1f77c9", "#d9590c", "#0f9d76", "#b5539c", "#d99a00", "#3fa7d6", "#7a5bd0", "#8a6d3b")
 """Of the students, told apart by colour-blind eyes too (after Okabe and Ito, 2008)."""
@@ -86,11 +86,19 @@ class Study:
     notes: list[str] = field(default_factory=list)
     given: Group | None = None
     """A baseline that was named."""
+    members: list[Run] = field(default_factory=list)
+    """Of a teacher that is the mean of several networks or views, their runs; that of the teacher stands for them."""
 
     @property
     def everyone(self) -> list[Group]:
         """The teacher first, then baselines and students."""
         return [*([self.teacher] if self.teacher else []), *self.groups]
+
+    @property
+    def all_runs(self) -> list[Run]:
+        """The runs of everyone, and of a teacher that is a mean those that it is made of."""
+        taught = [run for group in self.groups for run in group.runs]
+        return [*(self.members or (self.teacher.runs if self.teacher else [])), *taught]
 
     @property
     def focus(self) -> Group:
@@ -152,8 +160,9 @@ def read_study(
         ValueError: if there is no run, or their classes differ.
     """
     read = {folder.resolve(): read_run(folder) for path in runs for folder in find_runs(path)}
-    named_teachers = [_teachers(run) for run in read.values()] if teacher is None else [[Path(teacher).resolve()]]
-    teachers = {folders[0] for folders in named_teachers if folders}
+    named_teachers = [find_teachers(run) for run in read.values()] if teacher is None else [[Path(teacher).resolve()]]
+    looks = [run.looks for run in read.values()] if teacher is None else [1]
+    teachers = {(*folders, look) for folders, look in zip(named_teachers, looks, strict=True) if folders}
     for folder in {folder for folders in named_teachers for folder in folders}:  # a teacher is not one of the students
         if len(read) > 1:
             read.pop(folder, None)
@@ -167,17 +176,28 @@ def read_study(
     given = next((group for group in groups if named and named[0] in group.runs), None)
     _paint(groups)
     study = Study(groups, given=given)
-    shown = Path(teacher) if teacher is not None else next(iter(_teachers(study.focus.first)), None)
-    guide = [read_run(folder) for folder in find_runs(shown)] if shown is not None else []
-    study.teacher = Group("teacher", guide, "teacher", TEACHER) if guide else None
-    study.classes = shared_classes([*read.values(), *named, *guide])
+    first = study.focus.first
+    shown = [Path(teacher)] if teacher is not None else find_teachers(first)
+    guide = [read_run(folder) for path in shown for folder in find_runs(path)]
+    several = teacher is None and first.looks > 1 and len(guide) == len(first.teachers)
+    if guide:
+        own = [as_one(first, guide)] if several else guide if teacher is not None else guide[:1]
+        study.teacher = Group("teacher", own, "teacher", TEACHER)
+    study.members = guide if several else []
+    study.classes = shared_classes([*read.values(), *named, *([] if several else guide)])
     notes = study.notes
     if len(teachers) > 1:
-        notes.append(f"The runs have {len(teachers)} teachers; shown is that of {study.focus.label}, {shown}.")
-    if teacher is None and guide and (looks := study.focus.first.looks) > 1:
+        told = ", ".join(map(str, shown))
+        notes.append(f"The runs have {len(teachers)} teachers; shown is that of {study.focus.label}, {told}.")
+    if several:
         notes.append(
-            f"{study.focus.label} learned from the mean of {looks} networks or views; the teacher's figures and "
-            f"pictures are those of {shown} alone, which sees each image once."
+            f"{study.focus.label} learned from the mean of {first.looks} networks or views. The teacher on this page "
+            f"is that mean.{told_apart(first, guide)}"
+        )
+    elif teacher is None and guide and first.looks > 1:
+        notes.append(
+            f"{study.focus.label} learned from the mean of {first.looks} networks or views, of which not all are "
+            f"there; the teacher's figures and pictures are those of {shown[0]} alone, which sees each image once."
         )
     for key in ("data.name", "data.size"):
         found = {str(flat(run.config).get(key)) for run in (*read.values(), *named)}
@@ -190,17 +210,6 @@ def read_study(
             f"Gains marked * are not those of the method alone: such a run differs from its baseline in {told}."
         )
     return study
-
-
-def _teachers(run: Run) -> list[Path]:
-    """Folders of the teachers that a run's configuration names; one that is not there is looked for beside the run."""
-    found = []
-    for named in run.teachers:
-        path = Path(named).expanduser()
-        path = path.parent if path.suffix == ".safetensors" else path
-        candidates = (path, run.folder.resolve().parent / path.name)
-        found += [candidate.resolve() for candidate in candidates if is_run(candidate)][:1]
-    return found
 
 
 def _grouped(runs: Iterable[Run]) -> list[Group]:

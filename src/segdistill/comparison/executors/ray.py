@@ -4,20 +4,28 @@ import os
 import pickle
 import secrets
 import socket
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from segdistill._printing import first_line, one_line
-from segdistill.comparison.executors.process import TaskProcess, restore, terminate_as_interrupt
+from segdistill.comparison.executors.actor import Worker
+from segdistill.comparison.executors.process import restore, terminate_as_interrupt
 from segdistill.comparison.executors.task import Outcome, Task
 from segdistill.engine.run_folder import TEMPORARY, explaining, make_folder
 
 LOSSES = 3
 """How often a task may lose its machine before it counts as failed: one that is killed for its memory always does."""
+
+GIVEN_UP = {
+    True: f"it lost its machine {LOSSES} times, most often for want of memory there",
+    False: f"Ray could not begin it on any machine, {LOSSES} times",
+}
+"""What is said of a task that has failed so, by whether it had begun."""
 
 GRACE = 30.0
 """Seconds in which tasks that are asked to stop have to end: a step and a checkpoint."""
@@ -26,7 +34,7 @@ TICK = 10.0
 """Seconds after which it is looked whether any machine is left that a task fits on."""
 
 ANSWER = 10.0
-"""Seconds to wait for an address to answer, and for a file to be seen on another machine."""
+"""Seconds to wait for an address to answer."""
 
 
 class Ray:
@@ -104,40 +112,50 @@ class Ray:
             ValueError: with one line, if a machine does not see the folder, or the cluster is lost.
         """
         waiting = list(range(len(tasks)))
-        lost = dict.fromkeys(waiting, 0)
-        running: dict[Any, tuple[int, Any]] = {}
+        lost: Counter[tuple[int, bool]] = Counter()
+        running: dict[Any, _Attempt] = {}
         before = terminate_as_interrupt()
         with _seen_by_all(tasks) as token:
             try:
                 while waiting or running:
                     while waiting and (self.limit is None or len(running) < self.limit):
                         position = waiting.pop(0)
-                        actor, reference = self._start(tasks[position], token)
-                        running[reference] = position, actor
+                        reference, actor, begun = self._start(tasks[position], token)
+                        running[reference] = _Attempt(position, actor, begun)
                     for reference in self._ended(running):
-                        position, actor = running.pop(reference)
-                        outcome = self._outcome(reference)
-                        self.ray.kill(actor)
+                        attempt = running.pop(reference)
+                        position, outcome = attempt.position, self._outcome(reference)
+                        self.ray.kill(attempt.actor)
                         if outcome is not None:
                             yield position, outcome
                             continue
-                        lost[position] += 1
-                        if lost[position] < LOSSES:
+                        begun = self._had_begun(attempt)
+                        lost[position, begun] += 1
+                        if lost[position, begun] == LOSSES:
+                            yield position, Outcome(error=GIVEN_UP[begun])
+                            continue
+                        if begun:
                             self.say(f"{_name(tasks[position])} lost its machine; it is queued again")
-                            waiting.insert(0, position)
-                        else:
-                            line = f"it lost its machine {LOSSES} times, most often for want of memory there"
-                            yield position, Outcome(error=line)
+                        waiting.insert(0, position)
             finally:
                 self._stop(running)
                 restore(before)
 
-    def _start(self, task: Task, token: Path | None) -> tuple[Any, Any]:
-        """An actor, which waits for room in the cluster, and the outcome to come."""
+    def _start(self, task: Task, token: Path | None) -> tuple[Any, Any, Any]:
+        """The outcome to come, its actor, which waits for room in the cluster, and the sign that this one is there."""
         options = {"num_cpus": self.needed["CPU"], "num_gpus": self.needed["GPU"], "max_concurrency": 2}
         actor = self.ray.remote(Worker).options(**options, max_restarts=0).remote(os.getcwd())
         work = pickle.dumps((task.function, task.arguments))  # unpacked in the task's process: it may import torch
-        return actor, actor.carry_out.remote(work, task.log, token, hide_gpus=not self.needed["GPU"])
+        begun = actor.__ray_ready__.remote()
+        return actor.carry_out.remote(work, task.log, token, hide_gpus=not self.needed["GPU"]), actor, begun
+
+    def _had_begun(self, attempt: "_Attempt") -> bool:
+        """Whether a lost task had a machine at all: for some seconds Ray gives out one that is lost already."""
+        try:
+            self.ray.get(attempt.begun, timeout=0)
+        except self.ray.exceptions.RayError:
+            return False
+        return True
 
     def _ended(self, running: Mapping[Any, Any]) -> list[Any]:
         """Wait for tasks to end; none if for some time no machine has been there that one fits on."""
@@ -180,19 +198,19 @@ class Ray:
                 f"the Ray cluster was lost ({first_line(error)}); the same command goes on with the runs"
             ) from error
 
-    def _stop(self, running: Mapping[Any, tuple[int, Any]]) -> None:
+    def _stop(self, running: Mapping[Any, "_Attempt"]) -> None:
         """Ask tasks to stop, wait until they have saved where they are, and end what is left of them."""
         if not running:
             return
         with suppress(Exception):  # the cluster may be gone
-            stopped = {actor.stop.remote(): reference for reference, (_, actor) in running.items()}
+            stopped = {attempt.actor.stop.remote(): reference for reference, attempt in running.items()}
             begun = list(self.ray.wait(list(stopped), num_returns=len(stopped), timeout=1.0)[0])
             ends = [stopped[answer] for answer in begun]  # the others wait for room still
             if ends:
                 self.ray.wait(ends, num_returns=len(ends), timeout=GRACE)
-        for _, actor in running.values():
+        for attempt in running.values():
             with suppress(Exception):
-                self.ray.kill(actor)
+                self.ray.kill(attempt.actor)
 
     def _machines(self) -> list[dict[str, float]]:
         """What each machine has."""
@@ -207,55 +225,19 @@ class Ray:
         return " and ".join(f"{n:g} {kind}{'s' * (n != 1)}" for kind, n in self.needed.items() if n)
 
 
-class Worker:
-    """An actor: carries out one task in a process of its own, so that it can be told to stop meanwhile.
+@dataclass(frozen=True)
+class _Attempt:
+    """A task with the actor that is to carry it out.
 
     Args:
-        folder: from which relative paths are.
+        position: of the task.
+        actor: of its own.
+        begun: what can be had as soon as the actor is on a machine.
     """
 
-    def __init__(self, folder: str):
-        with suppress(OSError):
-            os.chdir(folder)
-        self.process: TaskProcess | None = None
-
-    def carry_out(self, work: bytes, log: Path | None, token: Path | None, *, hide_gpus: bool) -> Outcome | str:
-        """Carry out a task.
-
-        Args:
-            work: its function and arguments.
-            log: file for what it prints.
-            token: a file that has to be seen from here.
-            hide_gpus: whether it holds no GPU, and therefore must not see one.
-
-        Returns:
-            How it ended; a text if none can be carried out here.
-        """
-        until = time.monotonic() + ANSWER  # a shared folder may take a moment
-        while token is not None and not token.is_file():
-            if time.monotonic() > until:
-                return (
-                    f"the machine {socket.gethostname()} of the Ray cluster does not see {token.parent}; name a folder "
-                    "that all machines share at one path, or a URL such as s3://…, with --out"
-                )
-            time.sleep(0.1)
-        self.process = TaskProcess(Task(call, (work,), log), "" if hide_gpus else None)
-        return self.process.outcome()
-
-    def stop(self) -> None:
-        """Ask the task to stop; a run saves its checkpoint first."""
-        if self.process is not None:
-            self.process.stop()
-
-
-def call(work: bytes) -> Any:
-    """Call what was packed.
-
-    Args:
-        work: a function and its arguments, from this very program.
-    """
-    function, arguments = pickle.loads(work)
-    return function(*arguments)
+    position: int
+    actor: Any
+    begun: Any
 
 
 def _connect(address: str | None) -> Any:

@@ -19,10 +19,10 @@ from segdistill.comparison.executors.task import Outcome, Task
 from segdistill.engine.run_folder import TEMPORARY, explaining, make_folder
 
 LOSSES = 3
-"""How often a task may lose its machine before it counts as failed: one that is killed for its memory always does."""
+"""How often a task may lose its worker before it counts as failed: one that is killed for its memory always does."""
 
 GIVEN_UP = {
-    True: f"it lost its machine {LOSSES} times, most often for want of memory there",
+    True: f"it lost its worker {LOSSES} times, most often for want of memory there",
     False: f"Ray could not begin it on any machine, {LOSSES} times",
 }
 """What is said of a task that has failed so, by whether it had begun."""
@@ -40,8 +40,8 @@ ANSWER = 10.0
 class Ray:
     """Tasks on a Ray cluster, each in an actor of its own that holds CPUs and GPUs.
 
-    A task whose machine is lost is queued again, and goes on from its last checkpoint. Every machine has the same
-    version of this package, and sees data, teachers and the runs' folder at the same paths.
+    A task whose machine is lost, or whose process is killed, is queued again, and goes on from its last checkpoint.
+    Every machine has the same version of this package, and sees data, teachers and the runs' folder at the same paths.
 
     Args:
         address: of the cluster, `HOST:PORT` or `ray://HOST:PORT`; `local` starts one on this machine; None: as Ray
@@ -135,7 +135,7 @@ class Ray:
                             yield position, Outcome(error=GIVEN_UP[begun])
                             continue
                         if begun:
-                            self.say(f"{_name(tasks[position])} lost its machine; it is queued again")
+                            self.say(f"{_name(tasks[position])} lost its worker; it is queued again")
                         waiting.insert(0, position)
             finally:
                 self._stop(running)
@@ -168,7 +168,7 @@ class Ray:
         return ended
 
     def _outcome(self, reference: Any) -> Outcome | None:
-        """How a task ended; None if its machine was lost."""
+        """How a task ended; None if its worker was lost."""
         errors = self.ray.exceptions
         try:
             with self._lost_cluster():
@@ -187,7 +187,7 @@ class Ray:
         if isinstance(value, str):  # that machine is not one to work on, nor is the next
             raise ValueError(value)
         assert isinstance(value, Outcome)
-        return value
+        return None if value.killed else value
 
     @contextmanager
     def _lost_cluster(self) -> Iterator[None]:

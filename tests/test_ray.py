@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 
 from conftest import PATIENCE, needs_package, wait_until
 from segdistill.comparison.executors import choice
+from segdistill.comparison.executors import cluster as way
 from segdistill.comparison.executors import ray as executor
 from segdistill.comparison.executors.choice import choose_executor
 from segdistill.comparison.executors.local import Local
@@ -62,7 +64,6 @@ def seen(monkeypatch):
 @pytest.mark.usefixtures("seen")
 def test_tasks_on_a_cluster_of_this_machine(tmp_path, monkeypatch):
     needs_package("ray", "ray")
-    monkeypatch.setattr(executor, "ANSWER", 0.5)
     said = []
     with pytest.raises(ValueError, match=r"^a run takes 4096 CPUs and 1 GPU, the largest machine of the Ray cluster"):
         Ray("local", cpus=4096, gpus=1)
@@ -127,7 +128,7 @@ def test_what_cannot_be_used_is_one_line(tmp_path, monkeypatch, segdistill):
     )
 
 
-def test_an_address_where_nobody_is(tmp_path, segdistill):
+def test_an_address_where_nobody_is(tmp_path, monkeypatch, segdistill):
     needs_package("ray", "ray")
     grid = tmp_path / "grid.yaml"
     grid.write_text(yaml.safe_dump({**ALONE, "methods": ["none"]}))
@@ -139,6 +140,13 @@ def test_an_address_where_nobody_is(tmp_path, segdistill):
         status, _, error = segdistill("compare", grid, "--executor", "ray", "--address", address)
         assert (status, error.count("\n")) == (2, 1)
         assert line in error
+    with socket.create_server(("127.0.0.1", 0)) as other:  # it takes what is said, and says something else or nothing
+        place = f"127.0.0.1:{other.getsockname()[1]}"
+        Thread(target=lambda: other.accept()[0].sendall(b"HTTP/1.1 400 Bad Request"), daemon=True).start()
+        assert "something else answers there" in segdistill("compare", grid, "--executor", "ray", "--address", place)[2]
+        monkeypatch.setattr(way, "ANSWER", 0.1)
+        error = segdistill("compare", grid, "--executor", "ray", "--address", f"ray://{place}")[2]
+        assert f"no Ray cluster at ray://{place}: timed out" in error
     for jobs, cpus, gpus in ((0, 1, 1), (1, 0, 1), (1, 1, 1.5), (1, 1, -1)):
         with pytest.raises(ValueError, match="expected"):
             Ray("local", jobs=jobs, cpus=cpus, gpus=gpus)

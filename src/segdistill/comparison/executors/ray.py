@@ -3,17 +3,16 @@
 import os
 import pickle
 import secrets
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from segdistill._printing import first_line, one_line
 from segdistill.comparison.executors.actor import Worker
+from segdistill.comparison.executors.cluster import connect
 from segdistill.comparison.executors.process import restore, terminate_as_interrupt
 from segdistill.comparison.executors.task import Outcome, Task
 from segdistill.engine.run_folder import TEMPORARY, explaining, make_folder
@@ -32,9 +31,6 @@ GRACE = 30.0
 
 TICK = 10.0
 """Seconds after which it is looked whether any machine is left that a task fits on."""
-
-ANSWER = 10.0
-"""Seconds to wait for an address to answer."""
 
 
 class Ray:
@@ -71,7 +67,7 @@ class Ray:
             raise ValueError(f"jobs: expected at least 1, got {jobs}")
         if cpus < 1 or (gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus)))):
             raise ValueError(f"expected cpus ≥ 1 and gpus a whole number or a fraction below 1, got {cpus} and {gpus}")
-        self.ray = _connect(address)
+        self.ray = connect(address)
         self.limit, self.say = jobs, say
         machines = self._machines()
         if gpus is None:
@@ -238,44 +234,6 @@ class _Attempt:
     position: int
     actor: Any
     begun: Any
-
-
-def _connect(address: str | None) -> Any:
-    """The module of Ray, connected to a cluster."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here reports to nobody
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what is looked after here
-    try:
-        ray: Any = import_module("ray")
-    except ImportError:
-        raise ImportError("--executor ray needs Ray; pip install 'segdistill[ray]'") from None
-    if ray.is_initialized():
-        return ray
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address not in (None, "auto", "local"):
-        _check_answers(address)
-    # Nothing is uploaded: the machines see the package where it is installed, or where the driver's PYTHONPATH says.
-    paths = os.environ.get("PYTHONPATH")
-    variables = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, paths.split(os.pathsep)))} if paths else {}
-    how: dict[str, Any] = {"runtime_env": {"env_vars": variables}, "log_to_driver": False, "logging_level": "ERROR"}
-    if address in (None, "local"):
-        how["include_dashboard"] = False
-    try:
-        ray.init(address, **how)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise ValueError(f"no Ray cluster at {address or 'this machine'}: {first_line(error)}") from None
-    return ray
-
-
-def _check_answers(address: str | None) -> None:
-    """Refuse an address at which nobody answers; Ray itself would try for minutes."""
-    place = str(address).removeprefix("ray://")
-    host, _, port = place.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ValueError(f"--address: expected HOST:PORT, ray://HOST:PORT, auto or local, got {address}")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
-    except (OSError, OverflowError) as error:
-        raise ValueError(f"no Ray cluster at {address}: {one_line(str(error))}; start one with `ray start`") from None
 
 
 @contextmanager

@@ -29,6 +29,10 @@ def die():
     os._exit(7)
 
 
+def be_killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def where():
     return os.environ.get("CUDA_VISIBLE_DEVICES"), os.getpid()
 
@@ -63,6 +67,13 @@ def test_a_failure_is_one_line_and_ends_nothing_else(tmp_path):
     assert outcomes[3] == Outcome(8)
     assert outcomes[4].error.startswith("out of memory; lower data.batch_size")
     assert outcomes[5].error.startswith("cannot write /proc/none: ")
+    assert not any(outcome.killed for outcome in outcomes.values())
+
+
+@pytest.mark.requires(sys.platform != "win32", "signals of Unix")
+def test_a_process_that_was_killed_is_told_from_one_that_failed():
+    ((_, outcome),) = Local().run([Task(be_killed, ())])
+    assert outcome == Outcome(error="the process ended with exit code -9; was it out of memory?", killed=True)
 
 
 def test_what_a_task_prints_goes_into_its_log(tmp_path):

@@ -1,11 +1,14 @@
 """A comparison on a Ray cluster: machines that are lost, commands that are stopped, the table at the end."""
 
+import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 from pathlib import Path
 from threading import Thread
@@ -13,10 +16,11 @@ from threading import Thread
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from conftest import PATIENCE, needs_package, wait_until
-from faults import read_metrics
 from segdistill.comparison.executors import choice
+from segdistill.comparison.executors import cluster as way
 from segdistill.comparison.executors import ray as executor
 from segdistill.comparison.executors.choice import choose_executor
 from segdistill.comparison.executors.local import Local
@@ -24,6 +28,9 @@ from segdistill.comparison.executors.ray import Ray
 from segdistill.comparison.executors.task import Outcome, Task
 from segdistill.comparison.grid import compare
 from segdistill.comparison.plan import load_plan
+from segdistill.engine.lock import LOCK
+from segdistill.engine.record import read_records
+from segdistill.engine.run_folder import METRICS, STUDENT
 from test_compare import ALONE, TINY
 from test_pool import alive, fail, slow
 
@@ -37,12 +44,12 @@ def figures(result):
     return [{key: value for key, value in row.items() if key not in TIMES} for row in result["rows"]]
 
 
-def lose_machine(folder, times):
-    """End the actor that waits for this task, as when its machine is lost, so many times."""
+def be_lost(folder):
+    """End the actor that waits for this task, as when its machine is lost; the second time, the task's own process."""
     count = len(list(folder.iterdir()))
-    if count < times:
-        (folder / str(count)).touch()
-        os.kill(parent_process().pid, signal.SIGKILL)
+    (folder / str(count)).touch()
+    if count < 2:
+        os.kill((parent_process().pid, os.getpid())[count], signal.SIGKILL)
         time.sleep(PATIENCE)
     print("not lost")
     return os.environ["CUDA_VISIBLE_DEVICES"], os.getcwd()
@@ -57,7 +64,6 @@ def seen(monkeypatch):
 @pytest.mark.usefixtures("seen")
 def test_tasks_on_a_cluster_of_this_machine(tmp_path, monkeypatch):
     needs_package("ray", "ray")
-    monkeypatch.setattr(executor, "ANSWER", 0.5)
     said = []
     with pytest.raises(ValueError, match=r"^a run takes 4096 CPUs and 1 GPU, the largest machine of the Ray cluster"):
         Ray("local", cpus=4096, gpus=1)
@@ -66,7 +72,7 @@ def test_tasks_on_a_cluster_of_this_machine(tmp_path, monkeypatch):
         (tmp_path / "losses").mkdir()
         log = tmp_path / "run/log.txt"
         tasks = [
-            Task(lose_machine, (tmp_path / "losses", 1), log, log.parent),
+            Task(be_lost, (tmp_path / "losses",), log, log.parent),
             Task(fail, (KeyError,), tmp_path / "failed/log.txt", tmp_path / "failed"),
             Task(slow, (tmp_path, "a")),
         ]
@@ -77,7 +83,7 @@ def test_tasks_on_a_cluster_of_this_machine(tmp_path, monkeypatch):
         assert "Traceback" in (tmp_path / "failed/log.txt").read_text()
         assert log.read_text() == "not lost\n"
         assert said[0].startswith("Ray: 1 machine with ")
-        assert said[1] == "run lost its machine; it is queued again"
+        assert said[1:] == ["run lost its worker; it is queued again"] * 2
         wait_until((tmp_path / "a").is_file)
         carried_out.close()
         wait_until(lambda: not alive((tmp_path / "a").read_text()))
@@ -122,7 +128,7 @@ def test_what_cannot_be_used_is_one_line(tmp_path, monkeypatch, segdistill):
     )
 
 
-def test_an_address_where_nobody_is(tmp_path, segdistill):
+def test_an_address_where_nobody_is(tmp_path, monkeypatch, segdistill):
     needs_package("ray", "ray")
     grid = tmp_path / "grid.yaml"
     grid.write_text(yaml.safe_dump({**ALONE, "methods": ["none"]}))
@@ -134,6 +140,13 @@ def test_an_address_where_nobody_is(tmp_path, segdistill):
         status, _, error = segdistill("compare", grid, "--executor", "ray", "--address", address)
         assert (status, error.count("\n")) == (2, 1)
         assert line in error
+    with socket.create_server(("127.0.0.1", 0)) as other:  # it takes what is said, and says something else or nothing
+        place = f"127.0.0.1:{other.getsockname()[1]}"
+        Thread(target=lambda: other.accept()[0].sendall(b"HTTP/1.1 400 Bad Request"), daemon=True).start()
+        assert "something else answers there" in segdistill("compare", grid, "--executor", "ray", "--address", place)[2]
+        monkeypatch.setattr(way, "ANSWER", 0.1)
+        error = segdistill("compare", grid, "--executor", "ray", "--address", f"ray://{place}")[2]
+        assert f"no Ray cluster at ray://{place}: timed out" in error
     for jobs, cpus, gpus in ((0, 1, 1), (1, 0, 1), (1, 1, 1.5), (1, 1, -1)):
         with pytest.raises(ValueError, match="expected"):
             Ray("local", jobs=jobs, cpus=cpus, gpus=gpus)
@@ -184,8 +197,10 @@ class Silent:
     def wait(self, references, **_how):
         return ([], references) if self.looks < 4 else (references, [])
 
-    def get(self, reference):
-        raise reference
+    def get(self, reference, timeout=None):
+        if isinstance(reference, Exception):
+            raise reference
+        return reference
 
     def kill(self, actor):
         pass
@@ -224,11 +239,43 @@ def test_what_ray_says_becomes_a_line(silent):
 def test_a_task_that_always_loses_its_machine_fails(silent, monkeypatch, tmp_path):
     cluster, said = silent
     cluster.ray.looks = 9
-    crashed = cluster.ray.exceptions.WorkerCrashedError
-    monkeypatch.setattr(cluster, "_start", lambda task, token: ("actor", crashed()))
+    lost, late = cluster.ray.exceptions.WorkerCrashedError, cluster.ray.exceptions.GetTimeoutError("not yet")
+    begins = [True, late, True, late, True]  # in between, Ray gave out the machine that was lost, and it never began
+    monkeypatch.setattr(cluster, "_start", lambda task, token: (lost(), "actor", begins.pop(0)))
     ((position, outcome),) = cluster.run([Task(len, ("four",), tmp_path / "name/log.txt")])
-    assert (position, outcome.error) == (0, "it lost its machine 3 times, most often for want of memory there")
-    assert said == ["name lost its machine; it is queued again"] * 2
+    assert (position, outcome.error) == (0, "it lost its worker 3 times, most often for want of memory there")
+    assert said == ["name lost its worker; it is queued again"] * 2
+    monkeypatch.setattr(cluster, "_start", lambda task, token: (lost(), "actor", late))
+    ((_, outcome),) = cluster.run([Task(len, ("four",))])
+    assert outcome.error == "Ray could not begin it on any machine, 3 times"
+    assert len(said) == 2
+
+
+def hold(folders, step, process=None):
+    """Let the runs in these folders come so far, and hold the process of each there; returns the processes' numbers."""
+    held = {}
+
+    def all_there():
+        for folder in folders:
+            if folder not in held and len(read_records(folder / METRICS)) >= step:
+                held[folder] = json.loads((folder / LOCK).read_text())["pid"]
+                os.kill(held[folder], signal.SIGSTOP)
+        return len(held) == len(folders)
+
+    wait_until(all_there, process)
+    return list(held.values())
+
+
+def let_go(processes):
+    for number in processes:
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGCONT)
+
+
+def is_asked_to_stop(number):
+    """Whether SIGTERM waits for a process that is held."""
+    pending = re.findall(r"(?:SigPnd|ShdPnd):\s*([0-9a-f]+)", Path(f"/proc/{number}/status").read_text())
+    return any(int(mask, 16) >> signal.SIGTERM - 1 & 1 for mask in pending)
 
 
 @pytest.mark.slow
@@ -238,37 +285,37 @@ def test_a_machine_is_lost_and_the_table_is_the_same(tmp_path):
     needs_package("ray", "ray")
     from ray.cluster_utils import Cluster
 
-    source = {**TINY, "train": {**TINY["train"], "steps": 40, "save_every": 2}, "methods": ["none", "kd"], "seeds": 1}
+    steps = 60
+    source = {**TINY, "train": {**TINY["train"], "steps": steps}, "methods": ["none", "kd"], "seeds": 1}
     expected = compare(source, out=tmp_path / "local", executor=Local(), say=lambda line: None)
     grid, out = tmp_path / "grid.yaml", tmp_path / "out"
     grid.write_text(yaml.safe_dump(source))
     folders = [run.folder for run in load_plan(source, out=out).runs]
-
-    def has_begun(at):
-        return all(len(read_metrics(f)) >= at for f in folders if f.is_dir()) and all(
-            (f / "checkpoint.pt").is_file() for f in folders
-        )
-
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     machines = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    held = []
     try:
         command = [sys.executable, "-m", "segdistill.cli", "compare", str(grid), "--out", str(out)]
         command += ["--executor", "ray", "--address", cluster.address, "--gpus", "0"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        wait_until(lambda: has_begun(2), process)
+        held += hold(folders, 2, process)
         process.send_signal(signal.SIGINT)
+        wait_until(lambda: all(map(is_asked_to_stop, held)))
+        let_go(held)
         _, error = process.communicate(timeout=PATIENCE)
         assert process.returncode == 2
         assert f"stopped; the same command goes on with the runs in {out}" in error
-        steps = [torch.load(f / "checkpoint.pt", weights_only=True)["facts"]["step"] for f in folders]
-        assert all(step < 40 for step in steps)
+        done = [torch.load(f / "checkpoint.pt", weights_only=True)["facts"]["step"] for f in folders]
+        assert max(done) < steps
 
         said = []
         workers = Ray(cluster.address, gpus=0, say=said.append)
 
         def lose():
-            wait_until(lambda: has_begun(max(steps) + 3))
+            held[:] = hold(folders, max(done) + 3)
             cluster.remove_node(machines[0], allow_graceful=False)
+            wait_until(lambda: any("lost its worker" in line for line in said))
+            let_go(held)
 
         loser = Thread(target=lose, daemon=True)
         loser.start()
@@ -276,10 +323,17 @@ def test_a_machine_is_lost_and_the_table_is_the_same(tmp_path):
         loser.join()
         workers.close()
     finally:
+        let_go(held)
         cluster.shutdown()
     assert "Ray: 3 machines with 2 CPUs, 0 GPUs; 1 CPU a run, 2 at a time" in said
-    assert sum("lost its machine; it is queued again" in line for line in said) == 1
+    assert sum("lost its worker; it is queued again" in line for line in said) == 1
     assert [row["errors"] for row in result["rows"]] == [[], []]
     assert figures(result) == figures(expected)
+    for key in ("miou", "macc", "pixel_accuracy", "iou"):
+        assert result["teachers"]["synthetic"][key] == expected["teachers"]["synthetic"][key]
     for folder in folders:
-        assert "step 40/40" in (folder / "log.txt").read_text()
+        assert f"step {steps}/{steps}" in (folder / "log.txt").read_text()
+        for name in (STUDENT, "eval_test_images.safetensors"):
+            ours, its = (load_file(place / name) for place in (folder, tmp_path / "local" / folder.name))
+            assert ours.keys() == its.keys()
+            assert all(torch.equal(ours[key], its[key]) for key in its)

@@ -10,7 +10,7 @@ import sys
 import pytest
 import yaml
 
-from conftest import PATIENCE, REPOSITORY
+from conftest import PATIENCE, REPOSITORY, wait_until
 from faults import assert_same_run, read_metrics
 from segdistill import distill, load_config
 from segdistill.comparison.plan import load_plan
@@ -48,14 +48,17 @@ for task in range(first, last + 1):
             preempt.unlink()
             shell.terminate()
         status = shell.wait()
-        again = (home / f"requeued{{own}}").is_file()
+        requeued = home / f"requeued{{own}}"
+        again = requeued.is_file()
         if again:
-            (home / f"requeued{{own}}").rename(home / f"done again {{own}}")
+            with open(home / f"done again {{own}}", "a") as file:
+                file.write(requeued.read_text())
+            requeued.unlink()
     (home / f"status{{own}}").write_text(str(status))
 print(job if "--parsable" in options else f"Submitted batch job {{job}}")
 """
 SCONTROL = """#!/bin/sh
-[ "$1" = requeue ] && touch "{home}/requeued$2"
+[ "$1" = requeue ] && echo "$2" >> "{home}/requeued$2"
 """
 SEGDISTILL = """#!/bin/sh
 exec {python} -m segdistill.cli "$@"
@@ -90,10 +93,41 @@ def test_one_run_makes_room_and_goes_on(slurm):
     (folder / "cluster/preempt").write_text("0 runs/student")
     submit(ONE.replace("distill my", "train my"))  # alone, for want of a teacher
     (again,) = (folder / "cluster").glob("done again *")
+    assert again.read_text() == "1000\n"
     assert "stopped after step" in next(folder.glob("slurm_*")).read_text()
     assert (folder / "cluster" / again.name.replace("done again ", "status")).read_text() == "0"
     distill(load_config(folder / "my.yaml", ["method=none"]), out=folder / "whole")
     assert_same_run(folder / "whole", folder / "runs/student")
+
+
+@pytest.mark.parametrize(("asked", "status", "queued"), [(1, 2, 1), (3, 2, 1), (1, 0, 0), (0, 2, 0), (0, 0, 0)])
+def test_a_job_is_queued_again_once_and_only_if_it_is_not_done(slurm, asked, status, queued):
+    """A command that takes its time to stop, as one that writes a checkpoint."""
+    folder, _ = slurm
+    command = folder / "bin/segdistill"
+    command.write_text(f"""#!{sys.executable}
+import os, pathlib, signal, sys, time
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+pathlib.Path("began").touch()
+while len(asked) < {asked}:
+    time.sleep(0.01)
+    pathlib.Path("heard").write_text(str(len(asked)))
+time.sleep(0.3 * bool(asked))
+pathlib.Path("ended").touch()
+sys.exit({status})
+""")
+    tools = f"{folder}/bin{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": tools, "SLURM_JOB_ID": "7"}
+    job = subprocess.Popen(["bash", "segdistill.sbatch"], cwd=folder, env=environment)
+    wait_until((folder / "began").is_file)
+    for number in range(asked):
+        wait_until(lambda n=number: (folder / "heard").is_file() and (folder / "heard").read_text() == str(n), job)
+        job.terminate()
+    assert job.wait(PATIENCE) == status
+    assert (folder / "ended").is_file()
+    told = folder / "cluster/requeued7"
+    assert (told.read_text() if told.is_file() else "") == "7\n" * queued
 
 
 @pytest.mark.slow
@@ -106,7 +140,8 @@ def test_an_array_of_which_a_task_makes_room(slurm):
     submit(MANY)
     jobs = [path.read_text() for path in sorted((folder / "cluster").glob("job*"))]
     assert jobs == ["--parsable", "--parsable --dependency=afterok:100 --array=1-2", "--dependency=afterany:101"]
-    assert [path.name for path in (folder / "cluster").glob("done again *")] == ["done again 1012"]
+    (again,) = (folder / "cluster").glob("done again *")
+    assert (again.name, again.read_text()) == ("done again 1012", "1012\n")  # the one that made room, and once
     assert {path.read_text() for path in (folder / "cluster").glob("status*")} == {"0"}
     result = json.loads((folder / "runs/table/compare.json").read_text())
     assert [run["status"] for run in result["runs"]] == ["done", "done"]

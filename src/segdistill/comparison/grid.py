@@ -16,6 +16,7 @@ from segdistill.comparison.table import write_tables
 from segdistill.comparison.watch import Watch
 from segdistill.comparison.work import evaluate_teacher, measure, train_and_evaluate
 from segdistill.data.check import quick_check
+from segdistill.data.walk import searched_once
 from segdistill.engine.build import build_split, build_training
 from segdistill.engine.config import Config, load_config
 from segdistill.engine.epochs import in_steps
@@ -142,13 +143,18 @@ def _compare(plan: Plan, executor: Executor, say: Say, watch: Callable[[Watch], 
     wanted = [run for run in plan.runs if run.folder.name not in failed]
     trained = {run.folder.name for run in wanted if (run.folder / SUMMARY).is_file()}
     at_a_time: dict[str, int] = _notes(plan).get("jobs", {})
-    for run, outcome in _finished(wanted, executor, say, plan.options.split, watch):
+    jobs = executor.jobs
+
+    def begin(watched: Watch) -> None:
+        begun = {run.name for run in watched.states() if run.state == "waiting"}
+        at_a_time.update(dict.fromkeys(begun - trained, jobs))
+        _note(plan, jobs=at_a_time)  # once for all: with each run that ends, its cost would grow as their square
+        watch(watched)
+
+    for run, outcome in _finished(wanted, executor, say, plan.options.split, begin):
         if outcome.error:
             failed[run.folder.name] = outcome.error
-        elif outcome.value is not None and run.folder.name not in trained:
-            at_a_time[run.folder.name] = executor.jobs
-            _note(plan, jobs=at_a_time)
-    most = max(at_a_time.get(run.folder.name, executor.jobs) for run in plan.runs)
+    most = max(at_a_time.get(run.folder.name, jobs) for run in plan.runs)
     facts = {"jobs": most, "measured": measured, "environment": environment()}
     result = gather(plan, teachers, failed, facts)
     write_json(plan.out / COMPARISON, result)
@@ -188,13 +194,14 @@ def _checked(plan: Plan) -> Plan:
 def _check_splits(plan: Plan) -> dict[str, int]:
     """Refuse data without the splits that are needed; returns the number of training images of each data set."""
     split, images = plan.options.split, {}
-    for (name, _), config in {(run.data, run.labelled): run.config for run in plan.runs}.items():
-        images[name] = len(build_training(config.data, distils=True)[0])
-        try:
-            quick_check(build_split(config.data, split))
-        except ValueError as error:
-            hint = "; split=val compares on the validation split" if split == "test" else ""
-            raise ValueError(f"{error}{hint}") from None
+    with searched_once():
+        for (name, _), config in {(run.data, run.labelled): run.config for run in plan.runs}.items():
+            images[name] = len(build_training(config.data, distils=True)[0])
+            try:
+                quick_check(build_split(config.data, split))
+            except ValueError as error:
+                hint = "; split=val compares on the validation split" if split == "test" else ""
+                raise ValueError(f"{error}{hint}") from None
     return images
 
 

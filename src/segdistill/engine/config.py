@@ -27,6 +27,9 @@ from segdistill.methods._catalogue import METHODS, method_entries, resolve_metho
 from segdistill.models.external import external_keywords, is_external
 from segdistill.models.families import FAMILIES, named_family
 
+SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The one in C where PyYAML has it: a comparison reads the configuration of every run that is there."""
+
 ONE, SEVERAL = "<one>", "<several>"
 """What pydantic calls the two kinds of `teacher` in the path of a mistake."""
 Teachers = Annotated[
@@ -233,7 +236,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"no configuration at {path}")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), SAFE_LOADER)
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not a text in UTF-8; save it as one") from None
     except yaml.YAMLError as error:

@@ -45,7 +45,9 @@ class TaskProcess:
             assert isinstance(outcome, Outcome)
         except EOFError:
             self.process.join()
-            outcome = Outcome(error=f"the process ended with exit code {self.process.exitcode}; was it out of memory?")
+            code = self.process.exitcode
+            line = f"the process ended with exit code {code}; was it out of memory?"
+            outcome = Outcome(error=line, killed=code is not None and code < 0)
         self.connection.close()
         self.process.join()
         return outcome

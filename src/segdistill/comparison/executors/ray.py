@@ -3,21 +3,28 @@
 import os
 import pickle
 import secrets
-import socket
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib import import_module
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segdistill._printing import first_line, one_line
-from segdistill.comparison.executors.process import TaskProcess, restore, terminate_as_interrupt
+from segdistill.comparison.executors.actor import Worker
+from segdistill.comparison.executors.cluster import connect
+from segdistill.comparison.executors.process import restore, terminate_as_interrupt
 from segdistill.comparison.executors.task import Outcome, Task
 from segdistill.engine.run_folder import TEMPORARY, explaining, make_folder
 
 LOSSES = 3
-"""How often a task may lose its machine before it counts as failed: one that is killed for its memory always does."""
+"""How often a task may lose its worker before it counts as failed: one that is killed for its memory always does."""
+
+GIVEN_UP = {
+    True: f"it lost its worker {LOSSES} times, most often for want of memory there",
+    False: f"Ray could not begin it on any machine, {LOSSES} times",
+}
+"""What is said of a task that has failed so, by whether it had begun."""
 
 GRACE = 30.0
 """Seconds in which tasks that are asked to stop have to end: a step and a checkpoint."""
@@ -25,15 +32,12 @@ GRACE = 30.0
 TICK = 10.0
 """Seconds after which it is looked whether any machine is left that a task fits on."""
 
-ANSWER = 10.0
-"""Seconds to wait for an address to answer, and for a file to be seen on another machine."""
-
 
 class Ray:
     """Tasks on a Ray cluster, each in an actor of its own that holds CPUs and GPUs.
 
-    A task whose machine is lost is queued again, and goes on from its last checkpoint. Every machine has the same
-    version of this package, and sees data, teachers and the runs' folder at the same paths.
+    A task whose machine is lost, or whose process is killed, is queued again, and goes on from its last checkpoint.
+    Every machine has the same version of this package, and sees data, teachers and the runs' folder at the same paths.
 
     Args:
         address: of the cluster, `HOST:PORT` or `ray://HOST:PORT`; `local` starts one on this machine; None: as Ray
@@ -63,7 +67,7 @@ class Ray:
             raise ValueError(f"jobs: expected at least 1, got {jobs}")
         if cpus < 1 or (gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus)))):
             raise ValueError(f"expected cpus ≥ 1 and gpus a whole number or a fraction below 1, got {cpus} and {gpus}")
-        self.ray = _connect(address)
+        self.ray = connect(address)
         self.limit, self.say = jobs, say
         machines = self._machines()
         if gpus is None:
@@ -104,40 +108,50 @@ class Ray:
             ValueError: with one line, if a machine does not see the folder, or the cluster is lost.
         """
         waiting = list(range(len(tasks)))
-        lost = dict.fromkeys(waiting, 0)
-        running: dict[Any, tuple[int, Any]] = {}
+        lost: Counter[tuple[int, bool]] = Counter()
+        running: dict[Any, _Attempt] = {}
         before = terminate_as_interrupt()
         with _seen_by_all(tasks) as token:
             try:
                 while waiting or running:
                     while waiting and (self.limit is None or len(running) < self.limit):
                         position = waiting.pop(0)
-                        actor, reference = self._start(tasks[position], token)
-                        running[reference] = position, actor
+                        reference, actor, begun = self._start(tasks[position], token)
+                        running[reference] = _Attempt(position, actor, begun)
                     for reference in self._ended(running):
-                        position, actor = running.pop(reference)
-                        outcome = self._outcome(reference)
-                        self.ray.kill(actor)
+                        attempt = running.pop(reference)
+                        position, outcome = attempt.position, self._outcome(reference)
+                        self.ray.kill(attempt.actor)
                         if outcome is not None:
                             yield position, outcome
                             continue
-                        lost[position] += 1
-                        if lost[position] < LOSSES:
-                            self.say(f"{_name(tasks[position])} lost its machine; it is queued again")
-                            waiting.insert(0, position)
-                        else:
-                            line = f"it lost its machine {LOSSES} times, most often for want of memory there"
-                            yield position, Outcome(error=line)
+                        begun = self._had_begun(attempt)
+                        lost[position, begun] += 1
+                        if lost[position, begun] == LOSSES:
+                            yield position, Outcome(error=GIVEN_UP[begun])
+                            continue
+                        if begun:
+                            self.say(f"{_name(tasks[position])} lost its worker; it is queued again")
+                        waiting.insert(0, position)
             finally:
                 self._stop(running)
                 restore(before)
 
-    def _start(self, task: Task, token: Path | None) -> tuple[Any, Any]:
-        """An actor, which waits for room in the cluster, and the outcome to come."""
+    def _start(self, task: Task, token: Path | None) -> tuple[Any, Any, Any]:
+        """The outcome to come, its actor, which waits for room in the cluster, and the sign that this one is there."""
         options = {"num_cpus": self.needed["CPU"], "num_gpus": self.needed["GPU"], "max_concurrency": 2}
         actor = self.ray.remote(Worker).options(**options, max_restarts=0).remote(os.getcwd())
         work = pickle.dumps((task.function, task.arguments))  # unpacked in the task's process: it may import torch
-        return actor, actor.carry_out.remote(work, task.log, token, hide_gpus=not self.needed["GPU"])
+        begun = actor.__ray_ready__.remote()
+        return actor.carry_out.remote(work, task.log, token, hide_gpus=not self.needed["GPU"]), actor, begun
+
+    def _had_begun(self, attempt: "_Attempt") -> bool:
+        """Whether a lost task had a machine at all: for some seconds Ray gives out one that is lost already."""
+        try:
+            self.ray.get(attempt.begun, timeout=0)
+        except self.ray.exceptions.RayError:
+            return False
+        return True
 
     def _ended(self, running: Mapping[Any, Any]) -> list[Any]:
         """Wait for tasks to end; none if for some time no machine has been there that one fits on."""
@@ -150,7 +164,7 @@ class Ray:
         return ended
 
     def _outcome(self, reference: Any) -> Outcome | None:
-        """How a task ended; None if its machine was lost."""
+        """How a task ended; None if its worker was lost."""
         errors = self.ray.exceptions
         try:
             with self._lost_cluster():
@@ -169,7 +183,7 @@ class Ray:
         if isinstance(value, str):  # that machine is not one to work on, nor is the next
             raise ValueError(value)
         assert isinstance(value, Outcome)
-        return value
+        return None if value.killed else value
 
     @contextmanager
     def _lost_cluster(self) -> Iterator[None]:
@@ -180,19 +194,19 @@ class Ray:
                 f"the Ray cluster was lost ({first_line(error)}); the same command goes on with the runs"
             ) from error
 
-    def _stop(self, running: Mapping[Any, tuple[int, Any]]) -> None:
+    def _stop(self, running: Mapping[Any, "_Attempt"]) -> None:
         """Ask tasks to stop, wait until they have saved where they are, and end what is left of them."""
         if not running:
             return
         with suppress(Exception):  # the cluster may be gone
-            stopped = {actor.stop.remote(): reference for reference, (_, actor) in running.items()}
+            stopped = {attempt.actor.stop.remote(): reference for reference, attempt in running.items()}
             begun = list(self.ray.wait(list(stopped), num_returns=len(stopped), timeout=1.0)[0])
             ends = [stopped[answer] for answer in begun]  # the others wait for room still
             if ends:
                 self.ray.wait(ends, num_returns=len(ends), timeout=GRACE)
-        for _, actor in running.values():
+        for attempt in running.values():
             with suppress(Exception):
-                self.ray.kill(actor)
+                self.ray.kill(attempt.actor)
 
     def _machines(self) -> list[dict[str, float]]:
         """What each machine has."""
@@ -207,93 +221,19 @@ class Ray:
         return " and ".join(f"{n:g} {kind}{'s' * (n != 1)}" for kind, n in self.needed.items() if n)
 
 
-class Worker:
-    """An actor: carries out one task in a process of its own, so that it can be told to stop meanwhile.
+@dataclass(frozen=True)
+class _Attempt:
+    """A task with the actor that is to carry it out.
 
     Args:
-        folder: from which relative paths are.
+        position: of the task.
+        actor: of its own.
+        begun: what can be had as soon as the actor is on a machine.
     """
 
-    def __init__(self, folder: str):
-        with suppress(OSError):
-            os.chdir(folder)
-        self.process: TaskProcess | None = None
-
-    def carry_out(self, work: bytes, log: Path | None, token: Path | None, *, hide_gpus: bool) -> Outcome | str:
-        """Carry out a task.
-
-        Args:
-            work: its function and arguments.
-            log: file for what it prints.
-            token: a file that has to be seen from here.
-            hide_gpus: whether it holds no GPU, and therefore must not see one.
-
-        Returns:
-            How it ended; a text if none can be carried out here.
-        """
-        until = time.monotonic() + ANSWER  # a shared folder may take a moment
-        while token is not None and not token.is_file():
-            if time.monotonic() > until:
-                return (
-                    f"the machine {socket.gethostname()} of the Ray cluster does not see {token.parent}; name a folder "
-                    "that all machines share at one path, or a URL such as s3://…, with --out"
-                )
-            time.sleep(0.1)
-        self.process = TaskProcess(Task(call, (work,), log), "" if hide_gpus else None)
-        return self.process.outcome()
-
-    def stop(self) -> None:
-        """Ask the task to stop; a run saves its checkpoint first."""
-        if self.process is not None:
-            self.process.stop()
-
-
-def call(work: bytes) -> Any:
-    """Call what was packed.
-
-    Args:
-        work: a function and its arguments, from this very program.
-    """
-    function, arguments = pickle.loads(work)
-    return function(*arguments)
-
-
-def _connect(address: str | None) -> Any:
-    """The module of Ray, connected to a cluster."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here reports to nobody
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what is looked after here
-    try:
-        ray: Any = import_module("ray")
-    except ImportError:
-        raise ImportError("--executor ray needs Ray; pip install 'segdistill[ray]'") from None
-    if ray.is_initialized():
-        return ray
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address not in (None, "auto", "local"):
-        _check_answers(address)
-    # Nothing is uploaded: the machines see the package where it is installed, or where the driver's PYTHONPATH says.
-    paths = os.environ.get("PYTHONPATH")
-    variables = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, paths.split(os.pathsep)))} if paths else {}
-    how: dict[str, Any] = {"runtime_env": {"env_vars": variables}, "log_to_driver": False, "logging_level": "ERROR"}
-    if address in (None, "local"):
-        how["include_dashboard"] = False
-    try:
-        ray.init(address, **how)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise ValueError(f"no Ray cluster at {address or 'this machine'}: {first_line(error)}") from None
-    return ray
-
-
-def _check_answers(address: str | None) -> None:
-    """Refuse an address at which nobody answers; Ray itself would try for minutes."""
-    place = str(address).removeprefix("ray://")
-    host, _, port = place.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ValueError(f"--address: expected HOST:PORT, ray://HOST:PORT, auto or local, got {address}")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
-    except (OSError, OverflowError) as error:
-        raise ValueError(f"no Ray cluster at {address}: {one_line(str(error))}; start one with `ray start`") from None
+    position: int
+    actor: Any
+    begun: Any
 
 
 @contextmanager

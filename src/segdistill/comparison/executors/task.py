@@ -30,10 +30,12 @@ class Outcome:
     Args:
         value: what the function returned.
         error: one line, if it did not return.
+        killed: whether the system or somebody ended its process, and it may go on elsewhere.
     """
 
     value: Any = None
     error: str | None = None
+    killed: bool = False
 
 
 class Executor(Protocol):

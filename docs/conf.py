@@ -49,7 +49,7 @@ html_math_renderer = "mathml"  # MathJax would be fetched from another server
 
 
 def setup(app):
-    """Let links lead to the product's own pages, copy these beside the others, open pictures, and write formulas as MathML."""
+    """Let links lead to the product's own pages, which are copied, and to pictures; write formulas as MathML."""
     app.add_html_math_renderer("mathml", (_formula("inline"), None), (_formula("block"), None))
     app.connect("doctree-read", _open_pages)
     app.connect("doctree-resolved", _link_pictures)

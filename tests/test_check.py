@@ -316,7 +316,7 @@ def test_a_short_look_reads_a_few_items_spread_over_all():
 def test_a_short_look_names_what_may_be_meant_so():
     assert quick_check(Masks([[[0, 255]], [[0, 0]]])) == [
         "all of 2 masks that were looked at hold nothing but 0 and 255, which is ignored; if 255 is a class, set "
-        "values: {0: 0, 255: 1}"
+        "data.values: {0: 0, 255: 1}"
     ]
     assert quick_check(Masks([[[0, 1]], [[255, 255]]])) == [
         "1 of 2 masks that were looked at are 255 throughout, which is ignored"

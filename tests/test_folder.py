@@ -437,7 +437,7 @@ def test_ids_that_count_from_1(one):
     with pytest.raises(ValueError, match="label values 256 in 1 pixels"):  # one less would be void
         mask_of(one, classes=THREE, reduce_zero_label=True)
     write(one / "masks" / "a.png", np.zeros((2, 3, 3)))
-    with pytest.raises(ValueError, match="a mask of colours, but data.reduce_zero_label is about ids; remove it"):
+    with pytest.raises(ValueError, match=r"a mask of colours, but data\.reduce_zero_label is about ids; remove it"):
         mask_of(one, classes=COLOURS, reduce_zero_label=True)
 
 

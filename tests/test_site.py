@@ -113,12 +113,13 @@ def test_every_picture_opens_and_no_footer_is_half_empty(site):
 
 
 def test_pages_fit_narrow_and_dark_screens(site, browser, tmp_path):
+    fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
     with Tab(browser, tmp_path) as tab:
         for dark in (False, True):
             tab.screen(360, dark=dark)
             for name in ("index.html", "gallery.html", "tutorial.html", "results.html"):
                 tab.open((site / name).as_uri())
-                assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), name
+                assert tab.evaluate(fits), name
         lines = "[...document.querySelectorAll('td.text-right')].map(e => e.getBoundingClientRect().width)"
         assert min(tab.evaluate(lines)) >= 60  # the last page's, which has columns of numbers
 

@@ -142,7 +142,11 @@ def test_other_shells_are_given_names(shell, tmp_path):
     }
     code = "from segdistill import cli; cli.main()"
     for words, answer in wanted.items():
-        variables = {completion.COMPLETE: shell, "_TYPER_COMPLETE_ARGS": words, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+        variables = {
+            completion.COMPLETE: shell,
+            "_TYPER_COMPLETE_ARGS": words,
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        }
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **variables}
         )

@@ -37,7 +37,7 @@ SUMMARY_KEYS = ("miou", "macc", "pixel_accuracy", "iou", "steps", "best_step", "
 
 SHORTER = (
     "Sooner done on a CPU: a smaller network (names that end in _half or _quarter, segdistill list models), a smaller "
-    "data.crop or data.batch_size, fewer train.steps"
+    "data.crop or data.batch_size, fewer train.steps; train.threads=1 where other work keeps the cores busy"
 )
 """Said of a run that takes hours."""
 

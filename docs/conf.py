@@ -33,7 +33,9 @@ python_maximum_signature_line_length = 88
 html_theme = "furo"  # its fonts are the reader's own: a page asks no other server for anything
 html_title = "segdistill"
 html_copy_source = False
-html_show_sphinx = False
+html_show_sphinx = html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#1f6f78", "color-brand-content": "#1f6f78"},
     "dark_css_variables": {"color-brand-primary": "#6cc5cf", "color-brand-content": "#6cc5cf"},
@@ -47,9 +49,10 @@ html_math_renderer = "mathml"  # MathJax would be fetched from another server
 
 
 def setup(app):
-    """Let links lead to the product's own pages, copy these beside the others, and write formulas as MathML."""
+    """Let links lead to the product's own pages, which are copied, and to pictures; write formulas as MathML."""
     app.add_html_math_renderer("mathml", (_formula("inline"), None), (_formula("block"), None))
     app.connect("doctree-read", _open_pages)
+    app.connect("doctree-resolved", _link_pictures)
     app.connect("build-finished", _copy_pages)
 
 
@@ -68,6 +71,17 @@ def _open_pages(app, tree):
         if target.parent.as_posix() in PAGES:
             uri = Path(os.path.relpath(target, here)).as_posix()
             node.replace_self(nodes.reference("", "", *node.children, refuri=uri, internal=True))
+
+
+def _link_pictures(app, tree, page):
+    """Let each picture lead to its file: on a narrow screen its writing is too small to read."""
+    for node in list(tree.findall(nodes.image)):
+        known = app.env.images.get(node["uri"])
+        if known is not None and not isinstance(node.parent, nodes.reference):
+            place = Path(os.path.relpath(f"_images/{known[1]}", Path(page).parent)).as_posix()
+            link = nodes.reference("", "", refuri=place, internal=True)
+            node.replace_self(link)
+            link += node
 
 
 def _copy_pages(app, error):

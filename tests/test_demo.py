@@ -19,6 +19,7 @@ SMALL = [
 def test_the_demo_is_a_comparison(tmp_path):
     said = []
     rows = run_demo(tmp_path, seeds=2, say=said.append, overrides=SMALL)
+    assert "a teacher, then 6 runs of students" in said[0]  # before anything is done
     assert [row["run"] for row in rows] == ["teacher", "baseline", "kd", "cwd"]
     assert rows[0]["network"] == "deeplabv3plus_resnet18_half"
     assert {row["network"] for row in rows[1:]} == {"deeplabv3plus_resnet18_quarter"}

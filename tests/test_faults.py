@@ -233,6 +233,13 @@ def test_a_closed_terminal_stops_a_run_after_its_step(tmp_path, whole, monkeypat
     assert_same_run(tmp_path, whole)
 
 
+def test_an_interrupted_run_says_that_it_finishes_its_step_first(tmp_path, monkeypatch, capfd):
+    ctrl_c = lambda _run: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+    with at_step(monkeypatch, 2, ctrl_c), pytest.raises(TrainingStopped, match="stopped after step 2; go on"):
+        distill(config(), out=tmp_path)
+    assert capfd.readouterr().err.count("stopping after this step, which is saved; Ctrl-C again ends it at once\n") == 1
+
+
 def test_a_terminal_that_is_gone_does_not_end_a_run(tmp_path):
     class Gone:
         def isatty(self):

@@ -279,7 +279,7 @@ def test_sizes_that_differ(one):
         ([[0, 1, 9], [8, 8, 0]], r"masks/a\.png: label values 8, 9 in 3 pixels; expected 0 to 2, or 255 for void; map"),
         (
             [[0, 1, 3], [3, 2, 255]],
-            r"label values 3 in 2 pixels; .* set ignore: \[3\]; if ids count from 1, set reduce_zero_label",
+            r"label values 3 in 2 pixels; .* set data.ignore: \[3\]; if ids count from 1, set data.reduce_zero_label",
         ),
         ([[0, 128, 255], [0, 0, 0]], r"label values 128 .* grey levels rather than ids\?"),
         (np.arange(6).reshape(2, 3) * 40, "label values 40, 80, 120, 160, 200 in 5 pixels"),
@@ -312,7 +312,7 @@ def test_colours_where_ids_are_expected(one):
 
 def test_a_palette_mask_that_was_meant_otherwise(one):
     palette_image(one / "masks" / "a.png", [[0, 1, 2], [2, 1, 0]], [(1, 1, 1), (2, 2, 2), (3, 3, 3)])
-    with pytest.raises(ValueError, match=r"\(1,1,1\), \(2,2,2\), \(3,3,3\) in 6 pixels, .* set by_colour: false"):
+    with pytest.raises(ValueError, match=r"\(1,1,1\), \(2,2,2\), \(3,3,3\) in 6 pixels, .* set data.by_colour: false"):
         mask_of(one, classes=COLOURS)
     palette_image(one / "masks" / "a.png", [[0, 1, 2], [2, 1, 7]], [(i, i, i) for i in range(8)])
     with pytest.raises(ValueError, match=r"label values 7 in 1 pixels; .* give colours in data.classes for a palette"):
@@ -437,7 +437,7 @@ def test_ids_that_count_from_1(one):
     with pytest.raises(ValueError, match="label values 256 in 1 pixels"):  # one less would be void
         mask_of(one, classes=THREE, reduce_zero_label=True)
     write(one / "masks" / "a.png", np.zeros((2, 3, 3)))
-    with pytest.raises(ValueError, match="a mask of colours, but reduce_zero_label is about ids; remove it"):
+    with pytest.raises(ValueError, match=r"a mask of colours, but data\.reduce_zero_label is about ids; remove it"):
         mask_of(one, classes=COLOURS, reduce_zero_label=True)
 
 

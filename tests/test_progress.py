@@ -168,6 +168,49 @@ def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch, tmp_path, variables
     assert not animated(io.StringIO())
 
 
+def test_a_slow_run_is_never_silent_for_long_and_says_once_how_it_would_be_shorter(tmp_path):
+    clock, stream = Clock(), io.StringIO()
+    recorder = Recorder(tmp_path, 200, 0, stream=stream, advice="Take less.", clock=clock)
+    clock.now = 500  # a cache was filled, which says nothing of the steps
+    recorder.begin()
+    for step in range(1, 7):
+        clock.now += 50
+        recorder.alive(step)
+    assert stream.getvalue().splitlines() == [
+        "step 1/200  50 s a step  left 2:45:50",
+        "note: 2:45:50 to go. Take less.",
+        "step 3/200  50 s a step  left 2:44:10",
+        "step 5/200  50 s a step  left 2:42:30",
+    ]
+    clock.now += 50
+    recorder.step(7, {"loss": 1.0, "images_per_s": 1.0, "memory_mb": 1.0})
+    recorder.alive(7)
+    assert stream.getvalue().splitlines()[4:] == ["step 7/200  loss 1.0000  1.0 img/s  1 MB  left 2:40:50"]
+    recorder.close()
+
+
+def test_a_fast_run_says_nothing_more_than_before(tmp_path):
+    clock, stream = Clock(), io.StringIO()
+    recorder = Recorder(tmp_path, 2000, 1000, stream=stream, advice="Take less.", clock=clock)
+    recorder.begin()
+    for step in range(1001, 1100):
+        clock.now += 0.09
+        recorder.alive(step)
+    assert stream.getvalue() == ""
+    clock.now += 2
+    recorder.alive(1100)
+    assert stream.getvalue() == "step 1100/2000  0.109 s a step  left 0:01:38\n"
+    recorder.close()
+
+
+def test_the_bar_of_a_run_moves_with_each_step(monkeypatch, tmp_path):
+    monkeypatch.setenv("TERM", "xterm")
+    recorder = Recorder(tmp_path, 200, 0, stream=Terminal())
+    recorder.alive(3)
+    assert recorder.bar.tasks[0].completed == 3
+    recorder.close()
+
+
 def test_no_colour_where_none_is_wanted(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")

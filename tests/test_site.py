@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from chromium import Tab
 from conftest import REPOSITORY, needs_package
 
 DOCS = REPOSITORY / "docs"
@@ -94,6 +95,33 @@ def test_the_gallery_is_whole_and_small(site):
     opened = (site / "gallery.html").read_text(encoding="utf-8")
     assert 'href="gallery/report/index.html"' in opened  # opened, not saved
     assert 'href="example_report/index.html"' in (site / "results.html").read_text(encoding="utf-8")
+
+
+def test_no_line_is_taken_for_a_comment():
+    """A line of Markdown that begins with a per cent sign is one to Sphinx, and is lost."""
+    for page in DOCS.rglob("*.md"):
+        assert not re.search(r"^\s*%", page.read_text(encoding="utf-8"), re.M), page
+
+
+def test_every_picture_opens_and_no_footer_is_half_empty(site):
+    for name in ("gallery.html", "index.html"):
+        page = (site / name).read_text(encoding="utf-8")
+        pictures = re.findall(r'<img [^>]*src="(_images/[^"]+)"', page)
+        assert pictures
+        assert all(f'href="{picture}"' in page for picture in pictures)
+        assert "Copyright" not in page
+
+
+def test_pages_fit_narrow_and_dark_screens(site, browser, tmp_path):
+    fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    with Tab(browser, tmp_path) as tab:
+        for dark in (False, True):
+            tab.screen(360, dark=dark)
+            for name in ("index.html", "gallery.html", "tutorial.html", "results.html"):
+                tab.open((site / name).as_uri())
+                assert tab.evaluate(fits), name
+        lines = "[...document.querySelectorAll('td.text-right')].map(e => e.getBoundingClientRect().width)"
+        assert min(tab.evaluate(lines)) >= 60  # the last page's, which has columns of numbers
 
 
 def test_the_gallery_names_commands_that_exist():

@@ -120,6 +120,72 @@ def test_a_shell_completes_names_and_does_not_wait_for_torch(tmp_path):
         assert bool(told) == bool(wanted), line
 
 
+ZSH = """
+autoload -Uz compinit; compinit -D -u
+_message() {}
+_arguments() { print -r -- "$1 $2" }
+words=(segdistill dis) CURRENT=2
+autoload -Uz _segdistill
+_segdistill
+print -r -- then ${_comps[segdistill]}
+_segdistill_completion
+"""
+"""A shell whose first TAB loads the script from its folder; in place of a menu it prints what it was given."""
+
+
+@pytest.mark.parametrize("shell", ["complete_zsh", "complete_fish"])
+def test_other_shells_are_given_names(shell, tmp_path):
+    wanted = {
+        "segdistill dis": "distill",
+        "segdistill distill camvid/stu": "camvid/student_cpu",
+        "segdistill distill camvid/student_cpu method=cw": "method=cwd",
+    }
+    code = "from segdistill import cli; cli.main()"
+    for words, answer in wanted.items():
+        variables = {
+            completion.COMPLETE: shell,
+            "_TYPER_COMPLETE_ARGS": words,
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **variables}
+        )
+        assert answer in done.stdout, (words, done)
+
+
+def test_the_first_tab_of_a_zsh_is_answered_too():
+    from typer._completion_shared import get_completion_script
+
+    completion.mend_scripts()
+    completion.mend_scripts()
+    script = get_completion_script(prog_name="segdistill", complete_var=completion.COMPLETE, shell="zsh")
+    assert script.startswith("#compdef segdistill\n")
+    assert script.count("if [[ $funcstack[1] = _segdistill ]]; then\n  _segdistill_completion") == 1
+
+
+@pytest.mark.requires(shutil.which("zsh") is not None, "zsh")
+def test_a_zsh_completes_from_the_first_tab_on(tmp_path):
+    from typer._completion_shared import get_completion_script
+
+    completion.mend_scripts()
+    script = get_completion_script(prog_name="segdistill", complete_var=completion.COMPLETE, shell="zsh")
+    (tmp_path / "_segdistill").write_text(script)
+    program = tmp_path / "segdistill"
+    program.write_text(PROGRAM.replace("PYTHON", sys.executable).replace("HEAVY", repr(sorted(HEAVY))))
+    program.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    done = subprocess.run(
+        ["zsh", "-f", "-c", f"fpath+={tmp_path}\n{ZSH}"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+    )
+    first, _, later = done.stdout.partition("then _segdistill_completion\n")
+    assert "distill" in first, done
+    assert first == later
+
+
 def test_what_is_completed_where_a_shell_splits_no_words(monkeypatch, tmp_path):
     monkeypatch.delenv(completion.COMPLETE, raising=False)
     completion.mend_words()

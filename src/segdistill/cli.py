@@ -51,6 +51,7 @@ def main() -> None:
     """Entry point: a mistake is one line and exit code 2, Ctrl-C 130; `--debug` anywhere gives the traceback."""
     tolerate_any_encoding()
     completion.mend_words()
+    completion.mend_scripts()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:

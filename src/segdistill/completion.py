@@ -18,6 +18,24 @@ def mend_words() -> None:
         os.environ["COMP_WORDS"] = "\n".join(words[: int(at) + 1])
 
 
+AUTOLOADED = """
+# The first TAB in a shell runs this file as a function; later ones go to the function above.
+if [[ $funcstack[1] = _%(prog_name)s ]]; then
+  %(complete_func)s "$@"
+fi
+"""
+
+
+def mend_scripts() -> None:
+    """Let the first TAB of a zsh complete, too: typer's script, which a zsh loads then, only defines a function."""
+    from typer import _completion_shared as shared
+
+    scripts: dict[str, str] = getattr(shared, "_completion_scripts", {})
+    script = scripts.get("zsh", "")
+    if script and "funcstack" not in script:
+        scripts["zsh"] = script.rstrip() + "\n" + AUTOLOADED
+
+
 def config(incomplete: str) -> list[str]:
     """Configurations of the package, and the files that begin alike, as a shell names no file beside them.
 

@@ -79,8 +79,10 @@ def check(
         console.print(f"images of the pack {data.packed}", markup=False)
     for split, report in found.items():
         if isinstance(report, str):
-            console.print(f"{split}: {report}", style="yellow" if split == "test" else "red")
             bad |= split != "test"
+            alike = [other for other in found if found[other] == report]
+            if split == alike[0]:  # what all splits lack is said once
+                console.print(f"{', '.join(alike)}: {report}", style="yellow" if alike == ["test"] else "red")
             continue
         console.print(split, style="bold")
         for line in report.lines():

@@ -20,7 +20,7 @@ from segdistill.functional import IGNORE
 ONE_CLASS = "the only class is {!r}: every pixel is right from the start; add a background class"
 SHOWN = 100
 """Problems that are printed; all of them are in the JSON file."""
-BINARY = "nothing but 0 and 255, which is ignored; if 255 is a class, set values: {0: 0, 255: 1}"
+BINARY = "nothing but 0 and 255, which is ignored; if 255 is a class, set data.values: {0: 0, 255: 1}"
 
 
 @dataclass

@@ -93,22 +93,26 @@ class LabelRule:
 
     def _ids_of_colours(self, values: Array, path: Path) -> Bytes:
         if self.reduce_zero_label:
-            raise ValueError(f"{path}: a mask of colours, but reduce_zero_label is about ids; remove it")
+            raise ValueError(f"{path}: a mask of colours, but data.reduce_zero_label is about ids; remove it")
         if not self._has_colours:
             raise ValueError(
                 f"{path}: a mask of colours, but the classes have none; give each a colour in data.classes "
                 "({road: [128, 64, 128], …}), or save class ids as an 8-bit PNG of one channel"
             )
-        hint = "add it to data.classes or data.ignore, or, if the mask's palette indices are ids, set by_colour: false"
+        hint = (
+            "add it to data.classes or data.ignore, or, if the mask's palette indices are ids, "
+            "set data.by_colour: false"
+        )
         return colours_to_ids(values.astype(np.uint8), self._ids, path, hint)
 
     def _hint(self, values: set[int]) -> str:
         count = len(self.classes)
         bad = values - set(range(count)) - {IGNORE}
         if bad == {count}:
-            return f"if {count} means void, set ignore: [{count}]; if ids count from 1, set reduce_zero_label: true"
+            void = f"if {count} means void, set data.ignore: [{count}]"
+            return f"{void}; if ids count from 1, set data.reduce_zero_label: true"
         if values <= {0, 127, 128, 255, 254, 1} and bad:
-            return "grey levels rather than ids? map them, for instance values: {0: 0, 255: 1}"
+            return "grey levels rather than ids? map them, for instance data.values: {0: 0, 255: 1}"
         return (
             "map them with data.values, drop them with data.ignore, or give colours in data.classes for a palette mask"
         )

@@ -103,6 +103,7 @@ def train(training: Training) -> None:
     training.fill_cache()  # with teacher.cache: the teacher sees each view once, and never again
     batches, watch = training.batches(), Watch()
     training.model.train()
+    training.recorder.begin()
     for step in range(training.done, cfg.steps):
         training.run.seed(cfg.seed, step)
         set_rate((training.optimizer, training.critic_optimizer), schedule(step, cfg))
@@ -148,6 +149,7 @@ def _keep(training: Training, figures: Figures, shown: Mapping[str, float], batc
     cfg, run = training.cfg, training.run
     if training.due(cfg.log_every):
         training.record(run.mean(figures.terms), shown, figures.norm, batches)
+    training.recorder.alive(training.done)
     if training.due(cfg.eval_every):
         training.validate()
     stop = watch.stopping(run)

@@ -35,6 +35,12 @@ Changes = dict[str, list[Any]]
 SUMMARY_KEYS = ("miou", "macc", "pixel_accuracy", "iou", "steps", "best_step", "seconds", "student", "method")
 """What a summary that is whole says at least."""
 
+SHORTER = (
+    "Sooner done on a CPU: a smaller network (names that end in _half or _quarter, segdistill list models), a smaller "
+    "data.crop or data.batch_size, fewer train.steps; train.threads=1 where other work keeps the cores busy"
+)
+"""Said of a run that takes hours."""
+
 
 def open_run(training: "Training", resume: bool | Literal["auto"], *, override: bool = False) -> dict[str, Any] | None:
     """Start a run's folder, or go on in it.
@@ -67,7 +73,13 @@ def open_run(training: "Training", resume: bool | Literal["auto"], *, override: 
     if run.main and summary is None:
         _write_settings(training, changed, afresh=not begun)
     recorded = folder if run.main and summary is None else None
-    training.recorder = Recorder(recorded, training.cfg.steps, training.done, tensorboard=training.cfg.tensorboard)
+    training.recorder = Recorder(
+        recorded,
+        training.cfg.steps,
+        training.done,
+        tensorboard=training.cfg.tensorboard,
+        advice=SHORTER if training.run.device.type == "cpu" else "",
+    )
     if training.cfg.shard != "none" and run.world == 1:
         training.recorder.say(f"train.shard={training.cfg.shard} has no effect in a single process")
     if resume is True and not begun:

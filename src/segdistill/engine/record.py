@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -13,9 +13,15 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from segdistill._printing import ProgressLines, animated, visible
+from segdistill._printing import SELDOM, ProgressLines, animated, visible
 from segdistill._types import Told
 from segdistill.engine.run_folder import METRICS, explaining, write_text
+
+FIRST = 10.0
+"""Seconds after which a run says for the first time how fast it is; then it is never silent for more than a minute."""
+
+LONG = 3600.0
+"""Seconds from which a run on a CPU says how it would be shorter."""
 
 
 class Recorder:
@@ -27,12 +33,23 @@ class Recorder:
         start: the step from which a resumed run goes on; later lines of the interrupted one are dropped.
         tensorboard: whether to write event files beside.
         stream: where plain lines go, if standard error is not a terminal.
+        advice: what would make the run shorter, said once if more than an hour is left.
+        clock: tells the seconds.
     """
 
     def __init__(
-        self, folder: Path | None, steps: int, start: int, *, tensorboard: bool = False, stream: TextIO | None = None
+        self,
+        folder: Path | None,
+        steps: int,
+        start: int,
+        *,
+        tensorboard: bool = False,
+        stream: TextIO | None = None,
+        advice: str = "",
+        clock: Callable[[], float] = time.monotonic,
     ):
-        self.steps, self.start, self.last, self.began = steps, start, start, time.monotonic()
+        self.steps, self.start, self.last, self.advice, self.clock = steps, start, start, advice, clock
+        self.begin()
         self.file, self.events = None, None
         self.bar: Progress | None = None
         self.stream = stream or sys.stderr
@@ -54,6 +71,35 @@ class Recorder:
             self.task = self.bar.add_task("", total=steps, completed=start)
             self.bar.start()
 
+    def begin(self) -> None:
+        """Note that the first step begins now: what goes before says nothing of the time that is left."""
+        self.began = self.told = self.clock()
+        self.silence = FIRST
+
+    def alive(self, step: int) -> None:
+        """Be told of each step, also where nothing is recorded: the bar moves, and lines are never far apart.
+
+        Args:
+            step: how many steps are done.
+        """
+        if self.file is None:
+            return
+        now = self.clock()
+        left = self._left(step, now)
+        if self.bar is not None:
+            with suppress(OSError):
+                self.bar.update(self.task, completed=step)
+        elif now - self.told >= self.silence:
+            pace = (now - self.began) / (step - self.start)
+            self.say(f"step {step}/{self.steps}  {pace:.3g} s a step  left {timedelta(seconds=round(left))}")
+        if self.advice and now - self.began >= FIRST:
+            if left >= LONG:
+                self.say(f"note: {timedelta(seconds=round(left))} to go. {self.advice}")
+            self.advice = ""
+
+    def _left(self, step: int, now: float) -> float:
+        return (now - self.began) / max(step - self.start, 1) * (self.steps - step)
+
     def step(self, step: int, numbers: Mapping[str, float]) -> None:
         """Record one step's numbers.
 
@@ -65,7 +111,7 @@ class Recorder:
         self.last = step
         if self.file is None:
             return
-        left = (time.monotonic() - self.began) / max(step - self.start, 1) * (self.steps - step)
+        left = self._left(step, self.clock())
         head = f"loss {numbers['loss']:.4f}  {numbers['images_per_s']:.1f} img/s  {numbers['memory_mb']:.0f} MB"
         if self.bar is not None:
             with suppress(OSError):  # the terminal may be gone
@@ -95,6 +141,7 @@ class Recorder:
         """
         if self.file is None:
             return
+        self.told, self.silence = self.clock(), SELDOM
         with suppress(OSError):  # a terminal that was closed, or a log on a full disk, ends no run
             if self.bar is not None:
                 self.bar.console.print(visible(line), markup=False)

@@ -5,7 +5,7 @@ import platform
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
@@ -204,6 +204,10 @@ def _stop_politely(run: Runtime) -> dict[int, Any]:
     def note(number: int, _frame: Any) -> None:
         if run.stopped and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if run.main and not run.stopped:
+            again = "; Ctrl-C again ends it at once" if number == signal.SIGINT else ""
+            with suppress(OSError, RuntimeError, ValueError):  # it may have come while something else was printed
+                print(f"stopping after this step, which is saved{again}", file=sys.stderr, flush=True)
         run.stopped.append(number)
 
     handlers: dict[int, Any] = {}

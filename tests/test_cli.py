@@ -275,8 +275,8 @@ def test_a_terminated_run_goes_on_where_it_stopped(tmp_path):
     ("module", "function", "words"),
     [
         ("segdistill.show", "doctor", ["doctor"]),
-        ("segdistill.show_lists", "catalogue", ["list", "methods"]),
-        ("segdistill.show_data", "check", ["data", "check", "c.yaml"]),
+        ("segdistill.show.lists", "catalogue", ["list", "methods"]),
+        ("segdistill.show.data", "check", ["data", "check", "c.yaml"]),
         ("segdistill.deploy.serve.server", "serve", ["serve", "runs/x"]),
         ("segdistill.engine.evaluate", "evaluate_run", ["eval", "runs/x"]),
     ],

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from segdistill import show_compare
 from segdistill.comparison.plan import load_plan
 from segdistill.demo import GRID, demo_report, run_demo
+from segdistill.show import compare as show_compare
 
 SMALL = [
     "data.size=[32,32]", "data.crop=[32,32]", "data.images=4", "data.workers=0", "student.output_stride=16",

@@ -687,7 +687,7 @@ def test_what_the_page_shows_works():
 def test_layers_are_shown_with_the_proposal(capsys):
     from rich.console import Console
 
-    from segdistill import show_lists
+    from segdistill.show import lists as show_lists
 
     console = Console(width=200)
     show_lists.layers(console, "smp:FPN:resnet18", (64, 128), depth=1)

@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 
 from comparisons import TEACHERS, finished, gathered
-from segdistill import show_compare
 from segdistill.comparison import grid
 from segdistill.comparison.grid import compare, is_done, run_only
 from segdistill.comparison.notes import notes
@@ -19,6 +18,7 @@ from segdistill.comparison.table import figures, further_cells, latex, markdown
 from segdistill.engine.config import load_config
 from segdistill.engine.evaluate import evaluate_run
 from segdistill.report import write_report
+from segdistill.show import compare as show_compare
 from test_compare import TINY
 
 METHODS = ["methods=[none,kd,cwd]", "seeds=3"]

@@ -14,7 +14,6 @@ import pytest
 
 from comparisons import SOURCE, finished
 from conftest import PATIENCE
-from segdistill import show_compare, show_progress
 from segdistill._printing import ProgressLines, animated, counted, untold
 from segdistill.comparison.executors.choice import choose_executor
 from segdistill.comparison.executors.local import Local
@@ -22,7 +21,9 @@ from segdistill.comparison.executors.task import Outcome, Task
 from segdistill.comparison.plan import load_plan
 from segdistill.comparison.watch import RunState, Watch
 from segdistill.engine.record import Recorder
-from segdistill.show_progress import manner, progress, speaking
+from segdistill.show import bars
+from segdistill.show import compare as show_compare
+from segdistill.show.bars import manner, progress, speaking
 
 
 class Clock:
@@ -254,7 +255,7 @@ def test_who_is_told_what(capsys):
     for words in (["eval", "--json", "-"], ["eval", "--json=-"]):
         with speaking(words):
             print("said")
-            show_progress.print_json("{}")
+            bars.print_json("{}")
         assert capsys.readouterr() == ("{}\n", "said\n")
     with speaking(["eval", "--json", "a.json"]):
         assert not manner().json
@@ -263,7 +264,7 @@ def test_who_is_told_what(capsys):
 
 def test_one_process_prints_the_result(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
-    show_progress.print_json("{}")
+    bars.print_json("{}")
     assert capsys.readouterr().out == ""
 
 

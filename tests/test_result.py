@@ -8,13 +8,13 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from comparisons import SOURCE, TEACHERS, finished, gathered
-from segdistill import show_compare
 from segdistill.comparison.bootstrap import Resampling, resampled_interval
 from segdistill.comparison.notes import notes, verdict
 from segdistill.comparison.plan import load_plan
 from segdistill.comparison.result import correct, counts_path
 from segdistill.comparison.statistics import holm, paired_interval, seeds_needed, sign_flip_p
 from segdistill.comparison.table import against_cells, cells, latex, markdown
+from segdistill.show import compare as show_compare
 
 METHODS = "methods=[none,kd,cwd,skd]"
 

@@ -1,8 +1,9 @@
 import pytest
 
-from segdistill import show, show_lists
+from segdistill import show
 from segdistill.measure import sizes
 from segdistill.measure.published import PUBLISHED
+from segdistill.show import lists as show_lists
 
 
 def test_published_sizes_are_counted_in_the_papers_form(monkeypatch):

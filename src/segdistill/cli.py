@@ -12,7 +12,7 @@ from segdistill import completion
 from segdistill._printing import one_line, tolerate_any_encoding
 from segdistill.commands import compare, data, deploy, evaluate, look, train
 from segdistill.engine.faults import known_fault
-from segdistill.show_progress import speaking
+from segdistill.show.bars import speaking
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""

@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from segdistill import completion, show, show_compare
+from segdistill import completion, show
 from segdistill.commands import terminal
 from segdistill.commands.options import ConfigPath, Json
+from segdistill.show import compare as show_compare
 
 app = typer.Typer()
 

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from segdistill import completion, show, show_data
+from segdistill import completion, show
 from segdistill.commands import terminal
 from segdistill.commands.options import ConfigPath, Json, Overrides
-from segdistill.show_progress import manner
+from segdistill.show import data as show_data
+from segdistill.show.bars import manner
 
 app = typer.Typer(
     help="Get data sets, and look at them.",

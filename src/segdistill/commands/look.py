@@ -5,10 +5,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from segdistill import completion, show, show_compare, show_costs, show_lists
+from segdistill import completion, show
 from segdistill.commands import terminal
 from segdistill.commands.options import Device, Json
-from segdistill.show_progress import STANDARD_OUTPUT
+from segdistill.show import compare as show_compare
+from segdistill.show import costs as show_costs
+from segdistill.show import lists as show_lists
+from segdistill.show.bars import STANDARD_OUTPUT
 
 app = typer.Typer()
 

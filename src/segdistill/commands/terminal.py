@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segdistill import show
-from segdistill.show_progress import STANDARD_OUTPUT, manner, print_json
+from segdistill.show.bars import STANDARD_OUTPUT, manner, print_json
 
 console = show.PlainConsole(quiet=os.environ.get("RANK", "0") != "0")
 """Where results go."""

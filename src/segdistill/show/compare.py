@@ -15,7 +15,7 @@ from rich.text import Text
 
 from segdistill._printing import animated, visible
 from segdistill.show import percent
-from segdistill.show_progress import NARROW
+from segdistill.show.bars import NARROW
 
 if TYPE_CHECKING:
     from segdistill.comparison.watch import RunState, Watch

@@ -1,4 +1,4 @@
-"""Tables for the terminal."""
+"""What a command prints: results as tables. Beside this file: comparisons, costs, data, lists, and progress bars."""
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from segdistill._printing import visible
 from segdistill.engine.presets import in_words
-from segdistill.show_progress import progress as progress
+from segdistill.show.bars import progress as progress
 
 EXTRAS = {
     "smp": ["segmentation_models_pytorch"],

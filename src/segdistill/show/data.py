@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from segdistill import show
-from segdistill.show_progress import STANDARD_OUTPUT, print_json
+from segdistill.show.bars import STANDARD_OUTPUT, print_json
 
 
 def prepare(

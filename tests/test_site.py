@@ -87,7 +87,7 @@ def test_the_glossary_has_the_words_that_pages_link_to():
         for page in (*DOCS.glob("*.md"), *DOCS.glob("howto/*.md"))
         for anchor in re.findall(r"glossary\.md#([^)]+)\)", page.read_text(encoding="utf-8"))
     }
-    assert {"tap", "class-map", "gap-closed"} <= linked <= anchors
+    assert {"tap", "critic", "class-map", "gap-closed", "labelled-share"} <= linked <= anchors
 
 
 def test_the_gallery_is_whole_and_small(site):

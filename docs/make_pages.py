@@ -48,29 +48,32 @@ sum(terms.values()).backward()
 CONFIG_HEAD = """
 # The configuration
 
-A run is described by one YAML file; `key.sub=value` behind it on the command line changes single keys. A key that does
-not exist is refused, with the nearest one that does. `segdistill list config train.lr` prints an entry of this page.
+This page explains every key of a run's configuration. Use it as a reference when you write or change a YAML file; the
+pages under *How to* explain how the keys work together. On the command line, `key.sub=value` after the file changes
+single keys. An unknown key is refused, and the message names the most similar one. `segdistill list config train.lr`
+prints one entry of this page.
 """
 CLI_HEAD = """
 # The command line
 
-Each command says with `--help` what it takes; this page is the same in one place. `CONFIG` is a YAML file, the folder
-of a run, or the name of a configuration that comes with the package; `key.sub=value` behind it changes single keys
-([Configuration](config.md)). A mistake is answered by one line and exit code 2, Ctrl-C by 130; `--debug` shows the
-traceback.
+This page lists all commands with their arguments and options, as `--help` prints them for one command. `CONFIG` is a
+YAML file, the folder of a run, or the name of a configuration that comes with the package; `key.sub=value` after it
+changes single keys ([Configuration](config.md)). An error is one line with exit code 2, Ctrl-C gives exit code 130;
+`--debug` prints the traceback ([Troubleshooting](troubleshooting.md)).
 
-## What is shown meanwhile
+## Progress, and output for scripts
 
-Work that takes long shows how far it is, on standard error: a bar with its rate and the time left where that is a
-terminal; elsewhere a line at each tenth and each minute, and none for what takes seconds. `compare`, `curve` and `demo`
-draw a table of their runs on a terminal: what each is at, its mIoU so far, the time left; what a run prints is then in
-`log.txt` in its folder. A terminal that cannot draw (`TERM=dumb`) gets lines, `NO_COLOR=1` takes the colours away.
+Commands that take long show their progress on standard error. On a terminal it is a bar with its rate and the time
+left. Elsewhere it is a line at each tenth and each minute, and no line for work of a few seconds. On a terminal,
+`compare`, `curve` and `demo` draw a table of their runs with their state, mIoU so far and time left; the output of a
+run is then in `log.txt` in its folder. `TERM=dumb` prints lines instead of drawing, and `NO_COLOR=1` turns colours
+off.
 
 Two options are for scripts:
 
 - `--quiet`, anywhere on the command line, prints nothing but the result and errors.
-- `--json FILE` writes the result as JSON where a command has it; `--json -` prints it on standard output and nothing
-  else there: all the rest goes to standard error.
+- `--json FILE`, which most commands have, writes the result as JSON. `--json -` prints only the JSON on standard
+  output; everything else goes to standard error.
 
 ```bash
 segdistill --quiet doctor --json - | python -m json.tool
@@ -78,15 +81,16 @@ segdistill --quiet doctor --json - | python -m json.tool
 
 ## Completion in a shell
 
-`segdistill --install-completion` teaches bash, zsh, fish or PowerShell, whichever it is called from, to complete
-commands and options, names of configurations, `method=`, `data.name=`, data sets of `data prepare`, and files, once a
-new shell is started (tried in bash 5, zsh 5.9 and fish 3.6); `segdistill --show-completion` prints what it would add. It loads no torch.
+`segdistill --install-completion` installs completion for the shell that it is called from: bash, zsh, fish or
+PowerShell (tried in bash 5, zsh 5.9 and fish 3.6). After a new start, the shell completes commands, options, names of configurations, `method=`,
+`data.name=`, the data sets of `data prepare`, and files. `segdistill --show-completion` prints what would be
+installed. Completion does not load torch, so it is fast.
 """
 ABOUT = {
     "data": "Further keys are options of the data set; `segdistill list data` prints them.",
     "student and teacher": "The same keys under `student` and under `teacher`. Further keys are options of the "
     "network's family, such as `pretrained`, `aux`, `width` and `depth`.",
-    "compare": "What `segdistill compare` takes besides, at the top level of the file or as `key=value`.",
+    "compare": "Further keys for `segdistill compare`, at the top level of the file or as `key=value`.",
 }
 
 

@@ -27,41 +27,43 @@ def compare(
     out: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER", help="Of the runs, or a URL as s3://…; finished ones in it are kept.", show_default=False
+            metavar="FOLDER",
+            help="Folder of the runs, or a URL such as s3://…; finished runs in it are kept.",
+            show_default=False,
         ),
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(help="Runs at a time (default: 1; on Ray as many as there is room for).", min=1),
+        typer.Option(help="Number of runs at a time (default: 1; on Ray as many as fit).", min=1),
     ] = None,
     executor: Annotated[
-        Literal["local", "ray"], typer.Option(help="This machine, or the machines of a Ray cluster.")
+        Literal["local", "ray"], typer.Option(help="Where runs are done: on this machine, or on a Ray cluster.")
     ] = "local",
     address: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Of the Ray cluster: HOST:PORT, ray://HOST:PORT, or local (default: as Ray decides).",
+            help="Address of the Ray cluster: HOST:PORT, ray://HOST:PORT, or local (default: Ray decides).",
             show_default=False,
         ),
     ] = None,
-    cpus: Annotated[
-        int | None, typer.Option(help="That a run takes on Ray, and its threads (default: 1).", min=1)
-    ] = None,
+    cpus: Annotated[int | None, typer.Option(help="CPUs and threads of each run on Ray (default: 1).", min=1)] = None,
     gpus: Annotated[
         float | None,
-        typer.Option(help="That a run takes on Ray; 0.5 shares one (default: 1 if there are any).", min=0),
+        typer.Option(help="GPUs of each run on Ray; 0.5: two runs share one (default: 1 if there are any).", min=0),
     ] = None,
     only: Annotated[
         str | None,
         typer.Option(
-            metavar="N", help="Do one run, by its number in --list, or teacher; no table.", show_default=False
+            metavar="N",
+            help="Do only run number N of --list, or train the teacher (N = teacher); no table.",
+            show_default=False,
         ),
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Name the runs with their numbers, one a line.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Print the runs with their numbers, one per line.")] = False,
     json: Json = None,
 ) -> None:
-    """Train methods × students × data sets × seeds under one schedule: one table, with intervals and costs."""
+    """Train methods × students × data sets × seeds under one schedule; write a table with intervals and costs."""
     from segdistill.comparison.plan import load_plan
 
     plan = load_plan(config, overrides or [], out)
@@ -104,21 +106,21 @@ def curve(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the runs; finished ones in it are kept.", show_default=False)
+        Path | None, typer.Option(help="Folder of the runs; finished runs in it are kept.", show_default=False)
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 1,
+    jobs: Annotated[int, typer.Option(help="Number of runs at a time.", min=1)] = 1,
     size: Annotated[
         tuple[int, int] | None,
-        typer.Option(help="Height and width of the image that is timed (default: the data's).", show_default=False),
+        typer.Option(help="Height and width of the image for timing (default: that of the data).", show_default=False),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Of the CPU while timing (default: torch's).", min=1, show_default=False)
+        int | None, typer.Option(help="Number of CPU threads for timing (default: torch's).", min=1, show_default=False)
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Passes that are timed.", min=1)] = 30,
+    repeats: Annotated[int, typer.Option(help="Number of timed passes.", min=1)] = 30,
     figures: Annotated[
         Literal["png", "pdf", "svg"] | None, typer.Option(help="Write the picture in this format as well.")
     ] = None,
-    device: Annotated[str, typer.Option(help="On which is timed: cpu, cuda, …")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device for timing: cpu, cuda, …")] = "cpu",
     json: Json = None,
 ) -> None:
     """Train a student at several widths, alone and distilled, and draw mIoU against latency, size and FLOPs."""

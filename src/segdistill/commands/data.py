@@ -13,7 +13,7 @@ from segdistill.show import data as show_data
 from segdistill.show.bars import manner
 
 app = typer.Typer(
-    help="Get data sets, and look at them.",
+    help="Download, check and pack data sets.",
     no_args_is_help=True,
     epilog="Examples: `segdistill data prepare voc2012 --root ~/data`, then "
     "`segdistill data check configs/camvid/student_cpu.yaml --json check.json --sheet check.png`",
@@ -26,17 +26,21 @@ def data_check(
     overrides: Overrides = None,
     json: Json = None,
     sheet: Annotated[
-        Path | None, typer.Option(help="PNG of samples with their masks over them.", show_default=False)
+        Path | None, typer.Option(help="Write a PNG of samples with their masks to this file.", show_default=False)
     ] = None,
     records: Annotated[
         Path | None,
-        typer.Option(help="Keep what was found image by image, so that only changes are read.", show_default=False),
+        typer.Option(
+            help="Store the results per image in this file, so that a repeated check reads only changed images.",
+            show_default=False,
+        ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that read (default: one a core).", min=0, show_default=False)
+        int | None,
+        typer.Option(help="Number of processes that read (default: one per core).", min=0, show_default=False),
     ] = None,
 ) -> None:
-    """Look at every image and mask of a configuration's data: counts, copies, all problems."""
+    """Check every image and mask of a configuration's data: print counts, duplicates and all problems."""
     if show_data.check(
         terminal.console, config, overrides or [], workers=workers, json=json, sheet=sheet, records=records
     ):
@@ -54,22 +58,22 @@ def data_prepare(
             autocompletion=completion.sources,
         ),
     ],
-    root: Annotated[Path, typer.Option(help="Folder that everything goes into.", show_default=False)],
+    root: Annotated[Path, typer.Option(help="Folder for the data set.", show_default=False)],
     mirror: Annotated[
         str | None,
         typer.Option(
-            help="Address of a folder to fetch the archives from instead (default: $SEGDISTILL_MIRROR).",
+            help="URL of a folder to download the archives from instead (default: $SEGDISTILL_MIRROR).",
             show_default=False,
         ),
     ] = None,
     keep_archives: Annotated[
-        bool, typer.Option("--keep-archives", help="Keep what was downloaded after it is unpacked.")
+        bool, typer.Option("--keep-archives", help="Keep the archives after they are unpacked.")
     ] = False,
     timeout: Annotated[
-        float, typer.Option(help="Seconds without a byte after which a download is tried again.", min=1)
+        float, typer.Option(help="Seconds without data after which a download is tried again.", min=1)
     ] = 30,
 ) -> None:
-    """Download a standard data set, or what of it is missing, unpack and verify it; explain what needs a login."""
+    """Download, unpack and verify a standard data set, or its missing parts; explain what needs a login."""
     folder = show_data.prepare(terminal.say, name, root, mirror=mirror, keep_archives=keep_archives, timeout=timeout)
     if manner().quiet:  # else the line that names the folder is the last
         show.plain(terminal.console)(str(folder))
@@ -80,15 +84,13 @@ def data_pack(
     config: ConfigPath,
     overrides: Overrides = None,
     *,
-    out: Annotated[
-        Path, typer.Option(help="Folder of the pack; what is there of these data is kept.", show_default=False)
-    ],
+    out: Annotated[Path, typer.Option(help="Folder of the pack; finished parts in it are kept.", show_default=False)],
     split: Annotated[
         list[str] | None, typer.Option(help="train, val or test; repeatable (default: the first two).")
     ] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare a pack with its checksums; write nothing.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Only compare a pack with its checksums.")] = False,
 ) -> None:
-    """Decode a data set once and for all, so that training reads crops instead of decoding whole images."""
+    """Decode a data set once, so that training reads crops and does not decode whole images."""
     if show_data.pack(
         terminal.console, terminal.say, config, overrides or [], out, split or ["train", "val"], verify=verify
     ):

@@ -21,7 +21,8 @@ def predict(
     size: Annotated[
         tuple[int, int] | None,
         typer.Option(
-            help="Height and width of what the network sees (default: as in its training).", show_default=False
+            help="Height and width to resize images to for the network (default: as in its training).",
+            show_default=False,
         ),
     ] = None,
     protocol: Annotated[
@@ -31,28 +32,28 @@ def predict(
     window: Annotated[
         tuple[int, int] | None,
         typer.Option(
-            help="Height and width of windows to see images through, however large (default: as in its validation).",
+            help="Height and width of sliding windows, for images of any size (default: as in its validation).",
             show_default=False,
         ),
     ] = None,
     format: Annotated[
         Literal["pictures", "cityscapes"],
-        typer.Option(help="cityscapes: label ids under the names that its server wants, in OUT/label_ids."),
+        typer.Option(help="cityscapes: write label ids for the Cityscapes server into OUT/label_ids."),
     ] = "pictures",
     frames: Annotated[
-        bool, typer.Option("--frames", help="Of videos, write the frames as PNG files instead of videos.")
+        bool, typer.Option("--frames", help="Write the frames of videos as PNG files, not as videos.")
     ] = False,
     image_range: Annotated[
         tuple[float, float] | None,
-        typer.Option(help="Values that are black and white (default: as in training).", show_default=False),
+        typer.Option(help="Pixel values of black and white (default: as in training).", show_default=False),
     ] = None,
     max_pixels: Annotated[
-        int | None, typer.Option(help="Largest image (default: 179 million pixels).", min=1, show_default=False)
+        int | None, typer.Option(help="Largest image in pixels (default: 179 million).", min=1, show_default=False)
     ] = None,
     device: Device = "auto",
     json: Json = None,
 ) -> None:
-    """Segment images and videos: class numbers, colours, and colours over the image; or a benchmark's files."""
+    """Segment images and videos: write class numbers, colours, and colours over the image; or files for a benchmark."""
     from segdistill.deploy.outputs import KINDS
     from segdistill.deploy.predict import card_protocol, iterate_predictions
     from segdistill.engine.runtime import runtime
@@ -74,15 +75,17 @@ def serve(
     baseline: Annotated[
         Path | None, typer.Option(metavar="RUN", help="The same student without distillation.", show_default=False)
     ] = None,
-    teacher: Annotated[Path | None, typer.Option(metavar="RUN", help="Its teacher.", show_default=False)] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="The student's teacher.", show_default=False)
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: a free one.", min=0, max=65535)] = 8000,
-    max_megabytes: Annotated[int, typer.Option(help="Largest upload.", min=1)] = 32,
-    max_pixels: Annotated[int, typer.Option(help="Largest image.", min=1)] = 40_000_000,
-    queue: Annotated[int, typer.Option(help="Requests that may wait.", min=0)] = 16,
+    port: Annotated[int, typer.Option(help="Port; 0: any free port.", min=0, max=65535)] = 8000,
+    max_megabytes: Annotated[int, typer.Option(help="Largest upload in MiB.", min=1)] = 32,
+    max_pixels: Annotated[int, typer.Option(help="Largest image in pixels.", min=1)] = 40_000_000,
+    queue: Annotated[int, typer.Option(help="Number of requests that may wait.", min=0)] = 16,
     device: Device = "auto",
 ) -> None:
-    """Serve a page that shows what student, baseline and teacher see in an image, and a JSON interface."""
+    """Start a web server: a page with the predictions of student, baseline and teacher, and a JSON interface."""
     from segdistill.deploy.serve.server import serve as serve_models
 
     limits = {"max_bytes": max_megabytes * 2**20, "max_pixels": max_pixels, "waiting": queue}
@@ -94,7 +97,7 @@ def serve(
 def export(
     model: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder or student.safetensors.")],
     out: Annotated[Path, typer.Option(help="The file to write: .onnx, .xml or .pte.", show_default=False)],
-    format: Annotated[Literal["onnx", "openvino", "executorch"], typer.Option(help="What runs it.")] = "onnx",
+    format: Annotated[Literal["onnx", "openvino", "executorch"], typer.Option(help="Format of the file.")] = "onnx",
     size: Annotated[
         tuple[int, int] | None,
         typer.Option(help="Height and width of the images (default: as in its evaluation).", show_default=False),
@@ -112,15 +115,15 @@ def export(
             show_default=False,
         ),
     ] = None,
-    max_drop: Annotated[float, typer.Option(help="Points of mIoU that int8 and fp16 may lose.")] = 0.5,
-    images: Annotated[int, typer.Option(help="Validation images that the file is checked on.", min=1)] = 32,
+    max_drop: Annotated[float, typer.Option(help="Points of mIoU that int8 and fp16 may lose at most.")] = 0.5,
+    images: Annotated[int, typer.Option(help="Number of validation images for the check of the file.", min=1)] = 32,
     config: Annotated[
         Path | None, typer.Option(help="Configuration whose data is used (default: the run's own).", show_default=False)
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds that the exporter gets.", min=1)] = 600,
+    timeout: Annotated[float, typer.Option(help="Seconds after which the exporter is stopped.", min=1)] = 600,
     json: Json = None,
 ) -> None:
-    """Write a student as a file for ONNX Runtime, OpenVINO or ExecuTorch, checked against it before it is there."""
+    """Export a student to a file for ONNX Runtime, OpenVINO or ExecuTorch, and check that both agree."""
     from segdistill.deploy.export import export_student
 
     if size is not None and dynamic:
@@ -137,12 +140,12 @@ def export(
 def card(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)],
     license: Annotated[
-        str | None, typer.Option(help="As the hub names it, such as apache-2.0.", show_default=False)
+        str | None, typer.Option(help="Licence, as the hub names it, such as apache-2.0.", show_default=False)
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The file (default: RUN/README.md).", show_default=False)] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a README.md that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing README.md.")] = False,
 ) -> None:
-    """Write a student's model card, in the format of Hugging Face's hub: what it is, reaches, needs."""
+    """Write a student's model card for Hugging Face's hub."""
     from segdistill.deploy.model_card import README, write_model_card
 
     path = run / README if out is None else out
@@ -161,16 +164,18 @@ def push(
         list[str] | None, typer.Option(help="Further files of the folder, by name or pattern.", show_default=False)
     ] = None,
     license: Annotated[
-        str | None, typer.Option(help="Of the card, if the folder has no README.md.", show_default=False)
+        str | None, typer.Option(help="Licence for the model card, if the folder has no README.md.", show_default=False)
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch (default: main).", show_default=False)] = None,
     token: Annotated[
-        str | None, typer.Option(help="With the right to write (default: HF_TOKEN's).", show_default=False)
+        str | None, typer.Option(help="Token with write access (default: $HF_TOKEN).", show_default=False)
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be uploaded, and upload nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be uploaded, and upload nothing.")
+    ] = False,
 ) -> None:
-    """Put a student, its model card and its ONNX files on Hugging Face's hub (HF_ENDPOINT: another one)."""
+    """Upload a student, its model card and its ONNX files to Hugging Face's hub (HF_ENDPOINT: another hub)."""
     from segdistill.deploy.push import push as upload
 
     how: dict[str, Any] = {"license": license, "private": private, "revision": revision, "token": token}

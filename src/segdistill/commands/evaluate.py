@@ -23,12 +23,12 @@ def evaluate(
         Path | None, typer.Option(help="Configuration whose data is used (default: the run's own).", show_default=False)
     ] = None,
     split: Annotated[
-        str, typer.Option(help="train, val or test.", autocompletion=completion.words("train", "val", "test"))
+        str, typer.Option(help="Split: train, val or test.", autocompletion=completion.words("train", "val", "test"))
     ] = "val",
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="mmseg, cirkd, skd, ade_kit or cityscapes; eval.window=… changes it (default: the run's own).",
+            help="mmseg, cirkd, skd, ade_kit or cityscapes; eval.KEY=VALUE changes one key (default: the run's own).",
             show_default=False,
         ),
     ] = None,
@@ -36,8 +36,8 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write the figures as JSON (default: beside the model if the data are its run's; of a YAML file: "
-            "runs/); -: to standard output, alone.",
+            help="Write the result as JSON (default: beside the model if the data are its run's; for a YAML file in "
+            "runs/); -: only the JSON, to standard output.",
             show_default=False,
         ),
     ] = None,
@@ -48,12 +48,14 @@ def evaluate(
     teacher: Annotated[
         Path | None,
         typer.Option(
-            metavar="RUN", help="For agreement: the teacher (default: the configuration's).", show_default=False
+            metavar="RUN",
+            help="For the metric agreement: the teacher (default: the configuration's).",
+            show_default=False,
         ),
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Evaluate a trained student, or a network with weights as it is: mIoU, per-class IoU, accuracies, and more."""
+    """Evaluate a trained student, or a network with published weights: mIoU, IoU by class, accuracies, and more."""
     from segdistill.engine.config import is_config
     from segdistill.engine.evaluate import evaluate_run, what_is_foreign
     from segdistill.engine.run_folder import make_folder

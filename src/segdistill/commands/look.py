@@ -22,19 +22,22 @@ app = typer.Typer()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of runs.")],
     baseline: Annotated[
-        Path | None, typer.Option(help="What students are compared with (default: runs without a teacher among RUN).")
+        Path | None, typer.Option(help="Run to compare students with (default: those of RUN without a teacher).")
     ] = None,
-    teacher: Annotated[Path | None, typer.Option(help="Its run (default: the one in the configurations).")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Run of the teacher (default: the one in the configurations).")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the report (default: RUN/report).")] = None,
     images: Annotated[
-        int, typer.Option(help="How many of the images that gained most, and lost most; 0: none.", min=0, max=40)
+        int,
+        typer.Option(help="Number of images with the largest gain, and with the largest loss; 0: none.", min=0, max=40),
     ] = 4,
     figures: Annotated[
         Literal["png", "pdf", "svg"] | None, typer.Option(help="Write the figures as files as well, for a paper.")
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Write one page on runs: tables, curves, classes, confusions, pictures; if wanted, the figures as files."""
+    """Write a report on runs as one web page: tables, curves, classes, confusions, pictures."""
     from segdistill.report import write_report
 
     how: dict[str, Any] = {"baseline": baseline, "teacher": teacher, "out": out, "images": images, "figures": figures}
@@ -55,10 +58,10 @@ def list_(
         str | None, typer.Argument(help="With config: a section or a key, as train or train.lr.", show_default=False)
     ] = None,
     stats: Annotated[
-        bool, typer.Option("--stats", help="With models: parameters and operations, beside the papers'.")
+        bool, typer.Option("--stats", help="With models: parameters and operations, beside the papers' figures.")
     ] = False,
 ) -> None:
-    """List methods with their options, networks, data sets, metrics, configurations, and what these may say."""
+    """List methods with their options, networks, data sets, metrics, configurations, and configuration keys."""
     if key is not None and what != "config":
         raise ValueError(f"list {what} {key}: only config has keys; `segdistill list config {key}`")
     if what == "config":
@@ -80,39 +83,44 @@ def layers(
 @app.command(epilog="Example: `segdistill benchmark pspnet_resnet18 --teacher pspnet_resnet101 --method sstkd`")
 def benchmark(
     student: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a network, or a run.")] = "pspnet_resnet18",
-    teacher: Annotated[str | None, typer.Option(metavar="MODEL", help="Likewise.", show_default=False)] = None,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The teacher: name of a network, or a run.", show_default=False)
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            help="Also count what this method adds (teacher: pspnet_resnet101).",
+            help="Also measure what this method adds (default teacher: pspnet_resnet101).",
             show_default=False,
             autocompletion=completion.methods,
         ),
     ] = None,
     size: Annotated[
         tuple[int, int] | None,
-        typer.Option(help="Height and width of the image (default: 512 1024; with --formats the data's)."),
+        typer.Option(help="Height and width of the image (default: 512 1024; with --formats those of the data)."),
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Passes that are timed; 0: only count.")] = 10,
-    threads: Annotated[int | None, typer.Option(help="Of the CPU (default: torch's).", show_default=False)] = None,
+    repeats: Annotated[int, typer.Option(help="Number of timed passes; 0: only count.")] = 10,
+    threads: Annotated[
+        int | None, typer.Option(help="Number of CPU threads (default: torch's).", show_default=False)
+    ] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Measure compiled networks too.")] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help="Measure ONNX Runtime too.")] = False,
     device: Device = "auto",
     json: Json = None,
     formats: Annotated[
-        bool, typer.Option("--formats", help="Of trained runs: PyTorch and every ONNX file beside them, on the CPU.")
+        bool,
+        typer.Option("--formats", help="Compare trained runs in PyTorch and all ONNX files beside them, on the CPU."),
     ] = False,
     baseline: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="With --formats: the student alone.", show_default=False)
+        Path | None, typer.Option(metavar="RUN", help="With --formats: the run of the baseline.", show_default=False)
     ] = None,
     file: Annotated[
         list[Path] | None, typer.Option(help="With --formats: further ONNX files of the student.", show_default=False)
     ] = None,
     images: Annotated[
-        int | None, typer.Option(help="With --formats: how many of val are scored (default: all).", min=0)
+        int | None, typer.Option(help="With --formats: number of validation images to score (default: all).", min=0)
     ] = None,
 ) -> None:
-    """Parameters, FLOPs, peak memory and latency of a student and its teacher, and what a method adds in training.
+    """Measure parameters, FLOPs, peak memory and latency of a student and its teacher, and what a method adds.
 
     With --formats: size, mIoU, agreement, latency and memory of each file that could be deployed.
     """
@@ -150,7 +158,9 @@ def textures(
     model: Annotated[
         Path, typer.Option(metavar="RUN", help="Run folder, student.safetensors or .onnx file.", show_default=False)
     ],
-    teacher: Annotated[Path | None, typer.Option(metavar="RUN", help="Its teacher.", show_default=False)] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="The student's teacher.", show_default=False)
+    ] = None,
     baseline: Annotated[
         Path | None, typer.Option(metavar="RUN", help="The same student without SSTKD.", show_default=False)
     ] = None,
@@ -159,7 +169,7 @@ def textures(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("textures"),
 ) -> None:
-    """Draw what SSTKD transfers, of one image: low-level features, contourlet subbands, regions, counts."""
+    """Draw what SSTKD transfers for one image: low-level features, contourlet subbands, regions, counts."""
     from segdistill.report.texture_pictures import draw_textures
     from segdistill.report.textures import read_textures
 
@@ -175,10 +185,10 @@ def doctor(json: Json = None) -> None:
 
 @app.command(epilog="Example: `segdistill demo --out runs/demo`")
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the runs; finished ones in it are kept.")] = Path("runs/demo"),
-    seeds: Annotated[int, typer.Option(help="Runs per student.", min=1)] = 2,
+    out: Annotated[Path, typer.Option(help="Folder of the runs; finished runs in it are kept.")] = Path("runs/demo"),
+    seeds: Annotated[int, typer.Option(help="Number of runs per student.", min=1)] = 2,
 ) -> None:
-    """Teacher, baseline, two distilled students on built-in data; a table and a report (six minutes on two cores)."""
+    """Train teacher, baseline and two students on built-in data; write a report (six minutes on two cores)."""
     from segdistill.demo import demo_report, run_demo
 
     with show_compare.live() as watch:

@@ -11,7 +11,7 @@ ConfigPath = Annotated[
     Path,
     typer.Argument(
         metavar="CONFIG",
-        help="YAML file, name from `list configs`, or a run folder.",
+        help="YAML file, name from `list configs`, or run folder.",
         show_default=False,
         autocompletion=completion.config,
     ),
@@ -24,7 +24,9 @@ Overrides = Annotated[
 ]
 Json = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Write the result as JSON; -: to standard output, alone.", show_default=False),
+    typer.Option(
+        metavar="FILE", help="Write the result as JSON; -: only the JSON, to standard output.", show_default=False
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default=False)]
 Resume = Annotated[
@@ -33,11 +35,13 @@ Resume = Annotated[
         "--resume",
         metavar="[auto]",
         show_default=False,
-        help="Go on with the run in the folder; auto starts one if there is none, without a word.",
+        help="Resume the run in the folder; auto: start it if there is none.",
     ),
 ]
 Override = Annotated[
-    bool, typer.Option("--override", help="With --resume: take lr, clip, precision, … as they are given now.")
+    bool, typer.Option("--override", help="With --resume: use the new values of lr, clip, precision, …")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Train a few steps, write nothing, say what it would take.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Train a few steps, write nothing, and estimate time, memory and disk.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]

@@ -76,12 +76,15 @@ def advise(
     config: ConfigPath,
     overrides: Overrides = None,
     baseline: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="The student trained alone, for the gap.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Run of the student trained without a teacher, for the gap.", show_default=False
+        ),
     ] = None,
-    images: Annotated[int, typer.Option(help="Images of train and of val that are looked at, each.", min=1)] = 16,
+    images: Annotated[int, typer.Option(help="Number of images to use of train, and of val.", min=1)] = 16,
     json: Json = None,
 ) -> None:
-    """Say from a few images whether distillation is worth it here, and what would help most."""
+    """Estimate from a few images whether distillation is worth it here, and what would help most."""
     from segdistill.engine.config import load_config
 
     loaded = load_config(config, overrides or [])

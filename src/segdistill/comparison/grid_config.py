@@ -10,35 +10,38 @@ from segdistill.metrics._catalogue import ALL, METRICS
 
 
 class GridConfig(Section):
-    """What a comparison adds to a run's configuration, at the top level of the file or as `key=value`."""
+    """The keys that a comparison adds to a run's configuration, at the top level of the file or as `key=value`."""
 
     methods: list[Any] = Field(min_length=1)
-    """What is compared: entries as for `method:`, that is names, mappings with options, or lists of both that run
-    together."""
+    """What is compared: a list of entries as for `method:`, that is names, mappings with options, or lists of both that
+    are used together."""
     seeds: list[int] = Field([0, 1, 2])
-    """How many runs each entry gets, or the list of their seeds."""
+    """Number of runs of each entry, or the list of their seeds."""
     students: list[Any] | None = Field(None, min_length=1)
-    """Entries as for `student:`, names of networks, or configuration files; left out, the configuration's own."""
+    """List of students: entries as for `student:`, names of networks, or configuration files. If left out, the student
+    of the configuration."""
     widths: list[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=1)
-    """The one student at several widths instead: multipliers of its channels, as for `student.width`."""
+    """Compares one student at several widths, instead of several `students`: factors on its channels, as in
+    `student.width`."""
     labelled: list[int | float | str] | None = Field(None, min_length=1)
-    """How many of the training images keep their labels: several values of `data.labelled`, such as `[0.125, 0.25,
-    1.0]`. Each has its own baseline; a teacher that is trained first has all labels."""
+    """Compares several labelled shares: a list of values of `data.labelled`, such as `[0.125, 0.25, 1.0]`. Each share
+    has its own baseline; a teacher that the comparison trains uses all labels."""
     against: str | None = None
-    """A method besides the baseline that every other one is held against, such as `cwd`: its name or label."""
+    """A second method, besides the baseline, that all others are compared with, such as `cwd`: its name or label."""
     budget: Literal["steps", "seconds"] | None = None
-    """`steps`: all entries train for `train.steps`; `seconds`: all train for the same time. Told by `seconds`."""
+    """`steps`: all entries train for `train.steps`; `seconds`: all entries train for the same time. It follows from
+    `seconds` and need not be given."""
     seconds: float | None = Field(None, gt=0)
     """Seconds of training per run, without validation."""
     split: Literal["val", "test"] = "test"
-    """The split on which the students are compared; the best on `val` is what each run delivers."""
+    """The split on which the students are compared; each run delivers the student that was best on `val`."""
     metrics: list[str] = Field([])
-    """Further metrics by which every run is evaluated, and a teacher too, as `segdistill list metrics` names them, or
-    `all`; they have a table of their own. Runs that were evaluated without one are evaluated again, not trained."""
+    """Further metrics for every run and for a teacher, by their names in `segdistill list metrics`, or `all`; they get
+    their own table. If you add a metric later, runs are evaluated again and not trained again."""
     confidence: float = Field(0.95, gt=0, lt=1)
-    """Of the intervals; 1 − `confidence` is what the corrected p values are held against."""
+    """Confidence level of the intervals; the corrected p values are compared with 1 − `confidence`."""
     resamples: int = Field(2000, ge=100)
-    """Of the bootstrap over images, or over sequences where `data.groups` tells them."""
+    """Number of bootstrap draws over images, or over sequences if `data.groups` is set."""
 
     @pydantic.field_validator("seeds", mode="before")
     @classmethod

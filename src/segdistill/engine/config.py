@@ -42,21 +42,21 @@ class Config(Section):
     """The whole configuration of one run."""
 
     data: DataConfig
-    """The data set and how it is fed."""
+    """The data set, and how its images are loaded and augmented."""
     student: NetworkConfig
     """The network that is trained."""
     teacher: Teachers | None = None
-    """The network that it learns from; it has to be trained already. Of a list of networks it learns from the mean of
-    their probabilities, and from the features of the first one (docs/training.md)."""
+    """The network that the student learns from; it has to be trained already. With a list of networks, the student
+    learns from the mean of their probabilities, and from the features of the first one (docs/training.md)."""
     method: Any = Field("none", validate_default=True)
     """What is transferred: a method's name, a mapping with `name` and options, or a list of both; `none` trains the
     student alone. `segdistill list methods` prints all methods with their options."""
     supervised: SupervisedConfig = SupervisedConfig()
     """What the student learns from labels."""
     train: TrainConfig = TrainConfig()
-    """Optimisation, precision, what is kept when."""
+    """Optimiser, learning rate, precision, checkpoints and logging."""
     eval: EvalConfig = EvalConfig()
-    """How networks look at images in validation, evaluation and prediction."""
+    """How networks see images in validation, evaluation and prediction."""
 
     @pydantic.model_validator(mode="after")
     def _complete_eval(self) -> "Config":

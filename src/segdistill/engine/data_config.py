@@ -15,18 +15,18 @@ from segdistill.engine.section import Open, Section
 
 
 class UnlabelledConfig(Open):
-    """Images without labels, mixed into each batch: every term but cross-entropy sees them.
+    """Images without labels that join each batch: all terms that need no labels use them.
 
     Other keys are options of the data set `name`.
     """
 
     name: str = "folder"
-    """Name of the data set whose training images they are; `folder` is any folder of images. Labels that it has are not
-    read."""
+    """Name of the data set whose training images are used; `folder` is any folder of images. Labels of this data set
+    are not read."""
     root: str | None = None
-    """Folder of the images, whose subfolders are searched too; of a data set with another `name`, its own root."""
+    """Folder of the images, with its subfolders; for a data set with another `name`, its root."""
     batch_size: int = Field(gt=0)
-    """How many of them join each batch, beside `data.batch_size` labelled ones."""
+    """How many of these images join each batch, in addition to the `data.batch_size` images of the data set."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -42,89 +42,93 @@ class UnlabelledConfig(Open):
 
 
 class AugmentConfig(Section):
-    """`data.augment:` — what else happens to training images now and then, before teacher and student see them."""
+    """`data.augment:` — further changes to some training images, made before the networks see them."""
 
     colour: float = Field(0.0, ge=0, le=1)
-    """Probability that an image's colours vary as `photometric: fast` says, which varies those of all images; the two
-    exclude each other."""
+    """Probability that the colours of an image vary as with `photometric: fast`. `photometric` varies the colours of
+    all images; set only one of the two."""
     cutmix: float = Field(0.0, ge=0, le=1)
-    """Probability of CutMix: a box, half as large as the picture, is put in from another image of the same data set,
+    """Probability of CutMix: a box from another image of the same data set, half as large as the picture, is pasted in
     with its labels."""
     classmix: float = Field(0.0, ge=0, le=1)
-    """Probability of ClassMix: half of the classes of another training image are put in, by its labels; into images of
-    `data.unlabelled` as well, which then have labels there."""
+    """Probability of ClassMix: half of the classes of another training image are pasted in, cut out by its labels. This
+    is also done to images of `data.unlabelled`, which then have labels at these pixels."""
 
 
 class DataConfig(Open):
-    """`data:` — the data set and how it is fed. Other keys are options of the data set `name`."""
+    """`data:` — the data set, its images and their augmentation. Other keys are options of the data set `name`."""
 
     name: str
     """Name of the data set; `segdistill list data` prints all of them with their options."""
     size: Size | None = None
-    """[height, width] that images and masks are resized to before anything else, for training and for evaluation. Left
-    out, they stay as they are. A data set that draws its images makes them of this size."""
+    """[height, width] that images and masks are resized to before anything else, in training and in evaluation. If left
+    out, they keep their size. A data set that draws its images makes them of this size."""
     crop: Size | None = None
-    """[height, width] of the random crop that is trained on; images that are smaller are padded. Left out, whole images
-    are used, which then must all have one size."""
+    """[height, width] of the random crop that is trained on; smaller images are padded. If left out, whole images are
+    used, which then must all have the same size."""
     augmentation: str | None = None
-    """Name of an augmentation as a paper's code does it, which sets the keys from `scale` to `padding` below: `skd`,
-    `cwd`, `cirkd`, `mmseg` (ADE20K, VOC, COCO-Stuff), `mmseg_cityscapes`, `mmseg_context` (docs/data.md). Keys that are
-    given beside it win."""
+    """Name of the augmentation of a paper's code: `skd`, `cwd`, `cirkd`, `mmseg` (ADE20K, VOC, COCO-Stuff),
+    `mmseg_cityscapes`, `mmseg_context` (docs/data.md). It sets the keys from `scale` to `padding` below; keys that are
+    given as well replace its values."""
     scale: tuple[float, float] = (0.5, 2.0)
-    """[least, largest] factor by which a training image is resized at random before it is cropped."""
+    """[smallest, largest] random factor by which a training image is resized before it is cropped."""
     scale_step: float | None = Field(None, gt=0)
-    """Distance of the factors that are drawn, such as 0.1: 0.5, 0.6, …, 2.0. Left out, any factor in the range is."""
+    """Distance between the possible factors, such as 0.1 for 0.5, 0.6, …, 2.0. If left out, every factor in the range
+    is possible."""
     fit: tuple[int, int] | None = None
-    """[long, short] sides of a rectangle, lying or standing, that a training image would just fit into at factor 1, its
-    proportions kept: with [2048, 512] and factors from 0.5 to 2, short sides are 256 … 1024. Left out, factors are of
-    the image itself."""
+    """[long, short] sides of a rectangle (landscape or portrait) that decides what the random factor multiplies. At
+    factor 1, an image just fits into this rectangle with its aspect ratio kept. With [2048, 512] and factors from 0.5
+    to 2, short sides are 256 … 1024. If left out, the factor multiplies the image's own size."""
     flip: bool = True
-    """Whether a training image is mirrored left to right, every second time on average."""
+    """Whether a training image is mirrored left to right, with probability 1/2."""
     cat_max_ratio: float | None = Field(None, gt=0, lt=1)
-    """A crop is drawn anew, up to ten times, while it has fewer than two classes, or one that covers this share of its
-    labelled pixels, such as 0.75. Left out, the first crop is taken."""
+    """A crop is drawn again, up to ten times, if it has fewer than two classes, or if one class covers this share of
+    its labelled pixels, such as 0.75. If left out, the first crop is taken."""
     photometric: Literal["fast", "mmseg"] | bool = False
-    """Whether, and how, colours of training images vary at random: `fast` (or true) brightness, contrast, saturation;
-    `mmseg` these and hue, as OpenMMLab's `PhotoMetricDistortion`."""
+    """Whether and how the colours of training images vary at random: `fast` (or true) varies brightness, contrast and
+    saturation; `mmseg` also varies hue, as OpenMMLab's `PhotoMetricDistortion` does."""
     augment: AugmentConfig | None = None
-    """What happens to training images besides, each with a probability: colours, CutMix, ClassMix."""
+    """Further changes to some training images, each with a probability: colours, CutMix, ClassMix."""
     padding: Literal["random", "end", "mirrored"] = "random"
-    """Where an image lies that is smaller than the crop: `random` anywhere in it; `end` above and left, the padding
-    below and right; `mirrored` the same, but that a flip takes the padding along."""
+    """Where an image that is smaller than the crop is placed: `random` anywhere in the crop; `end` at the top left,
+    with the padding below and to the right; `mirrored` the same as `end`, but a flip also mirrors the padding."""
     fill: tuple[float, float, float] | None = None
-    """RGB colour of the padding, in 0 … 1; labels there are 255. Left out, the mean that the student subtracts."""
+    """RGB colour of the padding, in 0 … 1; labels there are 255. If left out, the mean that the student subtracts."""
     draft: bool = False
-    """Whether training may decode JPEGs at 1/2, 1/4 or 1/8 of their size where twice the rows and columns that it needs
-    remain: faster for photographs much larger than what is trained on; pixels differ slightly (docs/data.md)."""
+    """Whether training may decode JPEGs at 1/2, 1/4 or 1/8 of their size, as long as twice the needed rows and columns
+    remain. This is faster for photographs that are much larger than the training images; pixels differ slightly
+    (docs/data.md)."""
     packed: str | None = None
-    """Folder that `segdistill data pack` has written of these data: images are read from there, already decoded, and
-    the data set's files are not needed. What is trained is the same to the last bit."""
+    """Folder that `segdistill data pack` has written for these data. Images are read from there, already decoded, and
+    the original files are not needed. The result of the training is the same to the last bit."""
     groups: str | None = None
     """Which images belong together, such as the frames of one video: a regular expression that is searched for in their
-    names, with the sequence in parentheses, as `^([^_]+)_` for CamVid's `0001TP_006690`. A comparison then draws whole
-    sequences for its intervals over images, `segdistill data check` names sequences that are in two splits, and
-    `folder` makes its splits of whole ones."""
+    names. The part in parentheses is the sequence, as in `^([^_]+)_` for CamVid's `0001TP_006690`. A comparison then
+    draws whole sequences for its intervals over images, `segdistill data check` lists sequences that are in two splits,
+    and `folder` keeps each sequence in one split."""
     batch_size: int = Field(8, gt=0)
-    """Labelled images in the batch of one step, of all processes together; `train.accumulate` splits it further."""
+    """Images of `data.name` in the batch of one step, in all processes together; `train.accumulate` splits it
+    further."""
     workers: int = Field(2, ge=0)
-    """Processes that load images ahead; 0 loads them in the training process."""
+    """Number of processes that load images; 0 loads them in the training process."""
     eval_batch_size: int = Field(1, gt=0)
-    """Images that are evaluated at a time; more than 1 needs images of one size."""
+    """Number of images that are evaluated at a time; more than 1 needs images of the same size."""
     unlabelled: UnlabelledConfig | None = None
     """Images without labels that join each batch, from another folder or data set."""
     only: dict[Literal["train", "val", "test"], str | list[str]] | None = None
-    """Split → pattern of names, or a list of them, as `{train: "0001TP*", test: "Seq05VD*"}`: of that split those
-    images alone are used. Splits that are not named stay whole. `*` stands for any characters."""
+    """A pattern of names, or a list of patterns, for each split, as in `{train: "0001TP*", test: "Seq05VD*"}`: only the
+    images that match are used. Splits that are not named stay complete. `*` stands for any characters."""
     labelled: int | float | str | list[str] | None = None
-    """The training images whose labels count: how many (46), their share (0.125), a pattern of their names ("0001TP*")
-    or several, a file that lists them (`list.txt`, an image a line), or `masks`: those that have a mask, where others
-    have none. The other training images are learned from as images without labels, of which every term but those of
-    the labels sees all. A student that learns alone has nothing from them: it trains on the labelled ones."""
+    """The training images whose labels are used: their number (46), their share (0.125), a pattern of their names
+    ("0001TP*") or several, a file that lists them (`list.txt`, one image per line), or `masks`: all images that have a
+    mask. The other training images count as images without labels: all terms that need no labels use them. A student
+    without a teacher cannot learn from them and trains on the labelled images only."""
     labelled_per_batch: int | None = Field(None, gt=0)
-    """How many of a batch's `batch_size` images have labels; the others have none. Left out, images come as they come,
-    and so do labels: with 46 of 367, one in eight."""
+    """How many of the `batch_size` images of a batch have labels. If left out, batches are drawn at random from all
+    images: with 46 labelled images of 367, one in eight has labels on average."""
     labelled_seed: int = Field(0, ge=0)
-    """Of the choice of `labelled` by number or share. A smaller choice is a part of a larger one of the same seed."""
+    """Seed for the random choice of `labelled` by number or share. A smaller choice is always contained in a larger one
+    with the same seed."""
 
     @pydantic.model_validator(mode="before")
     @classmethod

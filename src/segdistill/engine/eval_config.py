@@ -12,33 +12,35 @@ if TYPE_CHECKING:
 
 
 class EvalConfig(Section):
-    """`eval:` — how networks look at images where they are evaluated, in validation too, and where they predict."""
+    """`eval:` — how networks see images in evaluation, in validation during training, and in prediction."""
 
     protocol: Literal["mmseg", "cirkd", "skd", "ade_kit", "cityscapes"] | None = None
-    """A benchmark's or paper's protocol (docs/protocols.md), whose values hold for all keys below that are left out.
-    Left out itself, the network sees whole images once, and the mean is over the classes that are there. Given on the
-    command line, it puts all keys of the section back; those after it change single ones."""
+    """The protocol of a benchmark or paper (docs/protocols.md). It sets all keys below that are left out. If `protocol`
+    is left out, the network sees whole images once, and the mean IoU is over the classes that occur. Given on the
+    command line, it resets all keys of the section; keys after it change single ones."""
     window: Size | None = None
-    """[height, width] of windows that the network sees of an image, whose logits are averaged where they overlap. Left
-    out, it sees the whole image."""
+    """[height, width] of sliding windows through which the network sees an image; logits are averaged where windows
+    overlap. If left out, the network sees the whole image."""
     stride: Size | None = None
-    """[down, across] from one window to the next; left out, two thirds of the window."""
+    """[down, across] from one window to the next. If left out, two thirds of the window."""
     short_side: int | None = None
-    """Images are resized, their ratio kept, so that the shorter side gets this long, or less where `long_side` would be
-    exceeded. The truth stays as it is, and logits are resized to it."""
+    """Images are resized, with their aspect ratio kept, until the shorter side has this length, or less if `long_side`
+    would be exceeded. The truth is not resized; logits are resized to the truth."""
     long_side: int | None = None
-    """Likewise of the longer side."""
+    """The same for the longer side."""
     scales: list[float] = Field([1.0])
-    """Factors by which images are resized besides; the views are merged."""
+    """Factors by which images are resized in addition; each factor gives one view, and the views are averaged."""
     flip: bool = False
-    """Whether each view is seen mirrored as well."""
+    """Whether the network also sees each view mirrored."""
     merge: Literal["softmax", "logits"] = "softmax"
-    """What is averaged over several views: probabilities (mmseg) or logits (cirkd, skd)."""
+    """What is averaged over several views: probabilities (`softmax`, as in mmseg) or logits (`logits`, as in cirkd and
+    skd)."""
     align_corners: bool | None = None
-    """Whether logits are resized with aligned corners, where the network does not resize them itself. Left out, as the
-    network says."""
+    """Whether logits are resized with aligned corners, if the network does not resize them itself. If left out, the
+    network's own setting."""
     absent: Literal["skip", "zero"] = "skip"
-    """What a class that is neither in the truth nor predicted is in the mean IoU: left out, or 0."""
+    """How the mean IoU treats a class that is neither in the truth nor predicted: `skip` leaves it out, `zero` counts
+    it as 0."""
 
     def complete(self, data: str) -> None:
         """Write the preset's values out in full, but for the keys that are given, and check all of them.

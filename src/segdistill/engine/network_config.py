@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class ViewsConfig(Section):
-    """`teacher.views:` — in how many ways a teacher sees each image; the probabilities of all are averaged."""
+    """`teacher.views:` — versions of each image whose probabilities are averaged for a teacher."""
 
     flip: bool = False
-    """Whether the teacher sees each image mirrored as well."""
+    """Whether the teacher also sees each image mirrored."""
     scales: list[float] = Field([1.0])
-    """Factors by which the images that it sees are resized, such as [0.75, 1.0]; it sees a view of each."""
+    """Factors by which images are resized for the teacher, such as [0.75, 1.0]; each factor gives one view."""
 
     def build(self) -> "Protocol":
         """The views, as those of an evaluation are described."""
@@ -39,52 +39,57 @@ class NetworkConfig(Open):
     name: str | None = None
     """Name of the network, `<family>_<backbone>` or `<library>:<name>`; `segdistill list models` prints examples."""
     checkpoint: str | None = None
-    """A run folder or a student's file, instead of a name: it says itself what network it is."""
+    """A run folder or a student's file, instead of `name`; it contains the description of the network."""
     weights: str | None = None
-    """A file with all tensors of the named network, `pip:PACKAGE` for one in an installed package, or `published` for
-    those that the network's library publishes."""
+    """A file with all tensors of the named network, `pip:PACKAGE` for a file in an installed package, or `published`
+    for the weights that the network's library publishes."""
     weights_key: str | None = None
-    """Which of the state dicts in that file is taken, where there are several: `ema` is the running average, whatever
-    its key (state_dict_ema, model_ema, …), any other word a key of the file. Left out, the trained weights are taken
-    (of mmengine's files the average, as it does itself), and a printed line says so."""
+    """Which state dict of the file is loaded if it has several: `ema` is the running average under any of its usual
+    keys (state_dict_ema, model_ema, …); any other word is a key of the file. If left out, the trained weights are
+    loaded and a line says so; from mmengine's files the average is loaded, as mmengine does."""
     source: str | None = None
-    """Where that file is from: openmmlab, skd, cirkd, torchvision, espnet, or segdistill. Left out, the names of its
-    tensors tell. Without a file, whose details and normalisation a network of this package is built with."""
+    """The project that the file comes from: openmmlab, skd, cirkd, torchvision, espnet or segdistill. If left out, it
+    is recognised by the names of the tensors. Without a file, the network is built with the details and the
+    normalisation of this project."""
     normalisation: Normalisation | None = None
-    """`{mean: …, std: …, range: 1 | 255, bgr: …}` of the images, instead of the network's own."""
+    """`{mean: …, std: …, range: 1 | 255, bgr: …}` of the images, instead of the network's own normalisation."""
     align_corners: bool | None = None
-    """Whether the network's logits are resized with aligned corners, in training as in evaluation, and so are maps in
-    the decoder of a network of this package. Left out, as in its source: yes for skd and cirkd, no for all others."""
+    """Whether the network's logits are resized with aligned corners, in training and in evaluation, and also the maps
+    in the decoder of a network of this package. If left out, as in its source: yes for skd and cirkd, no for all
+    others."""
     taps: dict[str, str] | None = None
-    """Tap name → path of a submodule, on top of the network's own or proposed taps; `segdistill layers MODEL` prints
-    paths. A path with `:input` behind it is the submodule's input."""
+    """Tap name → path of a submodule; it adds to or replaces the network's own or proposed taps.
+    `segdistill layers MODEL` prints paths. A path that ends with `:input` means the submodule's input."""
     classifier: str | None = None
     """Path of the final 1×1 convolution, for methods that read its weights."""
     classes: list[str] | None = None
-    """Names of a teacher's classes, where they are not those of the data; likewise of a network that is evaluated as it
-    is."""
+    """Names of a teacher's classes, if they differ from those of the data. The same for a network that is evaluated
+    without training."""
     num_classes: int | None = Field(None, gt=1)
-    """How many classes it has, where they have no names."""
+    """Number of the network's classes, if they have no names."""
     class_map: Literal["names"] | dict[int | str, int | str | None] | None = None
-    """Which of the data's classes each class of a teacher, or of a network that is evaluated as it is, is: `{its class:
-    the data's class}` by name or number, null to leave one out; or `names` for those that have one name."""
+    """Which class of the data each class of a teacher becomes, or each class of a network that is evaluated without
+    training: `{its class: the data's class}` by name or number, null to leave a class out. `names` matches classes with
+    equal names."""
 
     views: ViewsConfig | None = None
-    """Of a teacher only: `{flip: true, scales: [0.75, 1.0]}` averages its probabilities over these views of each image.
-    Taps other than `logits` are those of the image as it is (docs/training.md)."""
+    """For a teacher only: `{flip: true, scales: [0.75, 1.0]}` averages its probabilities over these views of each
+    image. All taps except `logits` come from the unchanged image (docs/training.md)."""
     cache: str | None = None
-    """Of a teacher only: folder in which what the methods read from it is kept for `cache_views` views of each image.
-    It is filled once, before training; from then on the teacher does not run, in this run or in the next that has the
-    same teacher, data and augmentation, of any seed (docs/training.md)."""
+    """For a teacher only: folder that stores what the methods read from the teacher, for `cache_views` views of each
+    image. It is filled once, before training. Then the teacher does not run any more, neither in this run nor in later
+    runs with the same teacher, data and augmentation and any seed (docs/training.md)."""
     cache_views: int = Field(1, gt=0)
-    """With `cache`: how many ways of augmenting each image there are; epoch e takes number e mod `cache_views`. Without
-    a cache, augmentation is another one each time."""
+    """With `cache`: number of different augmentations of each image; epoch e uses number e mod `cache_views`. Without a
+    cache, every epoch has a new augmentation."""
     cache_precision: Literal["float16", "bfloat16", "float32"] = "float16"
-    """With `cache`: how its numbers are kept. `float16` holds all that a teacher in bf16 gives, and refuses values
-    beyond 65 504; `bfloat16` has their range and an eighth of their precision; `float32` takes twice the room."""
+    """With `cache`: number format. `float16` stores everything that a bf16 teacher outputs, and refuses values beyond
+    65 504; `bfloat16` has the range of float32 and an eighth of float16's precision; `float32` takes twice the
+    space."""
     cache_topk: int | None = Field(None, gt=0)
-    """With `cache`: how many of a pixel's largest logits are kept, with the probability of all others together, which
-    they share evenly when read. An approximation, for data of many classes; left out, all logits are kept."""
+    """With `cache`: how many of the largest logits of a pixel are stored, with the total probability of all other
+    classes. When the cache is read, the other classes share this probability evenly. This is an approximation, for data
+    with many classes. If left out, all logits are stored."""
 
     @property
     def is_code(self) -> bool:

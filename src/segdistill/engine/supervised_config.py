@@ -9,25 +9,25 @@ from segdistill.engine.section import Section
 
 
 class SupervisedConfig(Section):
-    """`supervised:` — what the student learns from labels, alone or beside a method, its auxiliary head too."""
+    """`supervised:` — the losses of student and auxiliary head that use labels, with or without a method."""
 
     ce: float = Field(1.0, ge=0)
-    """Weight of the cross-entropy; 0 leaves it out. With `jaccard: 0` as well, the student learns from the teacher
-    alone."""
+    """Weight of the cross-entropy; 0 turns it off. If `jaccard` is 0 as well, the student learns from the teacher
+    only."""
     jaccard: float = Field(0.0, ge=0)
-    """Weight of the soft Jaccard loss: the overlap of probabilities and labels, mean over the classes that the batch
-    has; of a micro-batch where `train.accumulate` cuts it up."""
+    """Weight of the soft Jaccard loss: the overlap of probabilities and labels, averaged over the classes in the batch.
+    If `train.accumulate` splits the batch, it is computed for each micro-batch."""
     class_weights: Literal["balanced"] | list[float] | None = None
-    """What a pixel of each class weighs in the cross-entropy: a number for each class, in their order, or `balanced`:
-    the inverse of the class's share of the labelled pixels of all training images, as scikit-learn has it. These are
-    counted once, when the run begins. The loss is divided by the sum of the weights, as torch's. Left out, all weigh
-    alike."""
+    """Weight of a pixel of each class in the cross-entropy: a list with one number for each class, in their order, or
+    `balanced`. `balanced` is the inverse of the class's share of the labelled pixels of all training images, as in
+    scikit-learn; the pixels are counted once, at the start of the run. The loss is divided by the sum of the weights,
+    as in torch. If left out, all classes have the same weight."""
     ohem: float | None = Field(None, gt=0, le=1)
-    """Online hard example mining: in the cross-entropy only those pixels count to whose true class the student gives
-    less than this probability, such as 0.7. Left out, all count."""
+    """Online hard example mining: only those pixels count in the cross-entropy whose true class gets a probability
+    below this value from the student, such as 0.7. If left out, all pixels count."""
     ohem_min_kept: int = Field(100_000, ge=0)
-    """With `ohem`: how many pixels an image count at least, the hardest ones of the micro-batch. As a default
-    OpenMMLab's number, for crops of 512×1024."""
+    """With `ohem`: number of pixels per image that count at least; they are the hardest ones of the micro-batch. The
+    default is OpenMMLab's number, for crops of 512×1024."""
 
     @property
     def labels(self) -> bool:

@@ -95,6 +95,7 @@ def test_those_that_have_masks():
         ("odd_*", "data.labelled: odd_1 has no mask; data.labelled=masks takes those that have one"),
         ("*", "data.labelled: odd_1 and 1 more has no mask; data.labelled=masks takes those that have one"),
         ("there_is_none.txt", "there_is_none.txt: not a readable list"),
+        ([], "data.labelled: expected a pattern of names, or several, got []; leave it out if all are meant"),
     ],
 )
 def test_what_is_not_there(labelled, line):
@@ -116,6 +117,9 @@ def test_no_masks_at_all_and_empty_lists(tmp_path):
     [
         ({"labelled": 0}, "no labels at all; give the number of images that have some, or leave it out"),
         ({"labelled": 1.5}, "expected a share above 0 and up to 1.0, or a whole number of images, got 1.5"),
+        ({"labelled": True}, "data.labelled: expected a share above 0 and up to 1.0, or a whole number of images, got T"),
+        ({"labelled": -2}, "data.labelled: expected a share above 0 and up to 1.0, or a whole number of images, got -2"),
+        ({"labelled": []}, "data.labelled: no labels at all; give the number of images that have some, or leave it out"),
         ({"labelled_per_batch": 2}, "data.labelled_per_batch: with data.labelled alone"),
         ({"labelled": 3, "labelled_per_batch": 9}, "data.labelled_per_batch is 9, of a batch of 8 (data.batch_size)"),
         ({"only": {"trian": "a*"}}, "data.only.trian"),

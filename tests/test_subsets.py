@@ -353,6 +353,27 @@ def test_a_run_that_was_interrupted_goes_on_to_the_bit(teacher, tmp_path, monkey
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
+def test_a_run_goes_on_with_the_very_images_it_began_with(teacher, tmp_path, monkeypatch):
+    """A list has the same name, whatever it says."""
+    chosen = tmp_path / "some.txt"
+    chosen.touch()
+    made, out = some_labels(teacher, labelled=str(chosen)), tmp_path / "run"
+    names = build_split(load_config(made).data, "train").names
+    chosen.write_text("\n".join(names[1:3]))
+    with at_step(monkeypatch, 2, interrupt, after="save"), pytest.raises(KeyboardInterrupt):
+        distill(made, out=out)
+    chosen.write_text("\n".join(names[2:4]))
+    with pytest.raises(ValueError, match=r"run was started with other images with labels than there are now; put them"):
+        distill(made, out=out, resume=True)
+    chosen.write_text("\n".join(names[2:0:-1]))  # an order says nothing
+    assert distill(made, out=out, resume=True)["steps"] == 4
+    alone = some_labels(teacher, "none", labelled=str(chosen), labelled_per_batch=None)
+    distill(alone, out=tmp_path / "alone")
+    chosen.write_text("\n".join(names[2:4]))
+    with pytest.raises(ValueError, match=r"alone was started with other training images than there are now"):
+        distill(alone, out=tmp_path / "alone", resume="auto")
+
+
 def test_a_cache_is_good_for_any_choice_of_labels(teacher, tmp_path, capfd):
     section = {"checkpoint": teacher, "cache": str(tmp_path / "cache")}
     for number, labelled in enumerate((3, "*1*", 0.5)):

@@ -389,6 +389,7 @@ def test_errors(tmp_path):
         ({"class_weights": [1, float("nan")]}, "supervised.class_weights: expected balanced"),
         ({"class_weights": [True]}, "supervised.class_weights: expected balanced"),
         ({"class_weights": []}, "supervised.class_weights: expected balanced"),
+        ({"ohem_min_kept": 500}, "supervised: ohem_min_kept is of hard pixels; set ohem beside it"),
         ({"ce": 0, "jaccard": 1, "ohem": 0.7}, "supervised: ohem is of the cross-entropy, whose weight, ce, is 0"),
         ({"ce": 0, "jaccard": 1, "class_weights": "balanced"}, "supervised: class_weights is of the cross-entropy"),
         ({"ce": 0}, "supervised.ce and supervised.jaccard are 0, and method is none: nothing would be learned"),

@@ -323,6 +323,17 @@ def test_a_run_says_how_many_have_labels_and_uses_them_alone(teacher, tmp_path, 
     assert all(step["ce"] > 0 for step in read_metrics(tmp_path / "run") if "ce" in step)
 
 
+@pytest.mark.parametrize(
+    ("method", "augment", "told"), [("none", {}, True), ("none", {"classmix": 0.5}, False), ("kd", {}, False)]
+)
+def test_images_from_which_nothing_is_learned_are_told(teacher, tmp_path, capfd, method, augment, told):
+    more = {"name": "synthetic", "size": [32, 32], "images": 4, "batch_size": 2}
+    data = {"labelled": None, "labelled_per_batch": None, "unlabelled": more, "augment": augment}
+    distill(some_labels(teacher, method, **data), ["train.steps=1"], out=tmp_path / "run")
+    line = "data.unlabelled: method none learns nothing from these images, but batch norm sees them; leave them out"
+    assert (line in capfd.readouterr().err) == told
+
+
 def test_alone_the_student_trains_on_what_has_labels(teacher, tmp_path):
     """Whole batches of them: images without labels teach nothing there, and would only stand in for others."""
     distill(some_labels(teacher, "none"), out=tmp_path / "some")

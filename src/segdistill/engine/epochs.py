@@ -11,8 +11,9 @@ def in_steps(config: Config, images: int | None = None) -> Config:
 
     Args:
         config: where `train.epochs` and `train.warmup_epochs` may be given.
-        images: that are trained on, those of `data.unlabelled` aside. An epoch is images/batch_size steps; a batch may straddle two epochs,
-            and the last one is filled up. None: the data set is opened to count them, if that is needed.
+        images: that are trained on, those of `data.unlabelled` aside. An epoch is images/batch_size steps; a batch may
+            straddle two epochs, and the last one is filled up. None: the data set is opened to count them, if that is
+            needed.
 
     Returns:
         The configuration as it is where both are left out, else with `train.steps` and `train.warmup` in their place.

@@ -85,6 +85,10 @@ class Training:
         if self.labelled is not None and run.main:
             count = f"{len(self.labelled)} of {len(self.train_set)} images have labels"
             print(f"data, train: {count}", file=sys.stderr, flush=True)
+        mixed = config.data.augment is not None and config.data.augment.classmix > 0  # which brings labels into them
+        if config.data.unlabelled is not None and not config.distils and not mixed and run.main:
+            line = "method none learns nothing from these images, but batch norm sees them; leave them out"
+            print(f"data.unlabelled: {line}", file=sys.stderr, flush=True)
         classes = len(self.train_set.classes)
         layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
         self.layout = layout

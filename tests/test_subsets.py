@@ -117,9 +117,9 @@ def test_no_masks_at_all_and_empty_lists(tmp_path):
     [
         ({"labelled": 0}, "no labels at all; give the number of images that have some, or leave it out"),
         ({"labelled": 1.5}, "expected a share above 0 and up to 1.0, or a whole number of images, got 1.5"),
-        ({"labelled": True}, "data.labelled: expected a share above 0 and up to 1.0, or a whole number of images, got T"),
-        ({"labelled": -2}, "data.labelled: expected a share above 0 and up to 1.0, or a whole number of images, got -2"),
-        ({"labelled": []}, "data.labelled: no labels at all; give the number of images that have some, or leave it out"),
+        ({"labelled": True}, "expected a share above 0 and up to 1.0, or a whole number of images, got True"),
+        ({"labelled": -2}, "expected a share above 0 and up to 1.0, or a whole number of images, got -2"),
+        ({"labelled": []}, "no labels at all; give the number of images that have some, or leave it out"),
         ({"labelled_per_batch": 2}, "data.labelled_per_batch: with data.labelled alone"),
         ({"labelled": 3, "labelled_per_batch": 9}, "data.labelled_per_batch is 9, of a batch of 8 (data.batch_size)"),
         ({"only": {"trian": "a*"}}, "data.only.trian"),

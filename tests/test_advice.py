@@ -155,6 +155,8 @@ def test_facts_of_data_and_networks(teacher):
     }  # fmt: skip
     assert {name: facts[name] for name in expected} == expected
     assert set(facts) == set(FACTS)
+    given["data"]["labelled_per_batch"] = 2
+    assert look(given, images=1)["facts"]["labels_in_a_batch"] == 2.0
 
 
 def test_the_baseline_is_held_against_the_teacher(teacher):

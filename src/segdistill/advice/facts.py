@@ -117,7 +117,7 @@ def _of_data(training: Rehearsal, labelled: int) -> dict[str, Fact]:
         "labelled": labelled,
         "labelled_share": share,
         "labelled_per_batch": data.labelled_per_batch or 0,
-        "labels_in_a_batch": share * data.batch_size,
+        "labels_in_a_batch": float(data.labelled_per_batch or share * data.batch_size),
         "unlabelled": 0 if training.unlabelled is None else len(training.unlabelled),
         "batch_size": data.batch_size,
         "steps": steps,

@@ -328,6 +328,13 @@ def test_the_example_of_the_documentation():
     }
 
 
+def test_a_warm_up_that_never_ends_is_told(tmp_path, capsys):
+    for warmup, told in ((3, True), (2, False)):
+        distill(config(train={"steps": 2, "eval_every": 0, "warmup": warmup}), out=tmp_path / str(warmup))
+        line = "train.warmup=3 is more than the 2 steps of the run, in which the learning rate never reaches train.lr"
+        assert (line in capsys.readouterr().err) == told
+
+
 def test_a_run_in_epochs_is_one_in_steps(tmp_path):
     changes = config()
     distill(changes, out=tmp_path / "steps")

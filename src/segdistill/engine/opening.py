@@ -72,6 +72,9 @@ def open_run(training: "Training", resume: bool | Literal["auto"], *, override: 
     training.recorder = Recorder(recorded, training.cfg.steps, training.done, tensorboard=training.cfg.tensorboard)
     if training.cfg.shard != "none" and run.world == 1:
         training.recorder.say(f"train.shard={training.cfg.shard} has no effect in a single process")
+    if training.cfg.warmup > training.cfg.steps:
+        told = f"train.warmup={training.cfg.warmup} is more than the {training.cfg.steps} steps of the run"
+        training.recorder.say(f"{told}, in which the learning rate never reaches train.lr")
     if resume is True and not begun:
         training.recorder.say(f"{folder} holds no checkpoint yet: the run starts from the beginning")
     return summary

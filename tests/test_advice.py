@@ -27,7 +27,10 @@ CASES = {
     "small-gap": ({"gap": 0.0}, {"gap": 0.03}),
     "few-labels": ({"labelled_share": 0.49}, {"labelled_share": 0.5}),
     "no-unlabelled": ({"unlabelled": 0}, {"unlabelled": 0, "labelled_share": 0.9}),
-    "no-labels-per-batch": ({"labelled_share": 0.2}, {"labelled_share": 0.2, "labelled_per_batch": 2}),
+    "no-labels-per-batch": (
+        {"labelled_share": 0.2, "labels_in_a_batch": 1.6},
+        {"labelled_share": 0.2, "labels_in_a_batch": 1.6, "labelled_per_batch": 2},
+    ),
     "teacher-repeats-the-labels": (
         {"teacher_sure": 0.95, "teacher_error_train": 0.02},
         {"teacher_sure": 0.95, "teacher_error_train": 0.03},
@@ -74,6 +77,19 @@ def test_what_is_not_known_speaks_for_nothing_and_breaks_no_sentence(name):
         assert not rule.holds(FACTS | CASES[name][0] | {fact: None})
     told = rule.advice(dict.fromkeys(FACTS))
     assert "{" not in told["say"] + told["because"] or name == "from-scratch"
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"labelled_share": 0.25, "labels_in_a_batch": 16.0, "batch_size": 64},  # hardly a batch is without labels
+        {"student_pretrained": True, "gap": -0.05},  # nothing is to be expected of a worse teacher
+        {"student_pretrained": True, "gap": 0.01},  # nor 2 points of one that is 1 ahead
+    ],
+)
+def test_no_rule_says_what_is_not_so(facts):
+    told = {found["rule"] for found in advise(FACTS | facts)}
+    assert not told & {"no-labels-per-batch", "pretrained-student"}
 
 
 def test_where_no_rule_speaks_one_says_so():
@@ -139,12 +155,15 @@ def test_facts_of_data_and_networks(teacher):
     }  # fmt: skip
     assert {name: facts[name] for name in expected} == expected
     assert set(facts) == set(FACTS)
+    given["data"]["labelled_per_batch"] = 2
+    assert look(given, images=1)["facts"]["labels_in_a_batch"] == 2.0
 
 
 def test_the_baseline_is_held_against_the_teacher(teacher):
     given = config(method="kd", teacher={"checkpoint": teacher})
-    facts = look(given, baseline=teacher, images=2)["facts"]
-    assert facts["gap"] == pytest.approx(0)
+    for protocol in ({}, {"absent": "zero", "flip": True}):  # the same for both, whatever the run is evaluated by
+        facts = look({**given, "eval": protocol}, baseline=teacher, images=2)["facts"]
+        assert facts["gap"] == pytest.approx(0)
     started = config(method="kd", teacher={"checkpoint": teacher})
     started["student"] = {"checkpoint": teacher}
     own = look(started, images=2)["facts"]
@@ -152,7 +171,13 @@ def test_the_baseline_is_held_against_the_teacher(teacher):
     assert own["gap"] == pytest.approx(0)
 
 
-def test_a_teacher_of_other_classes_is_scored_on_those_that_it_knows(tmp_path):
+def test_whether_code_of_ones_own_loads_weights_is_not_known(teacher):
+    given = config(method="kd", teacher={"checkpoint": teacher})
+    given["student"] = {"taps": {"logits": "0"}}
+    assert look(given, student=nn.Sequential(nn.Conv2d(3, 11, 1)), images=1)["facts"]["student_pretrained"] is None
+
+
+def test_a_teacher_of_other_classes_is_scored_on_those_that_it_knows(teacher):
     class Halves(nn.Module):
         def __init__(self):
             super().__init__()
@@ -163,8 +188,10 @@ def test_a_teacher_of_other_classes_is_scored_on_those_that_it_knows(tmp_path):
 
     given = config(method="kd")
     given["teacher"] = {"classes": ["sky", "road"], "class_map": "names", "taps": {"logits": "logits"}}
-    found = look(given, teacher=Halves(), images=2)
+    found = look(given, teacher=Halves(), baseline=teacher, images=2)
     assert found["facts"]["classes_taught"] == pytest.approx(2 / 11)
+    assert found["facts"]["baseline_miou"] is not None
+    assert found["facts"]["gap"] is None  # of which classes would it be?
     assert "class-map" in [advice["rule"] for advice in found["advice"]]
     assert 0 <= found["facts"]["teacher_error_train"] <= 1
 

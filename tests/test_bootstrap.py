@@ -60,6 +60,12 @@ def test_the_bootstrap_is_that_of_naive_loops():
     assert mine.difference == pytest.approx(np.mean(whole))
 
 
+@pytest.mark.parametrize("own", [None, ["a", "a", "b"]])
+def test_images_without_any_label_are_one_line(own):
+    with pytest.raises(ValueError, match="none of the 3 images has labels, so that nothing can be compared on them"):
+        Resampling(torch.zeros(3, 3, 4, dtype=torch.long), own)
+
+
 def test_absent_classes_may_count_as_zero():
     counts = torch.tensor([[3, 4, 0], [4, 4, 0], [3, 5, 0]])
     assert mean_iou(counts, "zero").item() == pytest.approx((0.75 + 0.8 + 0) / 3)

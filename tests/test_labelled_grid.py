@@ -28,6 +28,8 @@ def test_labels_are_a_dimension_of_the_grid():
     named = load_plan(SOURCE, ["methods=[none]", "seeds=1", "labelled=[3, '*a']"], "o")
     assert [(run.labelled, run.config.data.labelled) for run in named.runs] == [("3", 3), ("*a", "*a")]
     assert load_plan(SOURCE, ["methods=[none]", "data.labelled=3"], "o").runs[0].labelled is None
+    with pytest.raises(ValueError, match=r"labelled: expected numbers of images, .*, got \[0\.5, True\]"):
+        load_plan(SOURCE, ["methods=[none]", "labelled=[0.5, true]"], "o")
     with pytest.raises(ValueError, match=r"data\.labelled: .*expected a share above 0 and up to 1\.0"):
         load_plan(SOURCE, ["methods=[none]", "labelled=[0.5, 1.5]"], "o")
 

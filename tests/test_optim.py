@@ -296,6 +296,8 @@ def test_epochs_run_again_as_they_are():
     train = in_steps(again).train  # counts the images itself
     assert (train.steps, train.epochs, train.warmup, train.warmup_epochs) == (10, None, 5, None)
     assert load_config(yaml.safe_load(dump_config(in_steps(again)))).train == train
+    some = load_config(BASE, ["train.epochs=4", "data.labelled=2"])
+    assert in_steps(some).train.steps == 2  # alone, the student sees no other images
     usual = load_config(BASE)
     assert in_steps(usual, 10) is usual
 
@@ -324,6 +326,13 @@ def test_the_example_of_the_documentation():
         0.01,
         0.1,
     }
+
+
+def test_a_warm_up_that_never_ends_is_told(tmp_path, capsys):
+    for warmup, told in ((3, True), (2, False)):
+        distill(config(train={"steps": 2, "eval_every": 0, "warmup": warmup}), out=tmp_path / str(warmup))
+        line = "train.warmup=3 is more than the 2 steps of the run, in which the learning rate never reaches train.lr"
+        assert (line in capsys.readouterr().err) == told
 
 
 def test_a_run_in_epochs_is_one_in_steps(tmp_path):
@@ -359,6 +368,9 @@ def test_a_comparison_keeps_the_shares_of_a_schedule():
         ({"nesterov": True, "optimizer": "adamw"}, "nesterov is of SGD with momentum"),
         ({"nesterov": True, "momentum": 0}, "nesterov is of SGD with momentum"),
         ({"betas": [0.9]}, "train.betas"),
+        ({"betas": [0.8, 0.9]}, "betas: of optimizer=adamw alone, and optimizer is sgd; leave it out"),
+        ({"milestones": [0.5]}, "milestones: of schedule=step alone, and schedule is poly; leave it out"),
+        ({"gamma": 0.5, "schedule": "cosine"}, "gamma: of schedule=step alone, and schedule is cosine; leave it out"),
         ({"betas": [0.9, 1.0]}, "train.betas.1: Input should be less than 1"),
         ({"lr_factors": {"head": -1}}, "train.lr_factors.head: Input should be greater than or equal to 0, got -1"),
         ({"lr_factors": 3}, "train.lr_factors"),

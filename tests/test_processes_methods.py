@@ -36,7 +36,7 @@ HOW = {
     "moving": {
         "train": {"lr": 0.01, "steps": STEPS, "accumulate": 2, "ema": 0.5, "clip": 5.0, "eval_every": 1},
         "teacher": {"classes": MORE, "class_map": "names"},
-        "data": {"unlabelled": {"batch_size": 4}, "batch_size": 4},
+        "data": {"unlabelled": {"batch_size": 4}, "batch_size": 8, "labelled": 6, "labelled_per_batch": 4},
     },
 }
 """With weights that stay as they are, each step's gradient can be compared; moving ones show that all is updated."""

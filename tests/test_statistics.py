@@ -55,6 +55,10 @@ def test_noise_is_what_holds_zero():
     assert not Interval(-0.2, -0.3, -0.1).within_noise
 
 
+def test_no_p_is_below_zero():
+    assert all(0 <= 1 - t_coverage(10 ** (k / 8), freedom) <= 1 for k in range(-8, 80) for freedom in range(1, 60))
+
+
 def test_a_difference_without_spread_is_certain():
     assert paired_interval([0.5, 0.5], [0.25, 0.25]) == Interval(0.25, 0.25, 0.25, 0.0)
     assert paired_interval([0.5, 0.5], [0.5, 0.5]).p == 1.0

@@ -95,6 +95,7 @@ def test_those_that_have_masks():
         ("odd_*", "data.labelled: odd_1 has no mask; data.labelled=masks takes those that have one"),
         ("*", "data.labelled: odd_1 and 1 more has no mask; data.labelled=masks takes those that have one"),
         ("there_is_none.txt", "there_is_none.txt: not a readable list"),
+        ([], "data.labelled: expected a pattern of names, or several, got []; leave it out if all are meant"),
     ],
 )
 def test_what_is_not_there(labelled, line):
@@ -116,6 +117,9 @@ def test_no_masks_at_all_and_empty_lists(tmp_path):
     [
         ({"labelled": 0}, "no labels at all; give the number of images that have some, or leave it out"),
         ({"labelled": 1.5}, "expected a share above 0 and up to 1.0, or a whole number of images, got 1.5"),
+        ({"labelled": True}, "expected a share above 0 and up to 1.0, or a whole number of images, got True"),
+        ({"labelled": -2}, "expected a share above 0 and up to 1.0, or a whole number of images, got -2"),
+        ({"labelled": []}, "no labels at all; give the number of images that have some, or leave it out"),
         ({"labelled_per_batch": 2}, "data.labelled_per_batch: with data.labelled alone"),
         ({"labelled": 3, "labelled_per_batch": 9}, "data.labelled_per_batch is 9, of a batch of 8 (data.batch_size)"),
         ({"only": {"trian": "a*"}}, "data.only.trian"),
@@ -319,6 +323,17 @@ def test_a_run_says_how_many_have_labels_and_uses_them_alone(teacher, tmp_path, 
     assert all(step["ce"] > 0 for step in read_metrics(tmp_path / "run") if "ce" in step)
 
 
+@pytest.mark.parametrize(
+    ("method", "augment", "told"), [("none", {}, True), ("none", {"classmix": 0.5}, False), ("kd", {}, False)]
+)
+def test_images_from_which_nothing_is_learned_are_told(teacher, tmp_path, capfd, method, augment, told):
+    more = {"name": "synthetic", "size": [32, 32], "images": 4, "batch_size": 2}
+    data = {"labelled": None, "labelled_per_batch": None, "unlabelled": more, "augment": augment}
+    distill(some_labels(teacher, method, **data), ["train.steps=1"], out=tmp_path / "run")
+    line = "data.unlabelled: method none learns nothing from these images, but batch norm sees them; leave them out"
+    assert (line in capfd.readouterr().err) == told
+
+
 def test_alone_the_student_trains_on_what_has_labels(teacher, tmp_path):
     """Whole batches of them: images without labels teach nothing there, and would only stand in for others."""
     distill(some_labels(teacher, "none"), out=tmp_path / "some")
@@ -347,6 +362,27 @@ def test_a_run_that_was_interrupted_goes_on_to_the_bit(teacher, tmp_path, monkey
         distill(some_labels(teacher), out=tmp_path / "broken")
     distill(some_labels(teacher), out=tmp_path / "broken", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_run_goes_on_with_the_very_images_it_began_with(teacher, tmp_path, monkeypatch):
+    """A list has the same name, whatever it says."""
+    chosen = tmp_path / "some.txt"
+    chosen.touch()
+    made, out = some_labels(teacher, labelled=str(chosen)), tmp_path / "run"
+    names = build_split(load_config(made).data, "train").names
+    chosen.write_text("\n".join(names[1:3]))
+    with at_step(monkeypatch, 2, interrupt, after="save"), pytest.raises(KeyboardInterrupt):
+        distill(made, out=out)
+    chosen.write_text("\n".join(names[2:4]))
+    with pytest.raises(ValueError, match=r"run was started with other images with labels than there are now; put them"):
+        distill(made, out=out, resume=True)
+    chosen.write_text("\n".join(names[2:0:-1]))  # an order says nothing
+    assert distill(made, out=out, resume=True)["steps"] == 4
+    alone = some_labels(teacher, "none", labelled=str(chosen), labelled_per_batch=None)
+    distill(alone, out=tmp_path / "alone")
+    chosen.write_text("\n".join(names[2:4]))
+    with pytest.raises(ValueError, match=r"alone was started with other training images than there are now"):
+        distill(alone, out=tmp_path / "alone", resume="auto")
 
 
 def test_a_cache_is_good_for_any_choice_of_labels(teacher, tmp_path, capfd):

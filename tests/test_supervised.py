@@ -155,6 +155,20 @@ def test_the_mean_of_parts_is_the_loss_of_the_whole(weights):
     torch.testing.assert_close(torch.stack(parts).mean(), whole)
 
 
+@pytest.mark.parametrize("weights", [None, [1.0, 0.5, 2.5]])
+def test_parts_without_labels_do_not_weaken_the_others(weights):
+    """Where few images have labels, most micro-batches have none; the labels count as much as in one batch."""
+    logits, target = batch()
+    target[1:] = 255
+    loss = Supervised(jaccard=1.0, ohem=0.5, ohem_min_kept=3, class_weights=weights).double()
+    whole = loss(logits, target)
+    labelled = sum(loss.mass(part) for part in target.split(1)) / 3
+    parts = [loss(x, y, labelled) for x, y in zip(logits.split(1), target.split(1), strict=True)]
+    for name, expected in whole.items():
+        torch.testing.assert_close(torch.stack([part[name] for part in parts]).mean(), expected)
+        assert expected > 0
+
+
 def test_images_without_labels_contribute_nothing():
     logits, target = batch()
     loss = Supervised(jaccard=1.0, ohem=0.5, ohem_min_kept=3, class_weights=[1.0, 2.0, 3.0]).double()
@@ -375,6 +389,7 @@ def test_errors(tmp_path):
         ({"class_weights": [1, float("nan")]}, "supervised.class_weights: expected balanced"),
         ({"class_weights": [True]}, "supervised.class_weights: expected balanced"),
         ({"class_weights": []}, "supervised.class_weights: expected balanced"),
+        ({"ohem_min_kept": 500}, "supervised: ohem_min_kept is of hard pixels; set ohem beside it"),
         ({"ce": 0, "jaccard": 1, "ohem": 0.7}, "supervised: ohem is of the cross-entropy, whose weight, ce, is 0"),
         ({"ce": 0, "jaccard": 1, "class_weights": "balanced"}, "supervised: class_weights is of the cross-entropy"),
         ({"ce": 0}, "supervised.ce and supervised.jaccard are 0, and method is none: nothing would be learned"),

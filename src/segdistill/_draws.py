@@ -14,7 +14,7 @@ class _Stream:
     """Where the numbers of a step come from."""
 
     seed: int
-    behind: int
+    behind: tuple[int, ...]
     generators: dict[torch.device, torch.Generator] = field(default_factory=dict)
 
     def generator(self, device: torch.device) -> torch.Generator:
@@ -26,13 +26,13 @@ class _Stream:
 _now: _Stream | None = None
 
 
-def begin(seed: int, behind: int = 0) -> None:
+def begin(seed: int, behind: tuple[int, ...] = ()) -> None:
     """Begin the draws of a step; without it, they come from torch's own generators, and each process has its own.
 
     Args:
         seed: the same in all processes.
-        behind: images at the end of a process's batch that stand behind those of all processes in the whole batch, as
-            images without labels do.
+        behind: how many images of each kind a process's batch has behind those of the first kind, as images without
+            labels are; in the whole batch, those of one kind of all processes stand together.
     """
     global _now
     _now = _Stream(seed, behind)
@@ -74,6 +74,6 @@ def uniform_of_images(
         return uniform(images, *shape, device=device, dtype=dtype)
     world, rank = dist.get_world_size(), dist.get_rank()
     whole = uniform(images * world, *shape, device=device, dtype=dtype)
-    front = (images - _now.behind) * world
-    parts = whole[:front], whole[front:]
-    return torch.cat([part.view(world, -1, *shape)[rank] for part in parts])
+    kinds = [images - sum(_now.behind), *_now.behind]
+    parts = torch.split(whole, [count * world for count in kinds])
+    return torch.cat([part[rank * count : (rank + 1) * count] for part, count in zip(parts, kinds, strict=True)])

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segdistill._processes import sum_over_processes
+from segdistill._processes import mean_over_processes, sum_over_processes
 from segdistill.functional import IGNORE, full_precision
 from segdistill.methods.jml import mean_distance, overlaps
 from segdistill.taps import resize
@@ -121,7 +121,8 @@ class Supervised(nn.Module):
 
     Of a batch that comes in parts, micro-batches or processes, the mean of all parts' cross-entropies is that of the
     whole batch, with class weights too. The Jaccard loss is of a micro-batch of all processes, and hard pixels are
-    looked for in each micro-batch of each process.
+    looked for in each micro-batch of each process; such a part counts as much as it has labels, so that parts without
+    any do not make the mean smaller.
 
     Args:
         ce: weight of the cross-entropy; 0: none.
@@ -167,7 +168,7 @@ class Supervised(nn.Module):
         Args:
             logits: (N,C,h,w).
             target: (N,H,W) int64 labels, 255 = ignored.
-            labelled: as for `cross_entropy`; without effect on hard pixels.
+            labelled: where these images are a part of the batch, the mean of the `mass` of all parts.
             align_corners: whether corners are aligned in the resize.
         """
         terms = {}
@@ -178,10 +179,15 @@ class Supervised(nn.Module):
                 labels = hard_labels(
                     logits, target, threshold=threshold, min_kept=min_kept, align_corners=align_corners
                 )
-                labelled = None
-            terms["ce"] = self.ce * cross_entropy(
-                logits, labels, labelled, class_weights=self.class_weights, align_corners=align_corners
-            )
+            whole = labelled if self.ohem is None else None
+            loss = cross_entropy(logits, labels, whole, class_weights=self.class_weights, align_corners=align_corners)
+            terms["ce"] = self.ce * (loss if self.ohem is None else loss * self._share(self.mass(target), labelled))
         if self.jaccard:
-            terms["jaccard"] = self.jaccard * label_jaccard(logits, target, align_corners=align_corners)
+            share = self._share(mean_over_processes(self.mass(target)), labelled)
+            terms["jaccard"] = self.jaccard * share * label_jaccard(logits, target, align_corners=align_corners)
         return terms
+
+    @staticmethod
+    def _share(own: Tensor, labelled: Tensor | None) -> Tensor | float:
+        """How much a part that is looked at by itself counts among all parts of a batch, 1 on average."""
+        return 1.0 if labelled is None else own / torch.where(labelled > 0, labelled, 1)

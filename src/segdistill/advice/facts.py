@@ -89,7 +89,10 @@ def look(
         facts["teacher_drop"] = _difference(facts["teacher_miou_train"], facts["teacher_miou"])
         with stage("images of val, by the baseline") as told:
             facts["baseline_miou"] = _baseline(training, baseline, held_out, told)
-        facts["gap"] = _difference(facts["teacher_miou"], facts["baseline_miou"])
+        if facts["classes_taught"] == 1:  # else the two figures are of different classes
+            facts["gap"] = _difference(facts["teacher_miou"], facts["baseline_miou"])
+        else:
+            facts["gap"] = None
         facts["looked_at"] = len(shown) + len(held_out)
         return {"facts": facts, "advice": advise(facts)}
 
@@ -114,7 +117,7 @@ def _of_data(training: Rehearsal, labelled: int) -> dict[str, Fact]:
         "labelled": labelled,
         "labelled_share": share,
         "labelled_per_batch": data.labelled_per_batch or 0,
-        "labels_in_a_batch": share * data.batch_size,
+        "labels_in_a_batch": float(data.labelled_per_batch or share * data.batch_size),
         "unlabelled": 0 if training.unlabelled is None else len(training.unlabelled),
         "batch_size": data.batch_size,
         "steps": steps,
@@ -136,7 +139,10 @@ def _of_networks(training: Rehearsal) -> dict[str, Fact]:
     }
 
 
-def _is_pretrained(section: NetworkConfig) -> bool:
+def _is_pretrained(section: NetworkConfig) -> bool | None:
+    """Whether a student starts from trained weights; None of code of the user's own, which may load some."""
+    if section.is_code or (section.name is None and section.checkpoint is None):
+        return None
     return bool(section.checkpoint or section.weights or section.options.get("pretrained"))
 
 
@@ -179,7 +185,7 @@ def _logits(teacher: Tapped, images: Tensor, run: Runtime, size: torch.Size) -> 
 
 
 def _baseline(training: Rehearsal, baseline: str | Path | None, dataset: Subset, told: Told) -> float | None:
-    """The mIoU of the student alone on some images; None where there is none yet."""
+    """The mIoU of the student alone on some images, seen whole as by the teacher; None where there is none yet."""
     if baseline is not None:
         network = load_student(baseline)
         check_order(network.card["classes"], dataset.classes, str(baseline))  # type: ignore[arg-type,index]
@@ -187,6 +193,6 @@ def _baseline(training: Rehearsal, baseline: str | Path | None, dataset: Subset,
         network = training.network
     else:
         return None
-    data, protocol = training.config.data, training.config.eval.build()
-    found = evaluate(network, dataset, protocol=protocol, size=data.resize, run=training.run, progress=told)
+    # Not under the run's protocol: its windows, views and `absent` would be held against a teacher without them.
+    found = evaluate(network, dataset, size=training.config.data.resize, run=training.run, progress=told)
     return None if found["miou"] is None else float(found["miou"])

@@ -45,6 +45,9 @@ class Resampling:
         resamples: how often as many are drawn as there are.
         seed: of the draws.
 
+    Raises:
+        ValueError: if no image has labels.
+
     Source:
         Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13. Whole sequences: Davison and Hinkley,
         Bootstrap Methods and their Application, section 3.8.
@@ -55,6 +58,8 @@ class Resampling:
         labelled = self.truth.sum(1) > 0  # a draw of nothing but others has no mean IoU
         own = [str(n) for n in range(len(counts))] if sequences is None else list(sequences)
         names = dict.fromkeys(name for name, counted in zip(own, labelled.tolist(), strict=True) if counted)
+        if not names:
+            raise ValueError(f"none of the {len(counts)} images has labels, so that nothing can be compared on them")
         numbers = {name: number for number, name in enumerate(names)}
         self.sequences = None if sequences is None else len(names)
         self._unit = torch.tensor([numbers.get(name, 0) for name in own])

@@ -48,6 +48,13 @@ class GridConfig(Section):
     def _count(cls, value: Any) -> Any:
         return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
 
+    @pydantic.field_validator("labelled", mode="before")
+    @classmethod
+    def _are_no_flags(cls, value: Any) -> Any:
+        if isinstance(value, list) and any(isinstance(entry, bool) for entry in value):  # true would be one image
+            raise ValueError(f"expected numbers of images, shares of them, or patterns of names, got {value}")
+        return value
+
     @pydantic.field_validator("metrics")
     @classmethod
     def _known(cls, names: list[str]) -> list[str]:

@@ -89,10 +89,11 @@ def _on_tests(result: Comparison) -> list[str]:
     if not rows:
         return []
     limit = f"{1 - result['confidence']:g}"
+    fewer = f" ({len(tested)} over seeds)" if 0 < len(tested) < len(rows) else ""
     lines = [
         f"p: of the paired t test over seeds and of the bootstrap over images, after Holm's correction for {len(rows)} "
-        f"comparison{'s' * (len(rows) != 1)} with {result['baseline']}. The verdict is over seeds: better or worse "
-        f"where p is below {limit}; “not after Holm” where the interval alone would say so; else within noise."
+        f"comparison{'s' * (len(rows) != 1)} with {result['baseline']}{fewer}. The verdict is over seeds: better or "
+        f"worse where p is below {limit}; “not after Holm” where the interval alone would say so; else within noise."
     ]
     if not tested:
         return [*lines, "One seed says nothing of the spread over seeds, so there is no verdict: set seeds=3 or more."]

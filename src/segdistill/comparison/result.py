@@ -158,7 +158,10 @@ class _Reader:
     def _resample(self, run: Cell, counts: Tensor) -> None:
         if run.data not in self.resamplings:
             own = _sequences(run, self.options.split, len(counts))
-            self.resamplings[run.data] = Resampling(counts, own, resamples=self.options.resamples)
+            try:
+                self.resamplings[run.data] = Resampling(counts, own, resamples=self.options.resamples)
+            except ValueError as error:
+                raise ValueError(f"{run.data}, {self.options.split}: {error}; choose another split") from None
         try:
             self.mious[run.folder.name] = self.resamplings[run.data].mious(counts, run.config.eval.absent)
         except ValueError as error:

@@ -86,7 +86,7 @@ def t_coverage(t: float, freedom: int) -> float:
     for k in range(1 + odd, freedom, 2):
         total += term
         term *= cosine**2 * k / (k + 1)
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
+    return min(1.0, 2 / math.pi * (angle + sine * total) if odd else sine * total)  # rounding may lead beyond
 
 
 def t_quantile(confidence: float, freedom: int) -> float:

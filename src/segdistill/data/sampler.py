@@ -88,7 +88,7 @@ def train_loader(
         raise ValueError("recall needs views: an image that is augmented another way each time is never met again")
     streams = [_Stream(dataset, batch_size, LABELLED, views)]
     names = ["batch_size"]
-    if labelled_batch is not None and labelled is not None and len(labelled) < len(dataset):
+    if parted(dataset, labelled, labelled_batch) and labelled is not None and labelled_batch is not None:
         others = sorted(set(range(len(dataset))) - set(labelled))
         streams = [_Stream(dataset, labelled_batch, LABELLED, views, labelled)]
         names = ["labelled_per_batch"]
@@ -116,6 +116,17 @@ def train_loader(
             stream.mixer = mixer
     micro_batches = _MicroBatches(streams, transform, seed, accumulate, rank, world, recall)
     return Loader(micro_batches, range(start * accumulate, steps * accumulate), workers, device)
+
+
+def parted(dataset: SegmentationDataset, labelled: Sequence[int] | None, labelled_batch: int | None) -> bool:
+    """Whether images with labels come in turns of their own, and those without behind them.
+
+    Args:
+        dataset: all images.
+        labelled: positions of those with labels; None: all have some.
+        labelled_batch: how many of them each batch has; None: as it comes.
+    """
+    return labelled_batch is not None and labelled is not None and len(labelled) < len(dataset)
 
 
 def view_loader(

@@ -108,12 +108,14 @@ def match_names(names: Sequence[str], patterns: str | Sequence[str], key: str) -
         key: of the configuration, for the error line.
 
     Raises:
-        ValueError: if one of the patterns fits no name.
+        ValueError: if one of the patterns fits no name, or there is none.
 
     >>> match_names(["a_1", "a_2", "b_1"], "a_*", "data.labelled")
     [0, 1]
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not patterns:
+        raise ValueError(f"{key}: expected a pattern of names, or several, got []; leave it out if all are meant")
     shown = [{name, without_split(name)} for name in names]
     chosen: set[int] = set()
     for pattern in patterns:

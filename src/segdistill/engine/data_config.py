@@ -163,12 +163,13 @@ class DataConfig(Open):
             raise ValueError(f"expected [height, width] in pixels, got {list(value)}")
         return value
 
-    @pydantic.field_validator("labelled")
+    @pydantic.field_validator("labelled", mode="before")
     @classmethod
     def _check_labelled(cls, value: Any) -> Any:
-        if isinstance(value, float) and not 0 < value <= 1:
+        whole = isinstance(value, int) and not isinstance(value, bool)  # true would be one image
+        if isinstance(value, bool) or (whole and value < 0) or (isinstance(value, float) and not 0 < value <= 1):
             raise ValueError(f"expected a share above 0 and up to 1.0, or a whole number of images, got {value}")
-        if value == 0:
+        if value in (0, []):
             raise ValueError("no labels at all; give the number of images that have some, or leave it out")
         return value
 

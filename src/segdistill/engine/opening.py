@@ -1,6 +1,7 @@
 """How a run begins in its folder: afresh, where it stopped, or not at all since it is finished."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -65,6 +66,7 @@ def open_run(training: "Training", resume: bool | Literal["auto"], *, override: 
         if not resume:
             raise ValueError(f"{folder} already holds a run; --resume goes on with it, --out DIR starts another")
         changed = check_same(_started_with(folder), training.config, folder, override=override)
+        _check_images(training)
         if begun:
             _load(training, changed)
         if training.done == training.cfg.steps or not begun:
@@ -82,6 +84,9 @@ def open_run(training: "Training", resume: bool | Literal["auto"], *, override: 
     )
     if training.cfg.shard != "none" and run.world == 1:
         training.recorder.say(f"train.shard={training.cfg.shard} has no effect in a single process")
+    if training.cfg.warmup > training.cfg.steps:
+        told = f"train.warmup={training.cfg.warmup} is more than the {training.cfg.steps} steps of the run"
+        training.recorder.say(f"{told}, in which the learning rate never reaches train.lr")
     if resume is True and not begun:
         training.recorder.say(f"{folder} holds no checkpoint yet: the run starts from the beginning")
     return summary
@@ -95,13 +100,40 @@ def _started_with(folder: Path) -> Config:
         raise ValueError(f"{folder} does not say what it was started with: {error}; {hint}") from None
 
 
+def _check_images(training: "Training") -> None:
+    """Refuse to go on with other images: the settings may be the same where a folder or a list is not."""
+    known = stored_json(training.folder / ENVIRONMENT).get("images") or {}  # an older run has not said it
+    for what, digest in _image_digests(training).items():
+        if known.get(what, digest) != digest:
+            raise ValueError(
+                f"{training.folder} was started with other {what} than there are now; put them back, or start another "
+                "run with --out DIR"
+            )
+
+
+def _image_digests(training: "Training") -> dict[str, str]:
+    """Which images a run learns from, as digests of their names."""
+    names = training.train_set.names
+    kinds = {"training images": names}
+    if training.labelled is not None:
+        kinds["images with labels"] = [names[index] for index in training.labelled]
+    if training.unlabelled is not None:
+        kinds["images without labels (data.unlabelled)"] = training.unlabelled.names
+    return {kind: _digest(own) for kind, own in kinds.items()}
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def _write_settings(training: "Training", changed: Changes, *, afresh: bool) -> None:
     """Say what the run is computed with, where that is new."""
     folder = training.folder
     if afresh:
         for file in (folder / SUMMARY, *folder.glob("eval_*")):  # of a run that was here before: its figures, not ours
             file.unlink(missing_ok=True)
-        write_json(folder / ENVIRONMENT, environment() | {"teacher": teacher_digest(training.config)})
+        facts = {"teacher": teacher_digest(training.config), "images": _image_digests(training)}
+        write_json(folder / ENVIRONMENT, environment() | facts)
     elif changed:  # the account first: changed settings without one would be taken for those of the start
         account = stored_json(folder / ENVIRONMENT)
         account["overrides"] = [*account.get("overrides", []), {"step": training.done, **changed}]

@@ -32,14 +32,15 @@ class Runtime:
         precision: `fp32`, `bf16` or `fp16`, of the networks; losses are always in float32.
         rank: number of this process.
         world: number of processes.
-        behind: images of each micro-batch of a process that stand behind those of all, as those without labels do.
+        behind: images of each micro-batch of a process that stand behind the others, as those without labels do, kind
+            by kind.
     """
 
     device: torch.device
     precision: str = "fp32"
     rank: int = 0
     world: int = 1
-    behind: int = 0
+    behind: tuple[int, ...] = ()
     stopped: list[int] = field(default_factory=list)
 
     @property

@@ -49,6 +49,8 @@ class SupervisedConfig(Section):
         for name in ("class_weights", "ohem"):
             if self.ce == 0 and getattr(self, name) is not None:
                 raise ValueError(f"{name} is of the cross-entropy, whose weight, ce, is 0; leave it out, or raise ce")
+        if self.ohem is None and self.ohem_min_kept != type(self).model_fields["ohem_min_kept"].default:
+            raise ValueError("ohem_min_kept is of hard pixels; set ohem beside it, 0.7 say, or leave it out")
         return self
 
 

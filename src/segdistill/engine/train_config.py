@@ -120,6 +120,12 @@ class TrainConfig(Section):
             raise ValueError(f"milestones: expected rising shares such as [0.6, 0.8], got {self.milestones}")
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
             raise ValueError("nesterov is of SGD with momentum; set optimizer=sgd and momentum, or leave it out")
+        owners = {"betas": "optimizer=adamw", "milestones": "schedule=step", "gamma": "schedule=step"}
+        for key, owner in owners.items():
+            other, _, needed = owner.partition("=")
+            used, default = getattr(self, other), type(self).model_fields[key].default
+            if used != needed and getattr(self, key) != default:
+                raise ValueError(f"{key}: of {owner} alone, and {other} is {used}; leave it out")
         return self
 
     @pydantic.model_serializer(mode="wrap")

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from segdistill.data import SegmentationDataset
 from segdistill.data.check import quick_check
-from segdistill.data.sampler import train_loader
+from segdistill.data.sampler import parted, train_loader
 from segdistill.data.subsets import Subset
 from segdistill.data.transforms import TrainTransform
 from segdistill.data.walk import searched_once
@@ -85,6 +85,10 @@ class Training:
         if self.labelled is not None and run.main:
             count = f"{len(self.labelled)} of {len(self.train_set)} images have labels"
             print(f"data, train: {count}", file=sys.stderr, flush=True)
+        mixed = config.data.augment is not None and config.data.augment.classmix > 0  # which brings labels into them
+        if config.data.unlabelled is not None and not config.distils and not mixed and run.main:
+            line = "method none learns nothing from these images, but batch norm sees them; leave them out"
+            print(f"data.unlabelled: {line}", file=sys.stderr, flush=True)
         classes = len(self.train_set.classes)
         layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
         self.layout = layout
@@ -110,8 +114,7 @@ class Training:
             synchronise(self.distiller, run.device)
         self.method = self.distiller.method
         self.unlabelled = build.build_unlabelled(config.data)
-        if config.data.unlabelled is not None:
-            run.behind = config.data.unlabelled.batch_size // (cfg.accumulate * run.world)
+        run.behind = self._behind()
         self.cached = cached_taps(config, self.method.teacher_taps())
         self.network = tapped.network
         self.critic = self.method.make_critic()
@@ -216,6 +219,13 @@ class Training:
         self.recorder.close()
         if self._batches is not None:
             self._batches.close()
+
+    def _behind(self) -> tuple[int, ...]:
+        """Images of a process's micro-batch that stand behind the others: by turns of their own, in their order."""
+        data, own = self.config.data, self.config.data.labelled_per_batch
+        others = data.batch_size - own if parted(self.train_set, self.labelled, own) and own is not None else 0
+        more = 0 if data.unlabelled is None else data.unlabelled.batch_size
+        return tuple(count // (self.cfg.accumulate * self.run.world) for count in (others, more))
 
     def dry_size(self) -> tuple[int, int]:
         """The size of the dry run: that of training, since some methods fit layers or maps to it."""

@@ -1,5 +1,6 @@
 """Methods by name, and what a config may say about them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -78,9 +79,25 @@ def resolve_methods(spec: Spec) -> list[dict[str, Any]]:
         spec: a name, a mapping with `name` and options, or a list of both.
 
     Raises:
-        ValueError: on an unknown method or option, a wrong type, or a method named twice.
+        ValueError: on an unknown method or option, a wrong type, a weight or temperature that has no meaning, or a
+            method named twice.
     """
-    return [{"name": name, **METHODS.resolve(name, options)} for name, options in method_entries(spec)]
+    found = [{"name": name, **METHODS.resolve(name, options)} for name, options in method_entries(spec)]
+    for options in found:
+        _check_factors(options)
+    return found
+
+
+def _check_factors(options: Mapping[str, Any]) -> None:
+    """Refuse a weight below 0, which would lead away from the teacher, and a temperature that divides by nothing."""
+    for key, value in options.items():
+        kind = key.rpartition("_")[2]
+        if kind not in ("weight", "temperature"):
+            continue
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, int | float) and not (0 <= number < math.inf and (number or kind == "weight")):
+                least = "0 (which leaves the term out) or more" if kind == "weight" else "a number above 0"
+                raise ValueError(f"method {options['name']}, {key}: expected {least}, got {number:g}")
 
 
 def build_method(spec: Spec) -> "Composite":

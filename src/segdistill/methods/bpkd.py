@@ -59,7 +59,8 @@ class BoundaryPrivileged(Method):
         edge_weight: of the term `edge`, a mean over the border's pixels; 50 as in reimplementations of the paper,
             whose authors have released no training code. They take the mean class by class.
         body_weight: of the term `body`, a mean over images and classes; 20 as in reimplementations of the paper.
-        temperature: τ of both terms; 1 as in reimplementations of the paper.
+        temperature: τ, divides both logits, and its square multiplies both terms; 1 as in reimplementations of the
+            paper.
         kernel_size: side of the square that makes a pixel part of the border if it holds two classes, in pixels of the
             logits' map, odd. 3 is ours.
     """

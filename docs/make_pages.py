@@ -82,9 +82,9 @@ segdistill --quiet doctor --json - | python -m json.tool
 ## Completion in a shell
 
 `segdistill --install-completion` installs completion for the shell that it is called from: bash, zsh, fish or
-PowerShell (tried in bash 5, zsh 5.9 and fish 3.6). After a new start, the shell completes commands, options, names of configurations, `method=`,
-`data.name=`, the data sets of `data prepare`, and files. `segdistill --show-completion` prints what would be
-installed. Completion does not load torch, so it is fast.
+PowerShell (tried in bash 5, zsh 5.9 and fish 3.6). After a new start, the shell completes commands, options, names of
+configurations, `method=`, `data.name=`, the data sets of `data prepare`, and files. `segdistill --show-completion`
+prints what would be installed. Completion does not load torch, so it is fast.
 """
 ABOUT = {
     "data": "Further keys are options of the data set; `segdistill list data` prints them.",

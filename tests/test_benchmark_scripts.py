@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,3 +57,27 @@ def test_the_table_of_steps_has_every_method():
     done = run(sys.executable, "benchmarks/released.py", "/nowhere")
     assert done.returncode == 2
     assert "expected a clone of" in done.stderr
+
+
+@pytest.mark.slow
+def test_students_on_worse_images(tmp_path):
+    data = {"name": "synthetic", "size": [32, 32], "images": 20, "batch_size": 4}
+    section = {"data": data, "student": {"name": "pspnet_resnet18_quarter"}, "train": {"steps": 4, "device": "cpu"}}
+    grid = {**section, "methods": ["none", "kd"], "seeds": 2, "split": "val", "teacher": {"config": section}}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    runs = tmp_path / "runs"
+    done = run(sys.executable, "-m", "segdistill.cli", "compare", str(tmp_path / "grid.yaml"), "--out", str(runs))
+    assert done.returncode == 0, done.stderr
+    out, sheet = tmp_path / "worse.json", tmp_path / "sheet.png"
+    command = ("benchmarks/out_of_domain.py", str(runs), "--split", "val", "--out", str(out), "--sheet", str(sheet))
+    done = run(sys.executable, *command)
+    assert done.returncode == 0, done.stderr
+    found, told = json.loads(out.read_text()), json.loads((runs / "compare.json").read_text())
+    for each in told["runs"]:
+        clean = found["runs"][each["method"]][str(each["seed"])]["clean"]
+        assert clean == pytest.approx(100 * each["miou"], abs=0.01)  # the very images that the comparison saw
+    assert len(found["teacher"]) == 1 + 4 * 4
+    none, kd = found["rows"]
+    assert none["clean"]["difference"] is None
+    assert {"difference", "low", "high"} <= kd["all changes"]["difference"].keys()
+    assert sheet.stat().st_size > 1000

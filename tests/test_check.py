@@ -135,14 +135,14 @@ def splits(root):
 def test_copies_are_found_within_and_between_splits(tmp_path):
     found = check_splits("folder", splits(tmp_path))
     assert found["train"].problems == []
-    line = "1 images occur more than once, pixel by pixel, 1 of them with another mask (train/a = train/c)"
+    line = "1 image occurs more than once, pixel by pixel, 1 of them with another mask (train/a = train/c)"
     assert found["train"].remarks == [line]
     assert f"note: {line}" in found["train"].lines()
-    assert found["val"].problems == ["1 images occur in train and in val, pixel by pixel (train/b = val/d)"]
+    assert found["val"].problems == ["1 image occurs in train and in val, pixel by pixel (train/b = val/d)"]
     assert found["val"].remarks == []
     assert found["test"].problems == []
     assert found["test"].remarks == [
-        "1 images occur in val and in test, pixel by pixel, 1 of them with another mask (val/e = test/g)"
+        "1 image occurs in val and in test, pixel by pixel, 1 of them with another mask (val/e = test/g)"
     ]
 
 

@@ -140,6 +140,6 @@ def test_lines_on_shared_sequences():
         "6 sequences: 1 of a, 1 of c, 1 of d, 1 of e, 1 of f, …",
         "1 sequence is in train as well: a (2 images there, 1 here); neighbouring frames of what was trained on make "
         "figures on test too good",
-        "2 sequences are in val as well: a (1 images there, 1 here), c (1 images there, 1 here); neighbouring frames "
+        "2 sequences are in val as well: a (1 image there, 1 here), c (1 image there, 1 here); neighbouring frames "
         "of what is in both make figures on test too good",
     ]

@@ -408,7 +408,7 @@ def test_the_command(segdistill, images, tmp_path):
     code, out, _ = segdistill(*arguments, "--verify")
     assert code == 2
     assert "problem: " in out
-    assert out.strip().endswith("1 problems")
+    assert out.strip().endswith("1 problem")
     code, _, err = segdistill(*arguments, "--split", "test")
     assert code == 2
     assert err.count("\n") == 1

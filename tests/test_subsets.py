@@ -163,7 +163,7 @@ def test_checking_the_data_knows_what_is_allowed(folder, segdistill):
     assert status == 2
     assert "has no mask; expected" in " ".join(out.split())
     status, out, _ = segdistill("data", "check", path, "data.only={val: '1'}")
-    assert "1 images: 1 of 32×32" in out
+    assert "1 image: 1 of 32×32" in out
 
 
 def test_only_some_of_a_split():

@@ -38,6 +38,16 @@ def one_line(text: str) -> str:
     return " ".join(visible(text).split())
 
 
+def number(count: int, noun: str) -> str:
+    """A number of things: `1 image`, `2 images`.
+
+    Args:
+        count: how many.
+        noun: for one; an s makes more of it.
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

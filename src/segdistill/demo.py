@@ -73,7 +73,7 @@ def run_demo(
     began = time.monotonic()
     say(
         f"on scenes that are drawn here: a teacher, then {len(GRID['methods']) * seeds} runs of students; with two "
-        "seeds some six minutes on two idle cores. Ctrl-C stops, the same command goes on"
+        "seeds three to seven minutes on two idle cores. Ctrl-C stops, the same command goes on"
     )
     result = compare(GRID, [f"seeds={seeds}", *overrides], out=out, executor=Local(silent=silent), say=say, watch=watch)
     for row in result["rows"]:

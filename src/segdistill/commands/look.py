@@ -188,7 +188,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the runs; finished runs in it are kept.")] = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(help="Number of runs per student.", min=1)] = 2,
 ) -> None:
-    """Train teacher, baseline and two students on built-in data; write a report (six minutes on two cores)."""
+    """Train teacher, baseline and two students on built-in data; write a report (some minutes on two cores)."""
     from segdistill.demo import demo_report, run_demo
 
     with show_compare.live() as watch:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from segdistill._printing import number
 from segdistill.data.dataset import SPLITS, MissingMasks, SegmentationDataset
 from segdistill.data.groups import SharedSequences
 from segdistill.data.packed import PackedDataset
@@ -59,7 +60,7 @@ class DatasetReport:
         """The report as lines of text."""
         sizes = [f"{count} of {width}×{height}" for (height, width), count in self.sizes.most_common(5)]
         sizes += [f"{len(self.sizes) - 5} more sizes"] if len(self.sizes) > 5 else []
-        lines = [f"{self.images} images: {', '.join(sizes) or 'none readable'}"]
+        lines = [f"{number(self.images, 'image')}: {', '.join(sizes) or 'none readable'}"]
         if self.mean:
             mean, std = (" ".join(f"{value:.4f}" for value in values) for values in (self.mean, self.std))
             lines.append(f"mean {mean}, deviation {std} (RGB, 0 to 1)")
@@ -76,7 +77,7 @@ class DatasetReport:
         lines += [f"problem: {problem}" for problem in self.problems[:SHOWN]]
         if len(self.problems) > SHOWN:
             lines.append(f"… and {len(self.problems) - SHOWN} more; --json FILE keeps all of them")
-        return [*lines, f"{len(self.problems)} problems" if self.problems else "no problems"]
+        return [*lines, number(len(self.problems), "problem") if self.problems else "no problems"]
 
     def figures(self) -> dict[str, Any]:
         """The report as JSON can hold it, without what each image holds."""
@@ -115,11 +116,12 @@ class Copies:
         found = self.pairs.get((one, other), [])
         if not found:
             return []
-        where = f"occur in {one} and in {other}" if one != other else "occur more than once"
+        occur = "occurs" if len(found) == 1 else "occur"
+        where = f"{occur} in {one} and in {other}" if one != other else f"{occur} more than once"
         differ = sum(not same for _, _, same in found)
         masks = f", {differ} of them with another mask" if differ else ""
         shown = ", ".join(f"{first} = {second}" for first, second, _ in found[:3]) + (", …" if len(found) > 3 else "")
-        return [f"{len(found)} images {where}, pixel by pixel{masks} ({shown})"]
+        return [f"{number(len(found), 'image')} {where}, pixel by pixel{masks} ({shown})"]
 
 
 def check_dataset(

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from segdistill._printing import number
+
 
 def check_pattern(pattern: str) -> str:
     """The pattern, if it can tell sequences.
@@ -83,7 +85,7 @@ class SharedSequences:
             shared = [name for name in own if name in its]
             if other == split or not shared:
                 continue
-            told = ", ".join(f"{name} ({its[name]} images there, {own[name]} here)" for name in shared[:3])
+            told = ", ".join(f"{name} ({number(its[name], 'image')} there, {own[name]} here)" for name in shared[:3])
             verb = "is" if len(shared) == 1 else "are"
             lines.append(
                 f"{_sequences(len(shared))} {verb} in {other} as well: {told}{', …' * (len(shared) > 3)}; neighbouring "

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from segdistill import show
+from segdistill._printing import number
 from segdistill.show.bars import STANDARD_OUTPUT, print_json
 
 
@@ -137,8 +138,7 @@ def pack(
     problems = damaged_shards(out)
     for line in problems:
         tell(f"problem: {line}")
-    counts = ", ".join(f"{found['images']} images of {split}" for split, found in pack["splits"].items())
-    tell(
-        f"{out}: {counts or 'no split is complete'}; {f'{len(problems)} problems' if problems else 'as it was packed'}"
-    )
+    counts = ", ".join(f"{number(found['images'], 'image')} of {split}" for split, found in pack["splits"].items())
+    told = number(len(problems), "problem") if problems else "as it was packed"
+    tell(f"{out}: {counts or 'no split is complete'}; {told}")
     return bool(problems)

@@ -139,6 +139,6 @@ def pack(
     for line in problems:
         tell(f"problem: {line}")
     counts = ", ".join(f"{number(found['images'], 'image')} of {split}" for split, found in pack["splits"].items())
-    told = number(len(problems), "problem") if problems else "as it was packed"
-    tell(f"{out}: {counts or 'no split is complete'}; {told}")
+    state = number(len(problems), "problem") if problems else "as it was packed"
+    tell(f"{out}: {counts or 'no split is complete'}; {state}")
     return bool(problems)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from segdistill import cli
+from segdistill._printing import number_of
 from segdistill.comparison.plan import load_plan
 from segdistill.comparison.widths import load_curve
 from segdistill.data import build_dataset
@@ -15,7 +16,7 @@ from segdistill.engine.run_folder import STUDENT
 from segdistill.engine.student import make_card, save_student
 from segdistill.models import build_model
 from segdistill.report import efficiency
-from segdistill.report.efficiency import counted, draw_curve, measure_curve, paint_curve, table
+from segdistill.report.efficiency import draw_curve, measure_curve, paint_curve, table
 
 TINY = {
     "data": {"name": "synthetic", "size": [32, 32], "images": 4, "crop": [32, 32], "batch_size": 4, "workers": 0},
@@ -123,7 +124,7 @@ def test_the_teacher_is_a_point_and_a_line(tmp_path):
     assert table(result).splitlines()[-1].startswith(",teacher,0.8,")
     paint_curve({**result, "device": "cuda", "teacher": {**teacher, "miou": None}}, tmp_path, "svg")  # of other classes
     assert "8×8, cuda" in (tmp_path / "curve.svg").read_text()
-    assert counted(1, "run") == "1 run"
+    assert number_of(1, "run") == "1 run"
 
 
 def test_the_teacher_is_measured_in_the_same_turns(tmp_path):

@@ -38,7 +38,7 @@ def one_line(text: str) -> str:
     return " ".join(visible(text).split())
 
 
-def number(count: int, noun: str) -> str:
+def number_of(count: int, noun: str) -> str:
     """A number of things: `1 image`, `2 images`.
 
     Args:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from segdistill._printing import number_of
 from segdistill.comparison.executors.local import Local
 from segdistill.comparison.executors.mirrored import Mirrored
 from segdistill.comparison.executors.task import Executor, Outcome, Task
@@ -243,7 +244,7 @@ def _finished(
     if done:
         say(f"{len(done)} of {len(runs)} runs are there already")
     if waiting and not executor.prints:
-        told = f"{len(waiting)} run{'s' * (len(waiting) != 1)}, {min(executor.jobs, len(waiting))} at a time"
+        told = f"{number_of(len(waiting), 'run')}, {min(executor.jobs, len(waiting))} at a time"
         say(f"{told}; each prints into log.txt in its folder")
     for run in done:
         watched.ended(run, Outcome())

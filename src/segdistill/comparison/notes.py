@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from segdistill._printing import number_of
 from segdistill.comparison.statistics import MOST_SEEDS, POWER
 from segdistill.engine.presets import in_words
 
@@ -22,7 +23,7 @@ def notes(result: Comparison, *, costs: bool = True) -> list[str]:
     seeds = result["seeds"]
     drawn = "whole sequences" if any(result["sequences"].values()) else "images"
     lines = [
-        f"mIoU: mean ± standard deviation over {len(seeds)} seed{'s' * (len(seeds) != 1)} of the student that was best "
+        f"mIoU: mean ± standard deviation over {number_of(len(seeds), 'seed')} of the student that was best "
         f"on val. Difference from {result['baseline']}, with two intervals: over seeds, Student's t on pairs of one "
         f"seed; over images, bootstrap of {result['resamples']} resamples of {drawn}.",
         *_on_verdicts(result),
@@ -91,8 +92,8 @@ def _on_tests(result: Comparison) -> list[str]:
     limit = f"{1 - result['confidence']:g}"
     fewer = f" ({len(tested)} over seeds)" if 0 < len(tested) < len(rows) else ""
     lines = [
-        f"p: of the paired t test over seeds and of the bootstrap over images, after Holm's correction for {len(rows)} "
-        f"comparison{'s' * (len(rows) != 1)} with {result['baseline']}{fewer}. The verdict is over seeds: better or "
+        f"p: of the paired t test over seeds and of the bootstrap over images, after Holm's correction for "
+        f"{number_of(len(rows), 'comparison')} with {result['baseline']}{fewer}. The verdict is over seeds: better or "
         f"worse where p is below {limit}; “not after Holm” where the interval alone would say so; else within noise."
     ]
     if not tested:
@@ -131,7 +132,7 @@ def _on_sequences(result: Comparison) -> list[str]:
     for data, count in result["sequences"].items():
         if count is None:
             continue
-        line = f"Images of {data} {result['split']} are {count} sequence{'s' * (count != 1)}, drawn as wholes"
+        line = f"Images of {data} {result['split']} are {number_of(count, 'sequence')}, drawn as wholes"
         if count < FEW_SEQUENCES:
             line += (
                 f"; that is fewer than {FEW_SEQUENCES}: the interval over images and its p can be far too small, and "
@@ -153,8 +154,8 @@ def _on_further(result: Comparison) -> list[str]:
         line += f"; in parentheses the difference from {result['baseline']}, paired by seed"
     if tests and len(result["seeds"]) > 1:
         line += (
-            f", with a star where its p, of the t test after Holm's correction for the {tests} "
-            f"comparison{'s' * (tests != 1)} of its column, is below {1 - result['confidence']:g}. Nothing is "
+            f", with a star where its p, of the t test after Holm's correction for the "
+            f"{number_of(tests, 'comparison')} of its column, is below {1 - result['confidence']:g}. Nothing is "
             "corrected for the number of columns: choose beforehand which one counts"
         )
     return [f"{line}."]

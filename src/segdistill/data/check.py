@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from segdistill._printing import number
+from segdistill._printing import number_of
 from segdistill.data.dataset import SPLITS, MissingMasks, SegmentationDataset
 from segdistill.data.groups import SharedSequences
 from segdistill.data.packed import PackedDataset
@@ -60,7 +60,7 @@ class DatasetReport:
         """The report as lines of text."""
         sizes = [f"{count} of {width}×{height}" for (height, width), count in self.sizes.most_common(5)]
         sizes += [f"{len(self.sizes) - 5} more sizes"] if len(self.sizes) > 5 else []
-        lines = [f"{number(self.images, 'image')}: {', '.join(sizes) or 'none readable'}"]
+        lines = [f"{number_of(self.images, 'image')}: {', '.join(sizes) or 'none readable'}"]
         if self.mean:
             mean, std = (" ".join(f"{value:.4f}" for value in values) for values in (self.mean, self.std))
             lines.append(f"mean {mean}, deviation {std} (RGB, 0 to 1)")
@@ -77,7 +77,7 @@ class DatasetReport:
         lines += [f"problem: {problem}" for problem in self.problems[:SHOWN]]
         if len(self.problems) > SHOWN:
             lines.append(f"… and {len(self.problems) - SHOWN} more; --json FILE keeps all of them")
-        return [*lines, number(len(self.problems), "problem") if self.problems else "no problems"]
+        return [*lines, number_of(len(self.problems), "problem") if self.problems else "no problems"]
 
     def figures(self) -> dict[str, Any]:
         """The report as JSON can hold it, without what each image holds."""
@@ -121,7 +121,7 @@ class Copies:
         differ = sum(not same for _, _, same in found)
         masks = f", {differ} of them with another mask" if differ else ""
         shown = ", ".join(f"{first} = {second}" for first, second, _ in found[:3]) + (", …" if len(found) > 3 else "")
-        return [f"{number(len(found), 'image')} {where}, pixel by pixel{masks} ({shown})"]
+        return [f"{number_of(len(found), 'image')} {where}, pixel by pixel{masks} ({shown})"]
 
 
 def check_dataset(
@@ -281,7 +281,7 @@ def _check_split(
     dataset, problems = open_split(name, split, options, packed, only)
     report = check_dataset(dataset, split=split, **how)
     if unmasked and problems:
-        count = f"{len(problems)} image{'s have' if len(problems) > 1 else ' has'} no mask"
+        count = f"{number_of(len(problems), 'image')} {'have' if len(problems) > 1 else 'has'} no mask"
         report.remarks.append(f"{count}; what is learned there comes from the teacher (data.labelled)")
     else:
         report.problems = problems + report.problems

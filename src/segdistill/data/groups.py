@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from segdistill._printing import number
+from segdistill._printing import number_of
 
 
 def check_pattern(pattern: str) -> str:
@@ -80,23 +80,19 @@ class SharedSequences:
             split: that was added last.
         """
         own = self.found[split]
-        lines = [f"{_sequences(len(own))}: {_counted(own)}"]
+        lines = [f"{number_of(len(own), 'sequence')}: {_counted(own)}"]
         for other, its in self.found.items():
             shared = [name for name in own if name in its]
             if other == split or not shared:
                 continue
-            told = ", ".join(f"{name} ({number(its[name], 'image')} there, {own[name]} here)" for name in shared[:3])
+            told = ", ".join(f"{name} ({number_of(its[name], 'image')} there, {own[name]} here)" for name in shared[:3])
             verb = "is" if len(shared) == 1 else "are"
             lines.append(
-                f"{_sequences(len(shared))} {verb} in {other} as well: {told}{', …' * (len(shared) > 3)}; neighbouring "
-                f"frames of what {'was trained on' if other == 'train' else 'is in both'} make figures on {split} too "
-                "good"
+                f"{number_of(len(shared), 'sequence')} {verb} in {other} as well: {told}{', …' * (len(shared) > 3)}; "
+                f"neighbouring frames of what {'was trained on' if other == 'train' else 'is in both'} make figures on "
+                f"{split} too good"
             )
         return lines
-
-
-def _sequences(count: int) -> str:
-    return f"{count} sequence{'s' * (count != 1)}"
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from segdistill._printing import number_of
 from segdistill.data.dataset import SPLITS, check_split
 from segdistill.data.walk import Files, entries, is_hidden, once
 
@@ -196,7 +197,7 @@ def _whole_sequences(sequence_of: Mapping[str, str], fractions: Mapping[str, flo
     needed = 1 + sum(part > 0 for part in fractions.values())
     if len(sizes) < needed:
         raise ValueError(
-            f"data.groups: {len(sizes)} sequence{'s' * (len(sizes) != 1)} ({', '.join(list(sizes)[:3])}) cannot be "
+            f"data.groups: {number_of(len(sizes), 'sequence')} ({', '.join(list(sizes)[:3])}) cannot be "
             f"shared out among {needed} splits; leave data.groups out, or make the splits by folders or lists"
         )
     ranked = _ranked(sizes, seed)

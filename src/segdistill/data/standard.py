@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar
 
+from segdistill._printing import number_of
 from segdistill._types import Colour
 from segdistill.data.classes import read_classes
 from segdistill.data.files import Array, Bytes
@@ -72,7 +73,7 @@ class StandardDataset(FileDataset):
             expected: how many the publishers count.
         """
         if len(self.names) != expected:
-            count = f"{len(self.names)} image{'' if len(self.names) == 1 else 's'}"
+            count = number_of(len(self.names), "image")
             self.remarks = [*self.remarks, f"{self.title}: {count}, where the official {split} has {expected}"]
 
     def read_mask(self, path: Path) -> Array:

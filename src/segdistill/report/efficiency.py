@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from segdistill._printing import untold
+from segdistill._printing import number_of, untold
 from segdistill._types import Size, Stages, Told
 from segdistill._version import __version__
 from segdistill.comparison.executors.task import Executor
@@ -261,15 +261,10 @@ def _panel(axes: "Axes", result: Mapping[str, Any], cost: str, colours: Mapping[
         axes.annotate(f"×{width:g}", (point[cost] / unit, point["miou"]), **place)
 
 
-def counted(count: int, what: str) -> str:
-    """A number of things: 1 thread, 2 threads."""
-    return f"{count} {what}" + "s" * (count != 1)
-
-
 def _axis(name: str, cost: str, result: Mapping[str, Any]) -> str:
     """An axis's name with what its figures depend on."""
     size = "×".join(map(str, result["size"]))
     if cost == "ms":
-        place = result["device"] if result["device"] != "cpu" else counted(result["threads"], "thread")
+        place = result["device"] if result["device"] != "cpu" else number_of(result["threads"], "thread")
         return f"{name} ({size}, {place})"
     return f"{name} (float32)" if cost == "bytes" else f"{name} ({size})"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segdistill._printing import number_of
 from segdistill.engine.run_folder import stored_json
 from segdistill.measure.deployed import BENCHMARK, KIND
 from segdistill.report.figures import MUTED, Album, Drawing, brief, log_scale, percent_axis, place_labels
@@ -37,7 +38,7 @@ def draw_formats(album: Album, result: Mapping[str, Any], name: str = "formats")
     rows = [row for row in result["rows"] if row["miou"] is not None]
     names = [row["role"] + ", " + row["format"] for row in rows]
     size = "×".join(map(str, result["size"]))
-    threads = f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
+    threads = number_of(result["threads"], "thread")
 
     def paint(figure: "Figure") -> None:
         for axes, (key, (label, unit)) in zip(figure.subplots(1, 2, sharey=True), AXES.items(), strict=True):

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from segdistill._printing import number, visible
+from segdistill._printing import number_of, visible
 from segdistill.engine.presets import in_words
 from segdistill.show.bars import progress as progress
 
@@ -108,7 +108,7 @@ def summary(console: Console, result: Mapping[str, Any]) -> None:
 def predictions(console: Console, result: Mapping[str, Any]) -> None:
     """Print how many images were segmented, how fast, and where the results are."""
     folders, rate = " ".join(result["folders"]), result["images_per_second"]
-    console.print(f"{number(result['images'], 'image')} → {folders} ({rate:.3g} a second)")
+    console.print(f"{number_of(result['images'], 'image')} → {folders} ({rate:.3g} a second)")
 
 
 def findings() -> dict[str, Any]:
@@ -191,7 +191,7 @@ def exported(console: Console, metadata: Mapping[str, Any], path: Path) -> None:
     outputs = ", ".join(metadata["outputs"])
     tell(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {metadata['precision']}, {entry['dtype']} {size} → {outputs}")
     shapes = ", ".join("×".join(map(str, batch)) for batch in found["batches"])
-    tell(f"checked in {found['runtime']} on {number(found['count'], 'image')} ({found['images']}) at {shapes}")
+    tell(f"checked in {found['runtime']} on {number_of(found['count'], 'image')} ({found['images']}) at {shapes}")
     same = f"{100 * found['argmax_agreement']:.3f} % of the pixels get the same class"
     tell(f"logits differ by at most {found['max_difference']:.1e} of the largest; {same}")
     if found["miou"] is not None:

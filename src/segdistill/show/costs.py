@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
-from segdistill._printing import number
+from segdistill._printing import number_of
 from segdistill.show import percent
 
 
@@ -51,7 +51,7 @@ def formats(console: Console, result: Mapping[str, Any]) -> None:
     console.print(table)
     size, facts = "×".join(map(str, result["size"])), result["environment"]
     console.print(
-        f"{number(result['images'], 'image')} of {result['split']} scored; one image of {size} timed, "
+        f"{number_of(result['images'], 'image')} of {result['split']} scored; one image of {size} timed, "
         f"{result['repeats']} passes on {facts['cpu']}, {result['threads']} threads; RSS: peak of a process that runs "
         "this file alone; agreement: pixels of the class that the student in PyTorch gives",
         highlight=False,

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from segdistill import show
-from segdistill._printing import number
+from segdistill._printing import number_of
 from segdistill.show.bars import STANDARD_OUTPUT, print_json
 
 
@@ -138,7 +138,7 @@ def pack(
     problems = damaged_shards(out)
     for line in problems:
         tell(f"problem: {line}")
-    counts = ", ".join(f"{number(found['images'], 'image')} of {split}" for split, found in pack["splits"].items())
-    state = number(len(problems), "problem") if problems else "as it was packed"
+    counts = ", ".join(f"{number_of(found['images'], 'image')} of {split}" for split, found in pack["splits"].items())
+    state = number_of(len(problems), "problem") if problems else "as it was packed"
     tell(f"{out}: {counts or 'no split is complete'}; {state}")
     return bool(problems)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segdistill._printing import first_line, one_line
+from segdistill._printing import first_line, number_of, one_line
 from segdistill.comparison.executors.actor import Worker
 from segdistill.comparison.executors.cluster import connect
 from segdistill.comparison.executors.process import restore, terminate_as_interrupt
@@ -77,7 +77,7 @@ class Ray:
             have = " and ".join(f"{max(m.get(kind, 0) for m in machines):g} {kind}s" for kind in self.needed)
             raise ValueError(f"a run takes {self._in_words()}, the largest machine of the Ray cluster has {have}")
         total = ", ".join(f"{sum(m.get(kind, 0) for m in machines):g} {kind}s" for kind in self.needed)
-        count = f"{len(machines)} machine{'s' * (len(machines) != 1)}"
+        count = number_of(len(machines), "machine")
         say(f"Ray: {count} with {total}; {self._in_words()} a run, {self.jobs} at a time")
 
     def close(self) -> None:

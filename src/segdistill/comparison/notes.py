@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from segdistill._printing import number_of
+from segdistill.comparison.labels import named_places, place_name
 from segdistill.comparison.statistics import MOST_SEEDS, POWER
 from segdistill.engine.presets import in_words
 
@@ -64,7 +65,7 @@ def verdict(difference: Mapping[str, Any], confidence: float) -> str:
 
 def _on_verdicts(result: Comparison) -> list[str]:
     """Which methods are better, and which worse, than the one that they are held against."""
-    places = [key for key in ("data", "labelled", "student") if len({row[key] for row in result["rows"]}) > 1]
+    places = named_places(result["rows"])
     lines = []
     for other, side in ((result["baseline"], None), (result["against"], "against")):
         if other is None:
@@ -73,7 +74,7 @@ def _on_verdicts(result: Comparison) -> list[str]:
         for row in result["rows"]:
             found = row["difference"] if side is None else row[side]["difference"]
             if found is not None:
-                where = ", ".join(f"{row[key]} labels" if key == "labelled" else str(row[key]) for key in places)
+                where = place_name(row, places)
                 name = row["method"] + (f" ({where})" if where else "")
                 told.setdefault(verdict(found, result["confidence"]), []).append(name)
         if not told or "one seed" in told:

@@ -25,8 +25,8 @@ def notes(result: Comparison, *, costs: bool = True) -> list[str]:
     drawn = "whole sequences" if any(result["sequences"].values()) else "images"
     lines = [
         f"mIoU: mean ± standard deviation over {number_of(len(seeds), 'seed')} of the student that was best "
-        f"on val. Difference from {result['baseline']}, with two intervals: over seeds, Student's t on pairs of one "
-        f"seed; over images, bootstrap of {result['resamples']} resamples of {drawn}.",
+        f"on val. Difference from {result['baseline']} in points, with two intervals: over seeds, Student's t on pairs "
+        f"of one seed; over images, bootstrap of {result['resamples']} resamples of {drawn}.",
         *_on_verdicts(result),
         *_on_tests(result),
         *_on_teachers(result),
@@ -77,7 +77,8 @@ def _on_verdicts(result: Comparison) -> list[str]:
                 where = place_name(row, places)
                 name = row["method"] + (f" ({where})" if where else "")
                 told.setdefault(verdict(found, result["confidence"]), []).append(name)
-        if not told or "one seed" in told:
+        told.pop("one seed", None)  # it has no verdict; the others have
+        if not told:
             continue
         better, worse = (", ".join(told.get(word, ["no method"])) for word in ("better", "worse"))
         lines.append(f"After Holm's correction better than {other}: {better}; worse: {worse}.")

@@ -21,7 +21,7 @@ TESTS = ("p seeds", "p images", "seeds for +1")
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 """Which way a figure is better, behind its title."""
 
-COSTS = ("steps", "s/step", "memory MB", "params M", "GFLOPs")
+COSTS = ("steps", "s/step", "memory MiB", "params M", "GFLOPs")
 """Columns that say what a row cost."""
 
 

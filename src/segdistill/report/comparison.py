@@ -151,7 +151,8 @@ class _Painter:
             same = all(run.get(key) == rows[0].get(key) for key in PLACES)
             if same and run["method"] in folders and run["folder"] in ways and run["status"] == "done":
                 folders[run["method"]].append(run["folder"])
-        curves = {method: mean_band([ways[name] for name in names]) for method, names in folders.items() if names}
+        bands = {method: mean_band([ways[name] for name in names]) for method, names in folders.items() if names}
+        curves = {method: band for method, band in bands.items() if band}  # seeds may have no step in common
         if max(map(len, curves.values()), default=0) < 2:
             return None
 

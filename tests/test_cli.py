@@ -69,6 +69,9 @@ def test_a_protocol_from_the_command_line(tmp_path, segdistill, run_folder):
     status, out, _ = segdistill("eval", run, "eval.window=[16, 16]")
     assert (status, (run / "eval_val.json").exists()) == (0, False)
     assert "not written: this protocol is not the run's own" in " ".join(out.split())
+    status, out, _ = segdistill("eval", run, "data.only={val: '*0'}")
+    assert (status, (run / "eval_val.json").exists()) == (0, False)
+    assert "not written: these data are not the run's own" in " ".join(out.split())
     status, _, err = segdistill("eval", run, "--protocol", "mmsge")
     assert status == 2
     assert err.startswith("segdistill: eval.protocol: ")

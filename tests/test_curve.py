@@ -9,6 +9,7 @@ import torch
 
 from segdistill import cli
 from segdistill._printing import number_of
+from segdistill.comparison.labels import PLACES
 from segdistill.comparison.plan import load_plan
 from segdistill.comparison.widths import load_curve
 from segdistill.data import build_dataset
@@ -39,7 +40,7 @@ def plan_of(folder, *overrides):
 def compared(plan, failed=()):
     """What `compare` returns for a plan, without training; each run's folder gets a student."""
     rows = []
-    for (data, labelled, label, method), runs in plan.rows().items():
+    for (place, method), runs in plan.rows().items():
         width = runs[0].config.student.options["width"]
         errors = [f"{run.folder.name}: it broke" for run in runs if width in failed]
         for run in runs if not errors else ():
@@ -47,8 +48,8 @@ def compared(plan, failed=()):
             network = student(width)
             save_student(run.folder / STUDENT, network, make_card(network, ["a"] * 11, [(0, 0, 0)] * 11))
         score = None if errors else width + 0.1 * (method != "none")
-        place = {"data": data, "labelled": labelled, "student": label, "method": method}
-        rows.append({**place, "miou": score, "miou_deviation": 0.01, "seeds": [0, 1], "errors": errors})
+        where = {**dict(zip(PLACES, place, strict=True)), "method": method}
+        rows.append({**where, "miou": score, "miou_deviation": 0.01, "seeds": [0, 1], "errors": errors})
     return {"rows": rows, "teachers": {}, "runs": []}
 
 

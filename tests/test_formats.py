@@ -13,6 +13,7 @@ import yaml
 from conftest import needs_package
 from segdistill import cli
 from segdistill.data import build_dataset
+from segdistill.engine.evaluate import evaluate_run
 from segdistill.engine.student import load_student, make_card, save_student
 from segdistill.measure.deployed import EAGER, benchmark_formats
 from segdistill.measure.footprint import peak_rss, work
@@ -25,13 +26,14 @@ DATA = {"name": "synthetic", "size": [32, 32], "images": 3}
 CLASSES = list(build_dataset("synthetic", "val", images=1).classes)
 
 
-def make_run(folder, width, classes=CLASSES, seed=0):
+def make_run(folder, width, classes=CLASSES, seed=0, images=3, protocol=None):
     torch.manual_seed(seed)
     folder.mkdir()
     network = build_model("fcn_resnet18", num_classes=len(classes), width=width, depth=0.5).eval()
-    card = make_card(network, classes, [(0, 0, 0)] * len(classes))
+    card = make_card(network, classes, [(0, 0, 0)] * len(classes), protocol=protocol)
     save_student(folder / "student.safetensors", network, card)
-    (folder / "config.yaml").write_text(yaml.safe_dump({"data": DATA, "student": {"name": "fcn_resnet18"}}))
+    config = {"data": {**DATA, "images": images}, "student": {"name": "fcn_resnet18"}, "eval": protocol or {}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
 
 
@@ -109,6 +111,13 @@ def test_every_file_is_a_row(result, runs):
         assert 0 <= row["miou"] <= 1
     assert result["rows"][2]["bytes"] == (runs / "student" / "student.safetensors").stat().st_size
     assert (result["images"], result["size"], result["threads"]) == (3, [32, 32], 1)
+
+
+def test_the_miou_is_that_of_an_evaluation(tmp_path):
+    run = make_run(tmp_path / "run", 0.1, images=1, protocol={"absent": "zero"})
+    (row,) = benchmark_formats(run, repeats=1, threads=1)["rows"]
+    zero, skip = (evaluate_run(run, overrides=[f"eval.absent={a}"], device="cpu")["miou"] for a in ("zero", "skip"))
+    assert row["miou"] == zero < skip
 
 
 def test_agreement_is_with_the_student_in_pytorch(result, runs):

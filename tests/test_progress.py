@@ -186,7 +186,7 @@ def test_a_slow_run_is_never_silent_for_long_and_says_once_how_it_would_be_short
     clock.now += 50
     recorder.step(7, {"loss": 1.0, "images_per_s": 1.0, "memory_mb": 1.0})
     recorder.alive(7)
-    assert stream.getvalue().splitlines()[4:] == ["step 7/200  loss 1.0000  1.0 img/s  1 MB  left 2:40:50"]
+    assert stream.getvalue().splitlines()[4:] == ["step 7/200  loss 1.0000  1.0 img/s  1 MiB  left 2:40:50"]
     recorder.close()
 
 

@@ -28,7 +28,7 @@ from segdistill.models import build_model
 from segdistill.report import classes, collect, figures, inference, pictures, write_report
 from segdistill.report.collect import Spread, find_runs, number, read_run
 from segdistill.report.figures import page_svg, place_labels
-from segdistill.report.page import percent, points, short, tint
+from segdistill.report.page import percent, points, short, tiles, tint
 from segdistill.report.prototypes import Prototypes
 from segdistill.report.study import read_study
 from segdistill.report.teachers import take_compared
@@ -201,6 +201,58 @@ def test_a_baseline_of_another_schedule_is_told(tmp_path):
     )  # of two, the one of the same schedule
     assert equal.baseline(equal.focus).runs[0].name == "equal"
     assert equal.notes == []
+
+
+def change(folder, **sections):
+    """Change sections of a run's configuration."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    for name, values in sections.items():
+        config[name] = config.get(name, {}) | values
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def test_a_baseline_of_other_losses_or_another_protocol_is_told(tmp_path):
+    student = write_run(tmp_path / "cwd", "cwd")
+    other = change(write_run(tmp_path / "none"), supervised={"jaccard": 1.0}, eval={"flip": True, "absent": "zero"})
+    study = read_study([student, other])
+    assert study.unequal(study.focus) == ["eval.absent", "eval.flip", "supervised.jaccard"]
+    assert study.notes[:2] == [
+        "The runs differ in eval.absent (skip, zero): their figures are not comparable.",
+        "The runs differ in eval.flip (False, True): their figures are not comparable.",
+    ]
+    assert "differs from its baseline in eval.absent, eval.flip, supervised.jaccard" in study.notes[2]
+
+
+def test_a_protocol_by_its_name_is_that_of_its_settings(tmp_path):
+    named = change(write_run(tmp_path / "named", "cwd"), eval={"protocol": "skd"})
+    values = yaml.safe_dump(load_config(named).eval.model_dump(mode="json", exclude={"protocol"}))
+    spelt = change(write_run(tmp_path / "spelt"), eval=yaml.safe_load(values))
+    assert read_study([named, spelt]).notes == []
+
+
+def test_figures_of_other_images_are_told(tmp_path):
+    student = write_run(tmp_path / "cwd", "cwd")
+    other = change(write_run(tmp_path / "none"), data={"only": {"val": "a*", "train": "b*"}})
+    line = "The runs differ in data.only.val (None, a*): their figures are not comparable."
+    assert [note for note in read_study([student, other]).notes if "comparable" in note] == [line]
+
+
+def test_the_gap_is_closed_by_the_gain(tmp_path):
+    """Of a student with the lucky seed alone, neither is held against the mean of all baselines."""
+    for seed, level in ((0, 0.1), (1, 0.3)):
+        write_run(tmp_path / f"none{seed}", seed=seed, level=level)
+    teacher = write_run(tmp_path / "teacher", level=0.5)
+    write_run(tmp_path / "cwd", "cwd", seed=1, level=0.35, teacher=teacher)
+    study = read_study([tmp_path])
+    after, most = (group.result("miou").mean for group in (study.focus, study.teacher))
+    before = study.start(study.focus).mean
+    assert study.gain(study.focus).mean == pytest.approx(after - before)
+    assert before == pytest.approx(np.mean(list(iou(0.3).values())))
+    told = {title: (value, remark) for title, value, remark in tiles(study)}
+    value, remark = told["gap closed"]
+    assert value == f"{100 * (after - before) / (most - before):.0f} %"
+    assert f"from {100 * before:.2f} to" in remark
 
 
 def test_a_baseline_is_that_of_the_same_student(tmp_path):

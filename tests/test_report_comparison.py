@@ -99,6 +99,15 @@ def test_nothing_is_drawn_of_nothing(result, draw):
     assert names(draw({**result, "rows": [{**row, "miou": None} for row in result["rows"]]})) == []
 
 
+def test_seeds_that_were_validated_at_other_steps_have_no_mean(result, draw):
+    apart = [{**run, "validations": [[run["seed"] + 1, 0.5], [run["seed"] + 11, 0.6]]} for run in result["runs"]]
+    assert names(draw({**result, "runs": apart})) == ["compare_seconds"]
+    mixed = [new if run["method"] == "kd" else run for run, new in zip(result["runs"], apart, strict=True)]
+    drawn = draw({**result, "runs": mixed}).drawings[0].svg
+    assert re.search(r"none [\d.]+ % at 40", drawn)
+    assert not re.search(r"kd [\d.]+ % at", drawn)
+
+
 def shares(result, labels):
     """The comparison over several shares of labels."""
     rows = [

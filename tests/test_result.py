@@ -152,7 +152,9 @@ def test_notes_say_how_many_seeds_it_takes(result):
     assert "Holm's correction for 3 comparisons with none" in told
     once = [dict(row) for row in result["rows"]]  # of one method a single pair of seeds is there
     once[-1]["difference"] = {**once[-1]["difference"], "p": None, "within_noise": None, "holm": None}
-    assert "for 3 comparisons with none (2 over seeds)" in " ".join(notes({**result, "rows": once}))
+    lacking = " ".join(notes({**result, "rows": once}))
+    assert "for 3 comparisons with none (2 over seeds)" in lacking
+    assert "After Holm's correction better than none: cwd; worse: no method." in lacking  # the others have a verdict
     assert "with 4 seeds its p cannot be below 0.125" in told
     most = max(row["difference"]["seeds_needed"] for row in result["rows"] if row["difference"])
     assert most > 4

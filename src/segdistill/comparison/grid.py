@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from segdistill._printing import number_of
+from segdistill.comparison.cell import Cell
 from segdistill.comparison.executors.local import Local
 from segdistill.comparison.executors.mirrored import Mirrored
 from segdistill.comparison.executors.task import Executor, Outcome, Task
-from segdistill.comparison.plan import LABELS, Cell, Plan, load_plan
+from segdistill.comparison.plan import LABELS, Plan, load_plan
 from segdistill.comparison.result import COMPARISON, counts_path, evaluation_path, gather
 from segdistill.comparison.table import write_tables
 from segdistill.comparison.watch import Watch
@@ -176,11 +177,6 @@ def _source(config: Config) -> dict[str, Any]:
     return config.data.model_dump(exclude=set(LABELS))
 
 
-def _key(run: Cell) -> str:
-    """What the runs of all seeds share, as a text."""
-    return " ".join(filter(None, run.row))
-
-
 def _checked(plan: Plan) -> Plan:
     """The plan with epochs turned into steps, if its data are there.
 
@@ -338,7 +334,7 @@ def _fit_to_seconds(plan: Plan, executor: Executor, say: Say) -> tuple[Plan, dic
     seconds = plan.options.seconds
     assert seconds is not None
     known: dict[str, Any] = _notes(plan).get("measured", {})
-    rows = {_key(runs[0]): runs for runs in plan.rows().values()}
+    rows = {runs[0].told: runs for runs in plan.rows().values()}
     names = {key: f"{seconds:g} s, {key}, {settings_digest(runs[0].config, '')}" for key, runs in rows.items()}
     measured = {key: known[name] for key, name in names.items() if name in known}
     missing = [key for key in rows if key not in measured]
@@ -354,5 +350,5 @@ def _fit_to_seconds(plan: Plan, executor: Executor, say: Say) -> tuple[Plan, dic
         measured[key] = known[names[key]] = {"seconds_per_step": outcome.value, "steps": steps}
         say(f"{key}: {1000 * outcome.value:.0f} ms per step, {steps} steps in {seconds:g} s")
         _note(plan, measured=known)
-    runs = tuple(run.with_steps(measured[k]["steps"]) if (k := _key(run)) in measured else run for run in plan.runs)
+    runs = tuple(run.with_steps(measured[k]["steps"]) if (k := run.told) in measured else run for run in plan.runs)
     return replace(plan, runs=runs), measured, failed

@@ -26,6 +26,10 @@ class GridConfig(Section):
     labelled: list[int | float | str] | None = Field(None, min_length=1)
     """Compares several labelled shares: a list of values of `data.labelled`, such as `[0.125, 0.25, 1.0]`. Each share
     has its own baseline; a teacher that the comparison trains uses all labels."""
+    lengths: list[Annotated[int, Field(gt=0)]] | None = Field(None, min_length=1)
+    """Compares trainings of several lengths: a list of values of `train.steps`, such as `[800, 1600, 3200]`. Each
+    length has its own baseline and a whole schedule: warm-up and the number of validations keep their shares of the
+    run. A teacher that the comparison trains keeps its own length."""
     against: str | None = None
     """A second method, besides the baseline, that all others are compared with, such as `cwd`: its name or label."""
     budget: Literal["steps", "seconds"] | None = None
@@ -72,6 +76,11 @@ class GridConfig(Section):
                 raise ValueError("students and widths: give one of them; widths are of the one student")
             if len(set(self.widths)) < len(self.widths):
                 raise ValueError(f"widths: expected different ones, got {self.widths}")
+        if self.lengths is not None:
+            if len(set(self.lengths)) < len(self.lengths):
+                raise ValueError(f"lengths: expected different numbers of steps, got {self.lengths}")
+            if self.seconds is not None:
+                raise ValueError("lengths and seconds: give one of them; both say how long a run trains")
         if self.budget is None:
             self.budget = "steps" if self.seconds is None else "seconds"
         if (self.budget == "seconds") != (self.seconds is not None):

@@ -1,12 +1,42 @@
 """What the rows of a comparison are called, and their folders."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from segdistill._options import closest
 from segdistill.methods._catalogue import method_options
+
+PLACES = {"data": "data", "labelled": "labels", "length": "length", "student": "student"}
+"""Entries of a row that say what it is of, in the order of `Cell.place`; each is a column where rows differ in it."""
+
+UNITS = {"labelled": "labels", "length": "steps"}
+"""What stands behind such an entry in a sentence."""
+
+
+def named_places(rows: Iterable[Mapping[str, Any]], keys: Iterable[str] = PLACES) -> list[str]:
+    """Those entries in which rows differ.
+
+    Args:
+        rows: of a comparison; one of an older file may lack an entry.
+        keys: of the entries that are looked at.
+    """
+    rows = list(rows)
+    return [key for key in keys if len({row.get(key) for row in rows}) > 1]
+
+
+def place_name(row: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """Where a row belongs, in words.
+
+    Args:
+        row: of a comparison.
+        keys: of its entries that are named.
+
+    >>> place_name({"labelled": "12.5 %", "length": 800, "student": "pspnet"}, ["labelled", "length", "student"])
+    '12.5 % labels, 800 steps, pspnet'
+    """
+    return ", ".join(f"{row[key]} {UNITS.get(key, '')}".rstrip() for key in keys)
 
 
 def method_label(method: Sequence[Mapping[str, Any]]) -> str:

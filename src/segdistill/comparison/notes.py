@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from segdistill._printing import number_of
+from segdistill.comparison.labels import named_places, place_name
 from segdistill.comparison.statistics import MOST_SEEDS, POWER
 from segdistill.engine.presets import in_words
 
@@ -24,8 +25,8 @@ def notes(result: Comparison, *, costs: bool = True) -> list[str]:
     drawn = "whole sequences" if any(result["sequences"].values()) else "images"
     lines = [
         f"mIoU: mean ± standard deviation over {number_of(len(seeds), 'seed')} of the student that was best "
-        f"on val. Difference from {result['baseline']}, with two intervals: over seeds, Student's t on pairs of one "
-        f"seed; over images, bootstrap of {result['resamples']} resamples of {drawn}.",
+        f"on val. Difference from {result['baseline']} in points, with two intervals: over seeds, Student's t on pairs "
+        f"of one seed; over images, bootstrap of {result['resamples']} resamples of {drawn}.",
         *_on_verdicts(result),
         *_on_tests(result),
         *_on_teachers(result),
@@ -64,7 +65,7 @@ def verdict(difference: Mapping[str, Any], confidence: float) -> str:
 
 def _on_verdicts(result: Comparison) -> list[str]:
     """Which methods are better, and which worse, than the one that they are held against."""
-    places = [key for key in ("data", "labelled", "student") if len({row[key] for row in result["rows"]}) > 1]
+    places = named_places(result["rows"])
     lines = []
     for other, side in ((result["baseline"], None), (result["against"], "against")):
         if other is None:
@@ -73,10 +74,11 @@ def _on_verdicts(result: Comparison) -> list[str]:
         for row in result["rows"]:
             found = row["difference"] if side is None else row[side]["difference"]
             if found is not None:
-                where = ", ".join(f"{row[key]} labels" if key == "labelled" else str(row[key]) for key in places)
+                where = place_name(row, places)
                 name = row["method"] + (f" ({where})" if where else "")
                 told.setdefault(verdict(found, result["confidence"]), []).append(name)
-        if not told or "one seed" in told:
+        told.pop("one seed", None)  # it has no verdict; the others have
+        if not told:
             continue
         better, worse = (", ".join(told.get(word, ["no method"])) for word in ("better", "worse"))
         lines.append(f"After Holm's correction better than {other}: {better}; worse: {worse}.")

@@ -10,6 +10,7 @@ import pydantic
 import yaml
 
 from segdistill._options import first_mistake, refuse_unknown
+from segdistill.comparison.cell import Cell, Place
 from segdistill.comparison.grid_config import GridConfig
 from segdistill.comparison.labels import (
     baseline_of,
@@ -29,57 +30,6 @@ from segdistill.metrics._catalogue import choose_metrics, need_teacher
 
 LABELS = ("labelled", "labelled_per_batch", "labelled_seed")
 """Keys of `data` that say which labels count; where they differ from run to run, a teacher has all labels."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of the grid.
-
-    Args:
-        data: label of the data set.
-        student: label of the network.
-        method: label of the method.
-        seed: of the run.
-        config: the complete configuration.
-        folder: where the run is written.
-        labelled: label of the share of images with labels; None where the grid has no such shares.
-        metrics: by which it is evaluated beside the mean IoU.
-        guide: the configuration whose teacher it is compared with by a metric; None where none of them needs one.
-    """
-
-    data: str
-    student: str
-    method: str
-    seed: int
-    config: Config
-    folder: Path
-    labelled: str | None = None
-    metrics: tuple[str, ...] = ()
-    guide: Config | None = None
-
-    @property
-    def place(self) -> tuple[str, str | None, str]:
-        """What methods that are held against each other share: data, labels, student."""
-        return self.data, self.labelled, self.student
-
-    @property
-    def row(self) -> tuple[str, str | None, str, str]:
-        """What the runs of all seeds share."""
-        return *self.place, self.method
-
-    def with_steps(self, steps: int) -> "Cell":
-        """The same run with its schedule fitted to another number of steps: warm-up and validations keep their shares.
-
-        Milestones are shares.
-
-        Args:
-            steps: how many.
-        """
-        train, share = self.config.train, steps / self.config.train.steps
-        changes = {"steps": steps, "warmup": round(train.warmup * share)}
-        if train.eval_every:
-            changes["eval_every"] = -(-steps // max(1, round(train.steps / train.eval_every)))
-        return replace(self, config=self.config.model_copy(update={"train": train.model_copy(update=changes)}))
 
 
 @dataclass(frozen=True)
@@ -107,9 +57,9 @@ class Plan:
         """The method that the others are held against: `none` if it is there, else the first one."""
         return baseline_of([run.method for run in self.runs])
 
-    def rows(self) -> dict[tuple[str, str | None, str, str], list[Cell]]:
-        """The runs of each data set, share of labels, student and method."""
-        rows: dict[tuple[str, str | None, str, str], list[Cell]] = {}
+    def rows(self) -> dict[tuple[Place, str], list[Cell]]:
+        """The runs of each place and method."""
+        rows: dict[tuple[Place, str], list[Cell]] = {}
         for run in self.runs:
             rows.setdefault(run.row, []).append(run)
         return rows
@@ -162,19 +112,21 @@ def load_plan(
     given = options.labelled or []
     shares = dict(zip(unique("labelled", list(map(share_label, given))), given, strict=True))
     by_label = list(zip(labels, methods, strict=True))
-    places = list(product(shares or [None], zip(student_labels, students, strict=True)))
+    lengths: Sequence[int | None] = options.lengths or [None]
+    places = list(product(shares or [None], lengths, zip(student_labels, students, strict=True)))
     teachers: dict[Path, Config] = {}
-    cells = []
+    cells: list[Cell] = []
     for data_label, data in zip(data_labels, datas, strict=True):
         all_labels = {k: v for k, v in data.items() if not (options.labelled and k in LABELS)}
         teacher = _teacher(raw.get("teacher"), all_labels, data_label if len(datas) > 1 else "", out, teachers)
         parts = {**raw, "teacher": teacher}
-        for share, (student_label, student) in places:
+        for share, length, (student_label, student) in places:
             part = data if share is None else {**data, "labelled": shares[share]}
             for label, method in by_label:
                 config = _cell_config({**parts, "data": part, "student": student, "method": method}, label)
-                cells.append((data_label, share, student_label, label, config))
-    runs = [_run(*cell, seed, out) for seed in options.seeds for cell in cells]
+                cell = Cell(data_label, student_label, label, 0, config, out, share, length)
+                cells.append(cell if length is None else _of_length(cell, length))
+    runs = [_run(cell, seed, out) for seed in options.seeds for cell in cells]
     return Plan(options, _with_metrics(runs, options.metrics), teachers, out, url, against)
 
 
@@ -317,11 +269,20 @@ def _holds(folder: Path, config: Config) -> bool:
     return True
 
 
-def _run(data: str, labelled: str | None, student: str, method: str, config: Config, seed: int, out: Path) -> Cell:
-    config = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
-    share = [] if labelled is None else [f"labelled={labelled}"]
-    folder = out / "_".join(map(slug, (data, *share, student, method, f"seed{seed}")))
-    return Cell(data, student, method, seed, config, folder, labelled)
+def _of_length(cell: Cell, steps: int) -> Cell:
+    """A cell of the grid trained for a number of steps."""
+    if cell.config.train.epochs is not None:
+        raise ValueError("lengths: they are numbers of steps; give train.steps instead of train.epochs, as one of them")
+    return cell.with_steps(steps)
+
+
+def _run(cell: Cell, seed: int, out: Path) -> Cell:
+    """The run of a seed, in its folder."""
+    config = cell.config.model_copy(update={"train": cell.config.train.model_copy(update={"seed": seed})})
+    share = [] if cell.labelled is None else [f"labelled={cell.labelled}"]
+    length = [] if cell.length is None else [f"steps={cell.length}"]
+    parts = (cell.data, *share, *length, cell.student, cell.method, f"seed{seed}")
+    return replace(cell, seed=seed, config=config, folder=out / "_".join(map(slug, parts)))
 
 
 def _beside(source: Any, path: str) -> str:

@@ -13,8 +13,10 @@ from torch import Tensor
 from segdistill._printing import one_line
 from segdistill._version import __version__
 from segdistill.comparison.bootstrap import Resampling, resampled_interval
+from segdistill.comparison.cell import Cell
 from segdistill.comparison.further import describe_metrics, pick_figures, summarise_figures
-from segdistill.comparison.plan import Cell, Plan
+from segdistill.comparison.labels import PLACES
+from segdistill.comparison.plan import Plan
 from segdistill.comparison.statistics import (
     gap_closed,
     holm,
@@ -46,7 +48,7 @@ def counts_path(folder: Path, split: str) -> Path:
 def gather(
     plan: Plan, teachers: Mapping[str, Any], failed: Mapping[str, str], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Read the runs of a comparison and hold each method against the baseline of its student, data and labels.
+    """Read the runs of a comparison and hold each method against the baseline of its data, labels, length and student.
 
     Args:
         plan: of the comparison.
@@ -56,8 +58,8 @@ def gather(
 
     Returns:
         `split`, `budget`, `confidence`, `baseline`, `against`, …; `metrics`, the figures of further ones;
-        `teachers`, `protocols` and `sequences` by data set; `rows`, one per data set, share of labels, student and
-        method; `runs`, one per folder. Figures are shares in 0…1, bytes and seconds.
+        `teachers`, `protocols` and `sequences` by data set; `rows`, one per data set, share of labels, length, student
+        and method; `runs`, one per folder. Figures are shares in 0…1, bytes and seconds.
 
     Raises:
         ValueError: if runs on one data set were evaluated on different images, or the images' sequences are not known.
@@ -69,15 +71,15 @@ def gather(
     told = describe_metrics(plan.runs[0].metrics)
     rows = []
     baseline, against = plan.baseline, plan.against
-    for (data, labelled, student, method), entries in members.items():
-        row: dict[str, Any] = {"data": data, "labelled": labelled, "student": student, "method": method}
+    for (place, method), entries in members.items():
+        row: dict[str, Any] = {**dict(zip(PLACES, place, strict=True)), "method": method}
         row |= {"baseline": method == baseline, **_summary(entries)}
-        base = [] if row["baseline"] else members.get((data, labelled, student, baseline), [])
+        base = [] if row["baseline"] else members.get((place, baseline), [])
         alike = row["baseline"] or against in (None, method)  # the one is held against the other already
-        other = [] if alike else members.get((data, labelled, student, str(against)), [])
+        other = [] if alike else members.get((place, str(against)), [])
         row |= _difference(options.confidence, entries, base, reader.mious)
         row["against"] = _difference(options.confidence, entries, other, reader.mious)
-        row["gap_closed"] = _gap_closed(entries, base, teachers.get(data, {}).get("miou"))
+        row["gap_closed"] = _gap_closed(entries, base, teachers.get(row["data"], {}).get("miou"))
         pairs = [(own["metrics"], its["metrics"]) for own, its in _pairs(entries, base)]
         row["metrics"] = summarise_figures(told, [e["metrics"] for e in _done(entries)], pairs, options.confidence)
         rows.append(row)
@@ -151,7 +153,7 @@ class _Reader:
                 error = f"{line} (delete {run.folder} to start it afresh)"
             else:
                 self._resample(run, counts)
-        place = {key: getattr(run, key) for key in ("data", "labelled", "student", "method", "seed")}
+        place = {key: getattr(run, key) for key in (*PLACES, "method", "seed")}
         status = {"status": "failed" if error else "done", "error": error}
         return {"folder": run.folder.name, **place, **status, **found}
 

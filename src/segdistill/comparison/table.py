@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segdistill.comparison.further import further_figures
+from segdistill.comparison.labels import PLACES, named_places
 from segdistill.comparison.notes import Comparison, notes, verdict
 from segdistill.comparison.statistics import MOST_SEEDS
 from segdistill.engine.run_folder import write_text
@@ -14,16 +15,13 @@ from segdistill.engine.run_folder import write_text
 TEXTS = ("data", "labels", "student", "method", "verdict")
 """Columns that are not figures."""
 
-PLACES = {"data": "data", "labelled": "labels", "student": "student"}
-"""Entries of a row that say what it is of, each a column where rows differ in it."""
-
 TESTS = ("p seeds", "p images", "seeds for +1")
 """Columns on how sure a difference is."""
 
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 """Which way a figure is better, behind its title."""
 
-COSTS = ("steps", "s/step", "memory MB", "params M", "GFLOPs")
+COSTS = ("steps", "s/step", "memory MiB", "params M", "GFLOPs")
 """Columns that say what a row cost."""
 
 
@@ -52,9 +50,9 @@ def cells(result: Comparison) -> tuple[list[str], list[list[str]]]:
     header = [*places.values(), "method", score, *_differences(result), "gap closed", *COSTS]
     lines = []
     for data, teacher in result["teachers"].items():
-        at = {"data": data, "labelled": None, "student": teacher["network"]}
+        at = {"data": data, "student": teacher["network"]}
         unknown = ["–"] * (len(header) - len(places) - 4)
-        lines.append([*(at[key] or "–" for key in places), "teacher", _percent(teacher["miou"]), *unknown])
+        lines.append([*(at.get(key, "–") for key in places), "teacher", _percent(teacher["miou"]), *unknown])
         lines[-1] += [_scaled(teacher["params"], 1e6, 2), _scaled(teacher["flops"], 1e9, 1)]
     for row in result["rows"]:
         told = _difference(row, result["confidence"], "baseline" if row["baseline"] else "–")
@@ -93,10 +91,10 @@ def further_cells(result: Comparison, metric: str | None = None) -> tuple[list[s
     header = [*places.values(), "method", *(line["title"] + ARROWS[line["better"]] for line in told)]
     lines = []
     for data, teacher in result["teachers"].items():
-        at = {"data": data, "labelled": None, "student": teacher["network"]}
+        at = {"data": data, "student": teacher["network"]}
         means = [{"mean": teacher["metrics"][line["metric"]][line["key"]]} for line in told]
         own = [_figure(*pair, result["confidence"]) for pair in zip(told, means, strict=True)]
-        lines.append([*(at[key] or "–" for key in places), "teacher", *own])
+        lines.append([*(at.get(key, "–") for key in places), "teacher", *own])
     for row in result["rows"]:
         own = [_figure(line, row["metrics"][line["metric"]][line["key"]], result["confidence"]) for line in told]
         lines.append([*_place(row, places), row["method"], *own])
@@ -138,12 +136,13 @@ def figures(result: Comparison) -> list[list[Any]]:
     kinds = ("difference", "bootstrap")
     ranges = [f"{s}{k}{end}" for s in sides for k in kinds for end in (*ends.values(), *(f"_{key}" for key in seeds))]
     ranges = [name for name in ranges if not name.endswith(tuple(f"bootstrap_{key}" for key in seeds))]
-    table: list[list[Any]] = [["data", "labelled", "student", "method", "seeds", *plain, *ranges, *costs, "errors"]]
+    table: list[list[Any]] = [[*PLACES, "method", "seeds", *plain, *ranges, *costs, "errors"]]
     for data, teacher in result["teachers"].items():
-        row = [data, None, teacher["network"], "teacher", "", *(teacher.get(key) for key in plain)]
+        at = {"data": data, "student": teacher["network"]}
+        row = [*map(at.get, PLACES), "teacher", "", *(teacher.get(key) for key in plain)]
         table.append([*row, *([None] * len(ranges)), *(teacher.get(key) for key in costs), ""])
     for row in result["rows"]:
-        place = [row["data"], row["labelled"], row["student"], row["method"], " ".join(map(str, row["seeds"]))]
+        place = [*map(row.get, PLACES), row["method"], " ".join(map(str, row["seeds"]))]
         table.append([*place, *(row[key] for key in plain)])
         for side in (row, row["against"])[: len(sides)]:
             for kind in kinds:
@@ -195,7 +194,7 @@ def latex(result: Comparison) -> str:
 
 def _places(result: Comparison) -> dict[str, str]:
     """Those entries in which rows differ, with the names of their columns."""
-    return {key: name for key, name in PLACES.items() if len({row[key] for row in result["rows"]}) > 1}
+    return {key: PLACES[key] for key in named_places(result["rows"])}
 
 
 def _place(row: Mapping[str, Any], places: Mapping[str, str]) -> list[str]:

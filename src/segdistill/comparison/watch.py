@@ -9,8 +9,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
+from segdistill.comparison.cell import Cell
 from segdistill.comparison.executors.task import Outcome
-from segdistill.comparison.plan import Cell
 from segdistill.comparison.result import evaluation_path
 from segdistill.engine.run_folder import METRICS, SUMMARY, stored_json
 

@@ -199,6 +199,6 @@ def what_is_foreign(
         return None
     own, seen = (load_config(source, changes) for source, changes in ((folder, ()), (config or folder, overrides)))
     a, b = own.data, seen.data
-    if (a.name, a.size, a.options) != (b.name, b.size, b.options):
+    if (a.name, a.size, a.options, a.only) != (b.name, b.size, b.options, b.only):
         return "these data are"
     return None if own.eval.build() == seen.eval.build() else "this protocol is"

@@ -112,7 +112,7 @@ class Recorder:
         if self.file is None:
             return
         left = self._left(step, self.clock())
-        head = f"loss {numbers['loss']:.4f}  {numbers['images_per_s']:.1f} img/s  {numbers['memory_mb']:.0f} MB"
+        head = f"loss {numbers['loss']:.4f}  {numbers['images_per_s']:.1f} img/s  {numbers['memory_mb']:.0f} MiB"
         if self.bar is not None:
             with suppress(OSError):  # the terminal may be gone
                 self.bar.update(self.task, completed=step, description=head)

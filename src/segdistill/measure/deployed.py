@@ -198,7 +198,7 @@ def _score(
                 same[index] += int((ids == seen[reference]).sum())
     for index in known:
         found[index] = {
-            "miou": scores(counts[index].confmat, names)["miou"],
+            "miou": scores(counts[index].confmat, names, candidates[index].protocol.absent)["miou"],
             "agreement": same[index] / pixels if reference in known else None,
         }
     return found

@@ -1,11 +1,13 @@
-"""A comparison as figures: mIoU against steps, labels, training time and latency, each where there is such a thing."""
+"""A comparison as figures: mIoU against steps, labels, lengths, training time, latency, where there is such a thing."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from segdistill.comparison.labels import PLACES, named_places, place_name
 from segdistill.comparison.notes import Comparison
 from segdistill.comparison.statistics import mean_and_deviation
 from segdistill.engine.run_folder import stored_json
@@ -42,7 +44,7 @@ class Compared:
 
 
 def draw_comparison(album: Album, result: Comparison, folder: Path, prefix: str = "compare") -> Compared:
-    """Draw what a comparison has: validations, shares of labels, times, latencies.
+    """Draw what a comparison has: validations, shares of labels, lengths of the training, times, latencies.
 
     Args:
         album: draws it.
@@ -64,11 +66,13 @@ def draw_comparison(album: Album, result: Comparison, folder: Path, prefix: str 
         shown.remarks.append("Points: " + ", ".join(f"{mark} {student}" for mark, student in named) + ".")
     painter = _Painter(album, result, told, {student: MARKERS[n % 8] for n, student in enumerate(students)}, prefix)
     ways = {run["folder"]: run["validations"] for run in result["runs"] if run.get("validations")}
-    painter.each(rows, ("data", "labelled", "student"), lambda *place: painter.steps(ways, *place))
-    painter.each(rows, ("data", "student"), painter.labels)
-    painter.each(rows, ("data", "labelled"), painter.seconds)
+    painter.each(rows, (), lambda *place: painter.steps(ways, *place))
+    painter.each(rows, ("labelled",), painter.labels)
+    for split in dict.fromkeys((result["split"], "val")):
+        painter.each(rows, ("length",), partial(painter.lengths, split))
+    painter.each(rows, ("length", "student"), painter.seconds)
     latencies = stored_latencies(folder, result)
-    painter.each(rows, ("data", "labelled"), lambda *place: painter.latency(latencies, *place))
+    painter.each(rows, ("length", "student"), lambda *place: painter.latency(latencies, *place))
     shown.drawings = painter.drawings
     shown.remarks += [f"Not drawn, for their number: {', '.join(painter.left)}."] if painter.left else []
     return shown
@@ -122,21 +126,20 @@ class _Painter:
     left: list[str] = field(default_factory=list)
 
     def each(
-        self, rows: Sequence[Row], keys: Sequence[str], draw: Callable[[list[Row], str, str], Drawing | None]
+        self, rows: Sequence[Row], joined: Sequence[str], draw: Callable[[list[Row], str, str], Drawing | None]
     ) -> None:
-        """Draw a figure for the rows of each place, as many as fit on a page."""
-        parts: dict[tuple[Any, ...], list[Row]] = {}
+        """Draw a figure for the rows of each place, as many as fit on a page; what is joined is within one figure."""
+        keys = [key for key in PLACES if key not in joined]
+        several = named_places(rows, keys)
+        parts: dict[str, list[Row]] = {}
         for row in rows:
-            parts.setdefault(tuple(row[key] for key in keys), []).append(row)
-        several = [at for at in range(len(keys)) if len({place[at] for place in parts}) > 1]
+            parts.setdefault(place_name(row, several), []).append(row)
         count = 0
         for number, (place, own) in enumerate(parts.items()):
-            names = [f"{place[at]} labels" if keys[at] == "labelled" else str(place[at]) for at in several]
-            title = ": " + ", ".join(names) if names else ""
             if count == PANELS:
-                self.left.append(", ".join(names))
+                self.left.append(place)
                 continue
-            drawing = draw(own, title, f"_{number}" if len(parts) > 1 else "")
+            drawing = draw(own, f": {place}" if place else "", f"_{number}" if len(parts) > 1 else "")
             if drawing is not None:
                 self.drawings.append(drawing)
                 count += 1
@@ -145,10 +148,11 @@ class _Painter:
         """Validation mIoU over the steps, mean and deviation over seeds."""
         folders: dict[str, list[str]] = {row["method"]: [] for row in rows}
         for run in self.result["runs"]:
-            same = all(run[key] == rows[0][key] for key in ("data", "labelled", "student"))
+            same = all(run.get(key) == rows[0].get(key) for key in PLACES)
             if same and run["method"] in folders and run["folder"] in ways and run["status"] == "done":
                 folders[run["method"]].append(run["folder"])
-        curves = {method: mean_band([ways[name] for name in names]) for method, names in folders.items() if names}
+        bands = {method: mean_band([ways[name] for name in names]) for method, names in folders.items() if names}
+        curves = {method: band for method, band in bands.items() if band}  # seeds may have no step in common
         if max(map(len, curves.values()), default=0) < 2:
             return None
 
@@ -162,7 +166,7 @@ class _Painter:
             axes.set_xlabel("step")
 
         ends = {method: (band[-1][0], band[-1][1]) for method, band in curves.items()}
-        return self._draw("steps", end, f"val mIoU against steps, %{place}", ends, paint)
+        return self._draw("steps", end, f"val mIoU against steps, %{place}", ends, paint, teacher=False)
 
     def labels(self, rows: list[Row], place: str, end: str) -> Drawing | None:
         """MIoU over the share of images with labels."""
@@ -175,20 +179,56 @@ class _Painter:
             share: (found[0] if scaled and found else float(n))
             for n, (share, found) in enumerate(zip(shares, numbers, strict=True))
         }
+        told = f"{self.result['split']} mIoU against labels, %{place}"
+        return self._along("labels", end, told, rows, "labelled", at, "images with labels", scaled=scaled)
+
+    def lengths(self, split: str, rows: list[Row], place: str, end: str) -> Drawing | None:
+        """MIoU over the steps of whole trainings, on a split."""
+        lengths = sorted({row["length"] for row in rows if row.get("length")})
+        if len(lengths) < 2:
+            return None
+        if split != self.result["split"]:
+            rows = [{**row, **self._on_val(row)} for row in rows]
+        at = {length: float(length) for length in lengths}
+        told = f"{split} mIoU against the length of the training, %{place}"
+        teacher = split == self.result["split"]  # its figures are of this one
+        name = f"lengths_{split}"
+        return self._along(name, end, told, rows, "length", at, "steps of the training", scaled=True, teacher=teacher)
+
+    def _on_val(self, row: Row) -> dict[str, Any]:
+        """A row's figures on the validation split."""
+        own = [run for run in self.result["runs"] if all(run.get(key) == row[key] for key in (*PLACES, "method"))]
+        mean, deviation = mean_and_deviation([run["val_miou"] for run in own if run["status"] == "done"])
+        return {"miou": mean, "miou_deviation": deviation}
+
+    def _along(
+        self,
+        name: str,
+        end: str,
+        title: str,
+        rows: list[Row],
+        key: str,
+        at: Mapping[Any, float],
+        unit: str,
+        *,
+        scaled: bool,
+        teacher: bool = True,
+    ) -> Drawing:
+        """The rows of each method joined along an entry, whose values lie where `at` says."""
 
         def paint(axes: "Axes") -> None:
             for method, group in self.methods.items():
-                own = sorted((row for row in rows if row["method"] == method), key=lambda row: at[row["labelled"]])
+                own = sorted((row for row in rows if row["method"] == method), key=lambda row: at[row[key]])
                 style = {"color": group.colour, "ls": DASHES[group.cycle % len(DASHES)]}
-                self._bars(axes, [(at[row["labelled"]], row) for row in own], **style)
+                self._bars(axes, [(at[row[key]], row) for row in own], **style)
             if scaled and max(at.values()) > 3 * min(at.values()) > 0:
                 axes.set_xscale("log")
-            axes.set_xticks(list(at.values()), [brief(share, 14) for share in at])
+            axes.set_xticks(list(at.values()), [brief(str(value), 14) for value in at])
             axes.minorticks_off()
-            axes.set_xlabel("images with labels")
+            axes.set_xlabel(unit)
 
-        points = {f"{row['method']} at {row['labelled']}": (at[row["labelled"]], row["miou"]) for row in rows}
-        return self._draw("labels", end, f"{self.result['split']} mIoU against labels, %{place}", points, paint)
+        points = {f"{row['method']} at {row[key]}": (at[row[key]], row["miou"]) for row in rows}
+        return self._draw(name, end, title, points, paint, teacher=teacher)
 
     def seconds(self, rows: list[Row], place: str, end: str) -> Drawing | None:
         """MIoU over the time that training took."""
@@ -237,18 +277,20 @@ class _Painter:
         title: str,
         points: Mapping[str, tuple[float, float]],
         paint: Callable[["Axes"], None],
+        *,
+        teacher: bool = True,
     ) -> Drawing:
-        teachers = {row["miou"] for row in self.result["teachers"].values()} if name != "steps" else set()
-        teacher = next(iter(teachers)) if len(teachers) == 1 else None
+        reached = {row["miou"] for row in self.result["teachers"].values()} if teacher else set()
+        known = next(iter(reached)) if len(reached) == 1 else None
 
         def whole(figure: "Figure") -> None:
             axes = figure.subplots()
             paint(axes)
             low, high = axes.dataLim.intervaly
-            if teacher is not None:
-                note(axes, f"teacher {100 * teacher:.1f}")
-                if low - FAR * (high - low) < teacher < high + FAR * (high - low):
-                    axes.axhline(teacher, color=TEACHER, ls="--", lw=1)
+            if known is not None:
+                note(axes, f"teacher {100 * known:.1f}")
+                if low - FAR * (high - low) < known < high + FAR * (high - low):
+                    axes.axhline(known, color=TEACHER, ls="--", lw=1)
             axes.margins(x=0.08, y=0.1)
             percent_axis(axes.yaxis)
             axes.xaxis.label.set_color(MUTED)

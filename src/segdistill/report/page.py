@@ -8,6 +8,7 @@ from typing import Any
 
 from segdistill._version import __version__
 from segdistill.comparison.notes import notes
+from segdistill.comparison.statistics import gap_closed
 from segdistill.comparison.table import COSTS, TEXTS, against_cells, cells, further_cells
 from segdistill.engine.presets import in_words
 from segdistill.report.classes import ClassRow, gain_table
@@ -115,10 +116,10 @@ def tiles(study: Study) -> list[tuple[str, str, str]]:
     best = teacher.result("miou") if teacher else None
     if teacher is None or best is None or miou is None:
         return found
-    before = baseline.result("miou") if baseline else None
-    if before is not None and best.mean > before.mean:
-        closed = (miou.mean - before.mean) / (best.mean - before.mean)
-        remark = f"of the way from {percent(before)} to the teacher's {percent(best)}"
+    start = study.start(focus)
+    closed = None if start is None else gap_closed(miou.mean, start.mean, best.mean)
+    if closed is not None:
+        remark = f"of the way from {percent(start)} to the teacher's {percent(best)}"
         found.append(("gap closed", f"{100 * closed:.0f} %".replace("-", "−"), remark))
     else:
         found.append(("teacher", percent(best), teacher.runs[0].network))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segdistill.engine.settings import FREE_TO_CHANGE, flat
+from segdistill.engine.settings import FREE_TO_CHANGE
 from segdistill.report.collect import (
     Run,
     Spread,
@@ -21,8 +21,12 @@ from segdistill.report.teachers import as_one, find_teachers, told_apart
 COLOURS = ("#1f77c9", "#d9590c", "#0f9d76", "#b5539c", "#d99a00", "#3fa7d6", "#7a5bd0", "#8a6d3b")
 """Of the students, told apart by colour-blind eyes too (after Okabe and Ito, 2008)."""
 BASELINE, TEACHER = "#87909b", "#1b2027"
-SAME = {*FREE_TO_CHANGE, "train.seed", "data.eval_batch_size"}
-"""Settings in which runs of one group may differ."""
+SAME = {*FREE_TO_CHANGE, "train.seed", "data.eval_batch_size", "eval.protocol"}
+"""Settings in which runs of one group may differ; the last one is a name for others."""
+DISTILS = ("method", "teacher")
+"""Sections in which a student differs from its baseline because it is distilled."""
+IMAGES = ("data.name", "data.size", "data.only.val", "data.only.test")
+"""Settings of the data that say which images a figure is of."""
 
 
 @dataclass
@@ -134,16 +138,32 @@ class Study:
         Args:
             group: one of `groups`.
         """
+        pairs = self._pairs(group)
+        if pairs:
+            return Spread.of(value - other for value, other in pairs)
+        a, b = group.result("miou"), self.start(group)
+        return None if a is None or b is None else Spread(a.mean - b.mean, None, 1)
+
+    def start(self, group: Group) -> Spread | None:
+        """MIoU of the baseline that a gain is over: on the group's seeds where the baseline has them all.
+
+        Args:
+            group: one of `groups`.
+        """
         baseline = self.baseline(group)
-        if baseline is None:
-            return None
-        known = {run.seed: number(run.result.get("miou")) for run in baseline.runs}
+        pairs = self._pairs(group)
+        if pairs:
+            return Spread.of(other for _, other in pairs)
+        return None if baseline is None else baseline.result("miou")
+
+    def _pairs(self, group: Group) -> list[tuple[float, float]]:
+        """MIoU of a group and of its baseline, seed by seed; none where a seed lacks its baseline."""
+        baseline = self.baseline(group)
+        known = {} if baseline is None else {run.seed: number(run.result.get("miou")) for run in baseline.runs}
         values = [(run.seed, number(run.result.get("miou"))) for run in group.runs]
         pairs = [(value, known.get(seed)) for seed, value in values if value is not None]
-        if pairs and all(other is not None for _, other in pairs):
-            return Spread.of(value - other for value, other in pairs if other is not None)
-        a, b = group.result("miou"), baseline.result("miou")
-        return None if a is None or b is None else Spread(a.mean - b.mean, None, 1)
+        paired = [(value, other) for value, other in pairs if other is not None]
+        return paired if len(paired) == len(pairs) else []
 
 
 def read_study(
@@ -199,10 +219,7 @@ def read_study(
             f"{study.focus.label} learned from the mean of {first.looks} networks or views, of which not all are "
             f"there; the teacher's figures and pictures are those of {shown[0]} alone, which sees each image once."
         )
-    for key in ("data.name", "data.size"):
-        found = {str(flat(run.config).get(key)) for run in (*read.values(), *named)}
-        if len(found) > 1:
-            notes.append(f"The runs differ in {key} ({', '.join(sorted(found))}): their figures are not comparable.")
+    notes += _not_comparable([*read.values(), *named])
     unequal = {key: group.label for group in groups for key in study.unequal(group)}
     if unequal:
         told = ", ".join(unequal)
@@ -257,9 +274,19 @@ def _paint(groups: list[Group]) -> None:
 
 def _differing(group: Group, other: Group) -> list[str]:
     a, b = group.runs[0].settings, other.runs[0].settings
-    parts = ("data.", "train.", "student.")
-    keys = sorted(key for key in a.keys() | b.keys() if key.startswith(parts) and key not in SAME)
+    keys = sorted(key for key in (a.keys() | b.keys()) - SAME if key.split(".")[0] not in DISTILS)
     return [key for key in keys if a.get(key) != b.get(key)]
+
+
+def _not_comparable(runs: Sequence[Run]) -> list[str]:
+    """A line for each setting in which runs differ, and without which their figures are not of one thing."""
+    ways = {key for run in runs for key in run.settings if key.startswith("eval.")} - SAME
+    lines = []
+    for key in (*IMAGES, *sorted(ways)):
+        found = {str(run.settings.get(key)) for run in runs if key in IMAGES or key in run.settings}
+        if len(found) > 1:
+            lines.append(f"The runs differ in {key} ({', '.join(sorted(found))}): their figures are not comparable.")
+    return lines
 
 
 def _mean(spread: Spread | None) -> float:

@@ -157,7 +157,7 @@ def forecast(console: Console, result: Mapping[str, Any]) -> None:
         f"{result['seconds_per_step']:.3f} s per step on {result['device']} in {result['precision']}, "
         f"{result['cold_seconds']:.1f} s more for the first ones; "
         f"{result['steps']} steps and {result['validations']} validations: about {total}; "
-        f"peak memory {result['peak_memory'] / 2**20:.0f} MB; disk {result['disk'] / 2**20:.0f} MB"
+        f"peak memory {result['peak_memory'] / 2**20:.0f} MiB; disk {result['disk'] / 1e6:.0f} MB"
     )
 
 

@@ -125,8 +125,9 @@ def runs(console: Console, names: Sequence[str]) -> None:
 
 def comparison(console: Console, result: Mapping[str, Any]) -> None:
     """Print what `compare` returned."""
+    from segdistill.comparison.labels import PLACES
     from segdistill.comparison.notes import notes
-    from segdistill.comparison.table import COSTS, PLACES, TESTS, TEXTS, against_cells, cells, further_cells
+    from segdistill.comparison.table import COSTS, TESTS, TEXTS, against_cells, cells, further_cells
 
     def draw(title: str, header: list[str], rows: list[list[str]], wanted: Callable[[str], bool]) -> None:
         table = Table(title=title, box=SIMPLE_HEAD)

@@ -14,6 +14,9 @@ from segdistill.commands import compare, data, deploy, evaluate, look, train
 from segdistill.engine.faults import known_fault
 from segdistill.show.bars import speaking
 
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""Variables by which a user says how OpenMP's threads wait."""
+
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
 
@@ -50,6 +53,7 @@ def segdistill(
 def main() -> None:
     """Entry point: a mistake is one line and exit code 2, Ctrl-C 130; `--debug` anywhere gives the traceback."""
     tolerate_any_encoding()
+    wait_asleep()
     completion.mend_words()
     completion.mend_scripts()
     arguments = sys.argv[1:]
@@ -73,6 +77,16 @@ def main() -> None:
         if debug or not hasattr(error, "format_message"):
             raise
         fail(error.format_message())  # a mistake in the arguments
+
+
+def wait_asleep() -> None:
+    """Let PyTorch's threads sleep while they wait for each other, unless the user says otherwise; before it is loaded.
+
+    By default they spin, and where other processes want the cores, they take them from the very thread that they wait for
+    (`benchmarks/waiting.py`).
+    """
+    if not any(name in os.environ for name in WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def _arguments(given: list[str]) -> list[str]:

@@ -82,8 +82,8 @@ def main() -> None:
 def wait_asleep() -> None:
     """Let PyTorch's threads sleep while they wait for each other, unless the user says otherwise; before it is loaded.
 
-    By default they spin, and where other processes want the cores, they take them from the very thread that they wait for
-    (`benchmarks/waiting.py`).
+    By default they spin, and where other processes want the cores, they take them from the very thread that they
+    wait for (`benchmarks/waiting.py`).
     """
     if not any(name in os.environ for name in WAITING):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

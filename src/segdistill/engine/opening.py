@@ -1,11 +1,11 @@
 """How a run begins in its folder: afresh, where it stopped, or not at all since it is finished."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from segdistill.data.dataset import hash_names
 from segdistill.engine.checkpoint import load_checkpoint
 from segdistill.engine.clock import Clock
 from segdistill.engine.config import Config, dump_config, load_config
@@ -119,11 +119,7 @@ def _image_digests(training: "Training") -> dict[str, str]:
         kinds["images with labels"] = [names[index] for index in training.labelled]
     if training.unlabelled is not None:
         kinds["images without labels (data.unlabelled)"] = training.unlabelled.names
-    return {kind: _digest(own) for kind, own in kinds.items()}
-
-
-def _digest(names: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
+    return {kind: hash_names(own).hexdigest() for kind, own in kinds.items()}
 
 
 def _write_settings(training: "Training", changed: Changes, *, afresh: bool) -> None:

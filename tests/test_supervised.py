@@ -367,6 +367,19 @@ def test_a_run_with_everything_resumes_to_the_bit(tmp_path, teacher, monkeypatch
         distill(made, ["supervised.jaccard=0.5"], out=tmp_path / "whole", resume=True)
 
 
+def test_a_weight_of_a_head_that_is_not_there_is_told(tmp_path, capsys, monkeypatch):
+    def stop(training):
+        raise TrainingStopped("before the first step")
+
+    monkeypatch.setattr("segdistill.engine.loop.train", stop)
+    line = "train.aux_weight=1 has no effect: the student has no auxiliary head (tap aux)"
+    for aux, weight, told in ((False, 1.0, True), (True, 1.0, False), (False, 0.4, False), (False, 0.0, False)):
+        student = {"name": "pspnet_resnet18_quarter", "aux": aux}
+        with pytest.raises(TrainingStopped, match="before the first"):
+            distill(config(student=student, train={"aux_weight": weight}), out=tmp_path / f"{aux}{weight}")
+        assert (line in capsys.readouterr().err) == told
+
+
 def test_a_student_learns_from_the_teacher_alone(tmp_path, teacher):
     student = {"name": "pspnet_resnet18_quarter", "output_stride": 16, "aux": True}
     made = config(student=student, method="kd", teacher={"checkpoint": teacher}, supervised={"ce": 0},
@@ -459,9 +472,9 @@ def test_errors(tmp_path):
         ({"class_weights": [1, float("nan")]}, "supervised.class_weights: expected balanced"),
         ({"class_weights": [True]}, "supervised.class_weights: expected balanced"),
         ({"class_weights": []}, "supervised.class_weights: expected balanced"),
-        ({"ohem_min_kept": 500}, "supervised: ohem_min_kept is of hard pixels; set ohem beside it"),
-        ({"ce": 0, "jaccard": 1, "ohem": 0.7}, "supervised: ohem is of the cross-entropy, whose weight, ce, is 0"),
-        ({"ce": 0, "jaccard": 1, "class_weights": "balanced"}, "supervised: class_weights is of the cross-entropy"),
+        ({"ohem_min_kept": 500}, "supervised: ohem_min_kept: of hard pixels; set ohem beside it"),
+        ({"ce": 0, "jaccard": 1, "ohem": 0.7}, "supervised: ohem: of the cross-entropy, whose weight, ce, is 0"),
+        ({"ce": 0, "jaccard": 1, "class_weights": "balanced"}, "supervised: class_weights: of the cross-entropy"),
         ({"ce": 0}, "supervised.ce and supervised.jaccard are 0, and method is none: nothing would be learned"),
     ]:
         with pytest.raises(ValueError, match=line) as caught:

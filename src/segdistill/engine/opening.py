@@ -26,6 +26,7 @@ from segdistill.engine.runtime import environment
 from segdistill.engine.settings import check_same
 from segdistill.engine.student import read_student
 from segdistill.engine.teacher import teacher_digest
+from segdistill.engine.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from segdistill.engine.training import Training
@@ -84,6 +85,9 @@ def open_run(training: "Training", resume: bool | Literal["auto"], *, override: 
     )
     if training.cfg.shard != "none" and run.world == 1:
         training.recorder.say(f"train.shard={training.cfg.shard} has no effect in a single process")
+    own, given = TrainConfig.model_fields["aux_weight"].default, training.cfg.aux_weight
+    if given not in (0, own) and "aux" not in training.distiller.student.paths:
+        training.recorder.say(f"train.aux_weight={given:g} has no effect: the student has no auxiliary head (tap aux)")
     if training.cfg.warmup > training.cfg.steps:
         told = f"train.warmup={training.cfg.warmup} is more than the {training.cfg.steps} steps of the run"
         training.recorder.say(f"{told}, in which the learning rate never reaches train.lr")

@@ -75,10 +75,6 @@ def test_lists_of_methods():
         ("method={name: kd, weight: -1}", "method kd, weight: expected 0 (which leaves the term out) or more, got -1"),
         ("method={name: mimic, taps: [low1, low2], weight: [1, -2]}", "method mimic, weight: expected 0 (which"),
         ("method={name: cwd, features_weight: .inf}", "method cwd, features_weight: expected 0 (which"),
-        (
-            "method={name: cwd, features_temperature: 2}",
-            "method cwd, features_temperature: of the term on features, whi",
-        ),
         ("method={name: dist, temperature: 0}", "method dist, temperature: expected a number above 0, got 0"),
         ("method={name: i2ckd, score_temperature: -4}", "method i2ckd, score_temperature: expected a number above"),
         ("method={name: kd, temperature: .nan}", "method kd, temperature: expected a number above 0, got nan"),

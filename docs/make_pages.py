@@ -50,8 +50,9 @@ CONFIG_HEAD = """
 
 This page explains every key of a run's configuration. Use it as a reference when you write or change a YAML file; the
 pages under *How to* explain how the keys work together. On the command line, `key.sub=value` after the file changes
-single keys. An unknown key is refused, and the message names the most similar one. `segdistill list config train.lr`
-prints one entry of this page.
+single keys. An unknown key is refused, and the message names the most similar one. So is a key that nothing would use,
+such as `train.momentum` with `optimizer: adamw`; if `train.optimizer=adamw` on the command line replaces the file's
+`sgd`, the file's momentum goes with it. `segdistill list config train.lr` prints one entry of this page.
 """
 CLI_HEAD = """
 # The command line

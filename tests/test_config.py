@@ -3,6 +3,7 @@ import re
 import pytest
 import yaml
 
+from segdistill.comparison.plan import load_plan
 from segdistill.engine.config import dump_config, load_config
 from segdistill.engine.optim import schedule
 from segdistill.engine.train_config import TrainConfig
@@ -98,6 +99,59 @@ def test_mistakes_are_one_line_with_a_hint(change, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         load_config(BASE, [change])
     assert "\n" not in str(caught.value)
+
+
+OWNED = {
+    "train": [
+        ({"momentum": 0.95}, "optimizer", "adamw"),
+        ({"momentum": 0.95, "nesterov": True}, "optimizer", "adamw"),
+        ({"optimizer": "adamw", "betas": [0.8, 0.9]}, "optimizer", "sgd"),
+        ({"power": 1.0}, "schedule", "cosine"),
+        ({"schedule": "step", "milestones": [0.5], "gamma": 0.3}, "schedule", "poly"),
+        ({"min_lr": 1e-4}, "schedule", "constant"),
+    ],
+    "supervised": [
+        ({"ohem": 0.7, "ohem_min_kept": 9}, "ohem", None),
+        ({"jaccard": 1.0, "class_weights": "balanced", "ohem": 0.7, "ohem_min_kept": 9}, "ce", 0.0),
+    ],
+    "teacher": [({"checkpoint": "a", "cache": "b", "cache_views": 3, "cache_topk": 4}, "cache", None)],
+    "data": [
+        ({"name": "synthetic", "labelled": 3, "labelled_seed": 2, "labelled_per_batch": 1}, "labelled", None),
+        ({"name": "synthetic", "labelled": 3, "labelled_seed": 2}, "labelled", "masks"),
+    ],
+}
+"""Section → what a file says there, and an override with which some of it says nothing any more."""
+CASES = [(section, *case) for section, cases in OWNED.items() for case in cases]
+
+
+@pytest.mark.parametrize(("section", "given", "owner", "value"), CASES)
+def test_what_only_a_files_choice_used_goes_with_it(section, given, owner, value):
+    config = load_config({**BASE, section: given}, [f"{section}.{owner}={yaml.safe_dump(value)}"])
+    found = getattr(config, section)
+    assert getattr(found, owner) == value
+    owned = [key for key in given if key not in (owner, "name", "checkpoint", "jaccard", "optimizer", "schedule")]
+    for key in owned:
+        if not (key == "labelled_per_batch" and value == "masks"):
+            assert getattr(found, key) == type(found).model_fields[key].default, key
+    assert load_config(yaml.safe_load(dump_config(config))).model_dump() == config.model_dump()
+    for key in owned:  # in one place the two contradict each other, on the command line too
+        both = {**given, owner: value}
+        with pytest.raises(ValueError, match=r"; (leave|set|without)"):
+            load_config({**BASE, section: both})
+        with pytest.raises(ValueError, match=f"{section}.*{key}: "):
+            load_config(BASE | ({section: {"name": "synthetic"}} if section == "data" else {}), [
+                *([f"{section}.checkpoint=a"] if section == "teacher" else []),
+                f"{section}.{key}={yaml.safe_dump(given[key], default_flow_style=True)}",
+                f"{section}.{owner}={yaml.safe_dump(value)}",
+                *(["supervised.jaccard=1"] if section == "supervised" else []),
+            ])  # fmt: skip
+
+
+def test_a_comparisons_labels_take_the_seed_of_their_choice_along(tmp_path):
+    raw = {**BASE, "data": {"name": "synthetic", "images": 8, "labelled_seed": 3}, "methods": ["none"]}
+    raw |= {"labelled": [0.5, "masks"], "seeds": 1}
+    seeds = [run.config.data.labelled_seed for run in load_plan(raw, out=tmp_path).runs]
+    assert seeds == [3, 0]
 
 
 def test_files(tmp_path):

@@ -79,6 +79,20 @@ def test_all_labels_ignored_is_finite(name):
         assert all(tap.grad is None or tap.grad.isfinite().all() for tap in student.values())
 
 
+EXACT_IN_PARTS = {"ifvd_variation"}
+"""Divided by all pixels, with and without labels, so that the mean over parts of a batch is that of the batch."""
+
+
+@pytest.mark.parametrize("name", list_methods())
+def test_terms_that_labels_alone_feed_are_named(name):
+    method, student, teacher, target = prepare(name)
+    method(student, teacher, target, 0.5)  # what a method remembers is filled by its first step
+    with_labels = method(student, teacher, target, 0.5)
+    without = method(student, teacher, torch.full_like(target, 255), 0.5)
+    fed = {term for term in with_labels if with_labels[term] != 0 and without[term] == 0}
+    assert fed - EXACT_IN_PARTS == method.labelled_terms()
+
+
 @pytest.mark.parametrize("name", list_methods())
 def test_state_survives_a_save(name):
     method, student, teacher, target = prepare(name)

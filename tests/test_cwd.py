@@ -54,3 +54,9 @@ def test_features_are_projected_and_zero_weights_read_nothing():
     terms["cwd_features"].backward()
     assert all(p.grad is not None for p in method.parameters())
     assert build_method({"name": "cwd", "weight": 0.0}).teacher_taps() == set()
+
+
+def test_a_temperature_of_a_term_that_is_off():
+    with pytest.raises(ValueError, match=r"method cwd, features_temperature: of the term on features, which is off"):
+        build_method({"name": "cwd", "features_temperature": 2.0})
+    build_method({"name": "cwd", "features_temperature": 2.0, "features_weight": 50.0})

@@ -57,6 +57,8 @@ def test_masks_follow_the_rules_of_files(tmp_path):
     assert load(root, classes=list("abc"), reduce_zero_label=True)[0][1].unique().tolist() == [0, 1, 2, 255]
     assert load(root, ignore=3, values={2: 0})[0][1].unique().tolist() == [0, 1, 255]
     assert load(root, mask=None, classes=None)[0][1].unique().tolist() == [255]
+    assert not load(root, mask=None, classes=None).has_mask(0)
+    assert load(root).has_mask(0)
     assert load(root, splits={"train": "validation"}).names[0] == "validation/0"
 
 

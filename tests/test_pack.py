@@ -20,13 +20,15 @@ import trees
 from conftest import PATIENCE, wait_until, write_image
 from segdistill import distill
 from segdistill.data import build_dataset
+from segdistill.data.check import open_split
 from segdistill.data.packed import PackedDataset, damaged_shards
 from segdistill.data.sampler import eval_loader, train_loader
 from segdistill.data.transforms import TrainTransform, stack
 from segdistill.engine import pack as packing
-from segdistill.engine.build import build_split
+from segdistill.engine.build import build_split, build_training
 from segdistill.engine.config import load_config
 from segdistill.engine.pack import pack_data
+from segdistill.models import build_model
 
 CLASSES = ["wall", "floor", "door"]
 SIZES = [(40, 64), (48, 48), (33, 71)]
@@ -381,6 +383,81 @@ def test_an_image_that_cannot_be_read_stops_packing_with_its_line(images, tmp_pa
         pack_data(config(images).data, tmp_path / "pack", say=lambda line: None)
     assert not list((tmp_path / "pack").glob("*.bin"))
     assert not list((tmp_path / "pack").glob(".*.tmp"))
+
+
+@pytest.fixture
+def bare(images):
+    """The same images, of which two of `train` have no mask."""
+    for name in ("1", "5"):
+        (images / f"masks/train/{name}.png").unlink()
+    return images
+
+
+def test_images_without_masks_are_packed_as_such(bare, tmp_path):
+    # Shards of 30 000 bytes hold three images: one without a mask is in the second, at another place than among all.
+    data = config(bare, labelled="masks").data
+    pack_data(data, tmp_path / "pack", say=lambda line: None, shard_bytes=30_000)
+    packed = data.model_copy(update={"packed": str(tmp_path / "pack")})
+    for labelled in ("masks", 3, 0.5, ["0", "6"]):
+        (files, chosen), (ours, same) = (
+            build_training(source.model_copy(update={"labelled": labelled}), distils=True) for source in (data, packed)
+        )
+        assert chosen == same
+        assert ours.names == files.names
+        for index in range(7):
+            assert ours.has_mask(index) == files.has_mask(index)
+            assert all(torch.equal(a, b) for a, b in zip(ours[index], files[index], strict=True))
+    assert build_training(packed, distils=True)[1] == [0, 2, 3, 4, 6]
+    with pytest.raises(ValueError, match=r"train/1 had no mask when .* was packed \(and 1 more"):  # as of the files
+        build_split(packed.model_copy(update={"labelled": None}), "train")
+    assert len(build_split(packed, "val")) == 3
+    found, problems = open_split("folder", "train", data.options, packed.packed)
+    assert [name for name in found.names] == [f"train/{index}" for index in (0, 2, 3, 4, 6)]
+    assert len(problems) == 2
+
+
+def test_without_a_word_of_labels_a_missing_mask_stops_packing(bare, tmp_path):
+    with pytest.raises(ValueError, match=r"1.png has no mask; expected .*1.png \(and 1 more"):
+        pack_data(config(bare).data, tmp_path / "pack", say=lambda line: None)
+
+
+def test_a_mask_that_came_later_is_noticed(bare, tmp_path):
+    data = config(bare, labelled="masks").data
+    pack_data(data, tmp_path / "pack", say=lambda line: None)
+    pack_data(data, tmp_path / "pack", say=lambda line: None)
+    shutil.copy(bare / "masks/train/4.png", bare / "masks/train/1.png")
+    with pytest.raises(ValueError, match=r"train-00000.json has other images than the data have now"):
+        pack_data(data, tmp_path / "pack", say=lambda line: None)
+
+
+def test_a_pack_without_any_mask(images, tmp_path):
+    data = load_config(
+        {
+            "data": {"name": "folder", "root": str(images), "masks": None, "workers": 0},
+            "student": {"name": "pspnet_resnet18"},
+        }
+    ).data
+    pack_data(data, tmp_path / "pack", ["train"], say=lambda line: None)
+    packed = build_split(data.model_copy(update={"packed": str(tmp_path / "pack")}), "train")
+    assert len(packed) == 7
+    assert not any(map(packed.has_mask, range(7)))
+
+
+def test_a_run_with_some_labels_is_the_same_to_the_last_bit(bare, tmp_path):
+    pack_data(config(bare, labelled="masks").data, tmp_path / "pack", say=lambda line: None)
+    raw = {
+        "data": {"name": "folder", "root": str(bare), "classes": CLASSES, "crop": [32, 32], "batch_size": 2,
+                 "workers": 0, "labelled": "masks", "labelled_per_batch": 1, "augment": {"classmix": 0.5}},
+        "student": {"name": "espnet_c"},
+        "supervised": {"class_weights": "balanced"},
+        "train": {"steps": 3, "device": "cpu", "precision": "fp32", "gradient_samples": 0},
+        "method": {"name": "jml", "weight": 1.0},
+    }  # fmt: skip
+    teacher = build_model("espnet_c", num_classes=3)
+    for out, packed in (("files", None), ("pack_run", str(tmp_path / "pack"))):
+        distill({**raw, "data": {**raw["data"], "packed": packed}}, teacher=teacher, out=tmp_path / out)
+    students = [load_file(tmp_path / out / "student.safetensors") for out in ("files", "pack_run")]
+    assert all(torch.equal(students[0][name], students[1][name]) for name in students[0])
 
 
 def test_data_that_are_drawn_can_be_packed(tmp_path):

@@ -144,6 +144,8 @@ def test_how_tos_run(page, tmp_path, monkeypatch):
     names = {"__name__": "howto"}
     for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
         exec(compile(code, str(page), "exec"), names)
+    if page.stem == "method":  # a run observes the taps that are named alone
+        assert names["SquaredLogits"]().teacher_taps() == {"logits"}
 
 
 def test_the_tutorial_word_by_word(tmp_path, monkeypatch, segdistill):

@@ -1,6 +1,7 @@
 """Some labels, all images: which they are, how they come, and what is learned from them."""
 
 import hashlib
+import os
 import re
 
 import pytest
@@ -12,7 +13,7 @@ from faults import assert_same_run, at_step, config, interrupt, read_metrics
 from segdistill import distill
 from segdistill.data import build_dataset
 from segdistill.data.check import quick_check
-from segdistill.data.dataset import SegmentationDataset
+from segdistill.data.dataset import SegmentationDataset, hash_names
 from segdistill.data.sampler import train_loader
 from segdistill.data.subsets import PartlyLabelled, Subset, choose_labelled, keep_only, match_names
 from segdistill.data.transforms import TrainTransform
@@ -60,6 +61,15 @@ def test_a_number_is_of_a_ranking_by_hash_and_smaller_choices_are_within_larger_
     assert choose_labelled(dataset, 5, 3) == sorted(ranked[:5])
     assert set(choose_labelled(dataset, 5, 3)) < set(choose_labelled(dataset, 9, 3))
     assert choose_labelled(dataset, 5, 3) != choose_labelled(dataset, 5, 4)
+
+
+def test_names_that_are_no_text_are_ranked_and_told_apart_too():
+    odd = [os.fsdecode(b"caf\xe9_%d" % index) for index in range(4)]
+    images = Numbered(4)
+    images.names = odd
+    ranked = sorted(range(4), key=lambda i: hashlib.sha256(b"0/" + os.fsencode(odd[i])).digest())
+    assert choose_labelled(images, 2) == sorted(ranked[:2])
+    assert hash_names(odd).hexdigest() == hashlib.sha256(b"\n".join(map(os.fsencode, odd))).hexdigest()
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.25, 5), (1.0, 20), (0.01, 1)])
@@ -120,7 +130,9 @@ def test_no_masks_at_all_and_empty_lists(tmp_path):
         ({"labelled": True}, "expected a share above 0 and up to 1.0, or a whole number of images, got True"),
         ({"labelled": -2}, "expected a share above 0 and up to 1.0, or a whole number of images, got -2"),
         ({"labelled": []}, "no labels at all; give the number of images that have some, or leave it out"),
-        ({"labelled_per_batch": 2}, "data.labelled_per_batch: with data.labelled alone"),
+        ({"labelled_per_batch": 2}, "data: labelled_per_batch: with data.labelled alone"),
+        ({"labelled_seed": 2}, "data: labelled_seed: of a choice by number or share, and data.labelled is null"),
+        ({"labelled_seed": 2, "labelled": "a*"}, "data: labelled_seed: of a choice by number or share, and data.l"),
         ({"labelled": 3, "labelled_per_batch": 9}, "data.labelled_per_batch is 9, of a batch of 8 (data.batch_size)"),
         ({"only": {"trian": "a*"}}, "data.only.trian"),
     ],

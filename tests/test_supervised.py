@@ -1,5 +1,6 @@
 """What is learned from labels: values against sums in float64, gradients, parts of a batch, whole runs."""
 
+import copy
 import json
 import math
 import os
@@ -242,6 +243,75 @@ def test_the_auxiliary_head_has_the_same_loss():
         assert terms["aux"].item() == pytest.approx(0.4 * sum(own.values()).item(), rel=1e-6)
 
 
+class WithFeatures(torch.nn.Module):
+    """A head on features."""
+
+    def __init__(self):
+        super().__init__()
+        self.taps = {"features": "body", "logits": "head"}
+        self.body, self.head = torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(4, 3, 1)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 0.5, 2.5]])
+@pytest.mark.parametrize(
+    ("method", "terms"),
+    [
+        ("jml", {"logits"}),
+        ("bpkd", {"edge"}),
+        ("i2ckd", {"prototypes"}),
+        ("cirkd", {"memory_pixel", "memory_region"}),
+        ("ifvd", {"variation"}),  # by its own formula
+    ],
+)
+def test_parts_without_labels_do_not_weaken_a_methods_terms(method, terms, weights):
+    torch.manual_seed(0)
+    images, (_, target) = torch.rand(3, 3, 5, 6), batch()
+    target[1:] = 255
+    network, taught = WithFeatures(), WithFeatures()
+    teacher = Tapped(taught, taught.taps)
+    distiller = Distiller(
+        Tapped(network, network.taps), build_method(method), supervised=Supervised(class_weights=weights)
+    )
+    distiller.adapt(teacher, images, classes=3)
+    norms = [module for module in distiller.method.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    distiller.train()
+    for norm in norms:  # which sees a part at a time
+        norm.eval()
+    fresh = copy.deepcopy(distiller)
+
+    def learn(distiller, images, target, labelled):
+        seen = teacher(images, distiller.method.teacher_taps())
+        return distiller(images, target, {k: v.detach() for k, v in seen.items()}, 0.5, None, labelled)[0]
+
+    whole = learn(distiller, images, target, distiller.supervised.mass(target))
+    labelled = sum(fresh.supervised.mass(part) for part in target.split(1)) / 3
+    parts = [learn(fresh, x, y, labelled) for x, y in zip(images.split(1), target.split(1), strict=True)]
+    for term in terms:
+        name = f"{method}_{term}"
+        torch.testing.assert_close(torch.stack([part[name] for part in parts]).mean(), whole[name])
+        assert whole[name] > 0
+
+
+def test_without_any_label_all_pixels_are_compared_alike():
+    """Where no part has labels, nothing is divided by 0, and what needs no labels is as in one batch."""
+    images, (_, target) = torch.rand(2, 3, 5, 6), batch()
+    target = torch.full_like(target[:2], 255)
+    network, taught = WithFeatures(), WithFeatures()
+    teacher = Tapped(taught, taught.taps)
+    method = build_method([{"name": "jml", "labelled_only": False}, "bpkd"])
+    distiller = Distiller(Tapped(network, network.taps), method)
+    distiller.adapt(teacher, images, classes=3)
+    seen = {name: tap.detach() for name, tap in teacher(images, {"logits"}).items()}
+    given = distiller(images, target, seen, 0.5, None, torch.tensor(0.0))[0]
+    alone = distiller(images, target, seen)[0]
+    assert alone["jml_logits"] > 0
+    for name, term in alone.items():
+        assert torch.equal(given[name], term), name
+
+
 def test_from_the_teacher_alone():
     images, (_, target) = torch.rand(3, 3, 5, 6), batch()
     network, teacher = WithAux(), WithAux()
@@ -295,6 +365,19 @@ def test_a_run_with_everything_resumes_to_the_bit(tmp_path, teacher, monkeypatch
     assert first["loss"] == pytest.approx(sum(first[name] for name in ("ce", "jaccard", "aux", "kd_logits")), rel=1e-5)
     with pytest.raises(ValueError, match=r"was started with supervised.jaccard=0.75, not 0.5; resume it unchanged"):
         distill(made, ["supervised.jaccard=0.5"], out=tmp_path / "whole", resume=True)
+
+
+def test_a_weight_of_a_head_that_is_not_there_is_told(tmp_path, capsys, monkeypatch):
+    def stop(training):
+        raise TrainingStopped("before the first step")
+
+    monkeypatch.setattr("segdistill.engine.loop.train", stop)
+    line = "train.aux_weight=1 has no effect: the student has no auxiliary head (tap aux)"
+    for aux, weight, told in ((False, 1.0, True), (True, 1.0, False), (False, 0.4, False), (False, 0.0, False)):
+        student = {"name": "pspnet_resnet18_quarter", "aux": aux}
+        with pytest.raises(TrainingStopped, match="before the first"):
+            distill(config(student=student, train={"aux_weight": weight}), out=tmp_path / f"{aux}{weight}")
+        assert (line in capsys.readouterr().err) == told
 
 
 def test_a_student_learns_from_the_teacher_alone(tmp_path, teacher):
@@ -389,9 +472,9 @@ def test_errors(tmp_path):
         ({"class_weights": [1, float("nan")]}, "supervised.class_weights: expected balanced"),
         ({"class_weights": [True]}, "supervised.class_weights: expected balanced"),
         ({"class_weights": []}, "supervised.class_weights: expected balanced"),
-        ({"ohem_min_kept": 500}, "supervised: ohem_min_kept is of hard pixels; set ohem beside it"),
-        ({"ce": 0, "jaccard": 1, "ohem": 0.7}, "supervised: ohem is of the cross-entropy, whose weight, ce, is 0"),
-        ({"ce": 0, "jaccard": 1, "class_weights": "balanced"}, "supervised: class_weights is of the cross-entropy"),
+        ({"ohem_min_kept": 500}, "supervised: ohem_min_kept: of hard pixels; set ohem beside it"),
+        ({"ce": 0, "jaccard": 1, "ohem": 0.7}, "supervised: ohem: of the cross-entropy, whose weight, ce, is 0"),
+        ({"ce": 0, "jaccard": 1, "class_weights": "balanced"}, "supervised: class_weights: of the cross-entropy"),
         ({"ce": 0}, "supervised.ce and supervised.jaccard are 0, and method is none: nothing would be learned"),
     ]:
         with pytest.raises(ValueError, match=line) as caught:

@@ -573,7 +573,7 @@ def test_a_teacher_that_is_never_the_same(cached, tmp_path):
     ("section", "line"),
     [
         ({"student": {"cache": "a"}}, "student: a student that learns cannot be cached"),
-        ({"teacher": {"checkpoint": "a", "cache_views": 2}}, "cache_views is of a cached teacher; set cache: FOLDER"),
+        ({"teacher": {"checkpoint": "a", "cache_views": 2}}, "cache_views: of a cached teacher; set cache: FOLDER"),
         ({"teacher": {"checkpoint": "a", "cache": "b", "cache_views": 0}}, "teacher.cache_views"),
         ({"teacher": {"checkpoint": "a", "cache": "b", "cache_precision": "int8"}}, "teacher.cache_precision"),
     ],

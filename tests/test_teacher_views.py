@@ -300,6 +300,31 @@ def test_a_cache_of_two_teachers(taught, runs, tmp_path):
         assert "\n" not in str(refused.value)
 
 
+def test_what_is_kept_is_what_the_teachers_say_of_the_images_that_come(taught, tmp_path, monkeypatch):
+    """With all that says which images come, and how: labels per batch, micro-batches, mixed images, several views."""
+    section = {"cache": str(tmp_path / "cache"), "cache_precision": "float32", "cache_views": 2}
+    augment = {"colour": 0.5, "cutmix": 0.7, "classmix": 0.7}
+    data = {"augment": augment, "labelled": 3, "labelled_per_batch": 2}
+    made = taught(["kd", "mimic", "jml"], section, data=data, train={"steps": 6, "accumulate": 2})
+    met = []
+
+    def compare(teacher, images, names, stored=None):
+        kept = observe(teacher, images, names, stored)
+        if stored is not None:
+            alive = observe(teacher, images, names)
+            met.append({name: (kept[name] - alive[name]).abs().max() / alive[name].abs().max() for name in names})
+        return kept
+
+    monkeypatch.setattr("segdistill.engine.loop.observe", compare)
+    distill(made, out=tmp_path / "whole")
+    assert len(met) == 12
+    assert all(set(each) == {"logits", "features"} and max(each.values()) < 1e-4 for each in met)
+    with at_step(monkeypatch, 3, interrupt), pytest.raises(KeyboardInterrupt):  # in the middle of an epoch
+        distill(made, out=tmp_path / "run")
+    distill(made, out=tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
 def test_a_dry_run_says_what_is_averaged(taught):
     rows = {row["tap"]: row for row in forecast(taught(["kd", "mimic"]))["taps"]}
     assert rows["logits"]["teacher"] == "classifier, mean of 5"

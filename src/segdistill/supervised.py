@@ -160,6 +160,17 @@ class Supervised(nn.Module):
         """
         return mass(target, self.class_weights)
 
+    def share(self, target: Tensor, labelled: Tensor | None) -> Tensor | float:
+        """How much a micro-batch of all processes counts among those of a batch, 1 on average: by the labels it has.
+
+        It is for a mean over labelled pixels that is taken in each micro-batch.
+
+        Args:
+            target: (N,H,W) int64 labels of this process, 255 = ignored.
+            labelled: the mean of the `mass` of all parts; None: there is one part.
+        """
+        return 1.0 if labelled is None else self._share(mean_over_processes(self.mass(target)), labelled)
+
     def forward(
         self, logits: Tensor, target: Tensor, labelled: Tensor | None = None, *, align_corners: bool = False
     ) -> dict[str, Tensor]:
@@ -183,11 +194,12 @@ class Supervised(nn.Module):
             loss = cross_entropy(logits, labels, whole, class_weights=self.class_weights, align_corners=align_corners)
             terms["ce"] = self.ce * (loss if self.ohem is None else loss * self._share(self.mass(target), labelled))
         if self.jaccard:
-            share = self._share(mean_over_processes(self.mass(target)), labelled)
-            terms["jaccard"] = self.jaccard * share * label_jaccard(logits, target, align_corners=align_corners)
+            terms["jaccard"] = (
+                self.jaccard * self.share(target, labelled) * label_jaccard(logits, target, align_corners=align_corners)
+            )
         return terms
 
     @staticmethod
     def _share(own: Tensor, labelled: Tensor | None) -> Tensor | float:
         """How much a part that is looked at by itself counts among all parts of a batch, 1 on average."""
-        return 1.0 if labelled is None else own / torch.where(labelled > 0, labelled, 1)
+        return 1.0 if labelled is None else torch.where(labelled > 0, own / torch.where(labelled > 0, labelled, 1), 1.0)

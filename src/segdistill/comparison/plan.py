@@ -23,6 +23,7 @@ from segdistill.comparison.labels import (
 )
 from segdistill.comparison.mirror import is_url, scratch_folder
 from segdistill.engine.config import Config, check_keys, load_config, read_config
+from segdistill.engine.data_config import DataConfig
 from segdistill.engine.run_folder import CONFIG
 from segdistill.engine.shipped import find_config
 from segdistill.methods._catalogue import method_entries, resolve_methods
@@ -121,7 +122,9 @@ def load_plan(
         teacher = _teacher(raw.get("teacher"), all_labels, data_label if len(datas) > 1 else "", out, teachers)
         parts = {**raw, "teacher": teacher}
         for share, length, (student_label, student) in places:
-            part = data if share is None else {**data, "labelled": shares[share]}
+            part = dict(data)
+            if share is not None:
+                DataConfig.replace(part, "labelled", shares[share])
             for label, method in by_label:
                 config = _cell_config({**parts, "data": part, "student": student, "method": method}, label)
                 cell = Cell(data_label, student_label, label, 0, config, out, share, length)

@@ -1,8 +1,10 @@
 """The contract of a data set, and what all of them share: class names, colours, reading of options."""
 
 import colorsys
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,6 +12,9 @@ from torch.utils.data import Dataset
 
 from segdistill._types import Box, Colour, Size
 from segdistill.functional import IGNORE
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 SPLITS = ("train", "val", "test")
 
@@ -168,6 +173,15 @@ class MissingMasks(ValueError):  # noqa: N818  (it names what is missing, and pe
         self.problems = list(problems)
         self.dataset = dataset
         self.whole = whole
+
+
+def hash_names(names: Sequence[str]) -> "_Hash":
+    """The SHA-256 of some names in their order, which tells one choice of images from another; more may be added to it.
+
+    Args:
+        names: of items, whatever bytes the names of their files have.
+    """
+    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape"))
 
 
 def check_split(split: str, available: Sequence[str] = SPLITS, reason: str = "") -> None:

@@ -2,7 +2,8 @@
 
 A pack is a folder. `pack.json` says what was packed: the data set, its options, classes and splits. A split is a row of
 shards, `train-00000.bin` and so on: item after item, each its image (H·W·3 bytes, RGB) followed by its mask (H·W bytes
-of class ids). `train-00000.json` beside it says names, sizes and offsets of its items, its length and its SHA-256.
+of class ids). `train-00000.json` beside it says names, sizes and offsets of its items, its length and its SHA-256, and
+under `bare` which items have no mask, if there are any: these are 255 throughout.
 """
 
 import hashlib
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 
 from segdistill._types import Box
-from segdistill.data.dataset import SegmentationDataset, Source, check_split
+from segdistill.data.dataset import MissingMasks, SegmentationDataset, Source, check_split
 from segdistill.data.files import Bytes, Range
+from segdistill.data.subsets import Subset
 from segdistill.data.walk import check_folder
 
 INDEX = "pack.json"
@@ -109,6 +111,7 @@ class PackedDataset(SegmentationDataset):
 
     Raises:
         ValueError: if it is no pack, or of other data, or has no such split, or a file of it is missing or cut off.
+        MissingMasks: as for the files, if some of the images have a mask and others have none.
     """
 
     def __init__(
@@ -129,16 +132,21 @@ class PackedDataset(SegmentationDataset):
         self.names = []
         self._shards = [shard_path(self.folder, split, number) for number in range(pack["splits"][split]["shards"])]
         self._maps: dict[int, Bytes] = {}
-        rows = []
+        rows: list[tuple[int, ...]] = []
+        self.bare: set[int] = set()
         for number, path in enumerate(self._shards):
             index = read_index(path.with_suffix(".json"), "bytes", "names", "sizes", "offsets")
             check_length(path, index["bytes"])
+            self.bare |= {len(self.names) + place for place in index.get("bare", [])}  # without labels
             self.names += index["names"]
             rows += [(number, at, *size) for at, size in zip(index["offsets"], index["sizes"], strict=True)]
         if len(self.names) != pack["splits"][split]["images"] or len(rows) != len(self.names):
             raise ValueError(f"{self.folder}: {len(self.names)} images of {split}, where {INDEX} says "
                              f"{pack['splits'][split]['images']}; pack the data again")  # fmt: skip
         self._places = np.array(rows, np.int64).reshape(-1, 4)
+        if self.bare and len(self.bare) < len(self.names):
+            lines = [f"{self.names[index]} had no mask when {self.folder} was packed" for index in sorted(self.bare)]
+            raise MissingMasks(lines, Subset(self, (i for i in range(len(self.names)) if i not in self.bare)), self)
 
     def __getstate__(self) -> dict[str, Any]:
         # A process that loads images maps the files itself; else their contents would be sent to it.
@@ -147,6 +155,10 @@ class PackedDataset(SegmentationDataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image, mask = self._views(index)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1), torch.from_numpy(np.array(mask)).long()
+
+    def has_mask(self, index: int) -> bool:
+        """Whether the item had labels when it was packed."""
+        return index not in self.bare
 
     def source(self, index: int) -> Source:
         """The item, of which only those rows are read that are wanted."""

@@ -188,7 +188,17 @@ def choose_fraction(
 
 
 def _ranked(names: Iterable[str], seed: int) -> list[str]:
-    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
+    return sorted(names, key=lambda name: lot(name, seed))
+
+
+def lot(name: str, seed: int) -> bytes:
+    """What a name is ranked by where some are chosen: the same on every machine, whatever other names there are.
+
+    Args:
+        name: of an item, whatever bytes the name of its file has.
+        seed: of the ranking.
+    """
+    return hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()
 
 
 def _whole_sequences(sequence_of: Mapping[str, str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Parts of a data set: some of its items, or all of them with the labels of some."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segdistill.data.dataset import SegmentationDataset, Source, Unlabelled
-from segdistill.data.splits import choose_listed, without_split
+from segdistill.data.splits import choose_listed, lot, without_split
 from segdistill.functional import IGNORE
 
 Only = Mapping[Literal["train", "val", "test"], str | list[str]]
@@ -157,7 +156,7 @@ def choose_labelled(
                 f"data.labelled={labelled}: expected 1 to {len(able)} images, or a share above 0 and up to 1.0"
                 + ("" if len(able) == len(names) else f" of the {len(names)}, of which {len(able)} have masks")
             )
-        ranked = sorted(able, key=lambda index: hashlib.sha256(f"{seed}/{names[index]}".encode()).digest())
+        ranked = sorted(able, key=lambda index: lot(names[index], seed))
         return sorted(ranked[:count])
     if isinstance(labelled, str) and labelled.endswith(".txt"):
         listed = choose_listed(Path(labelled).expanduser(), {name: index for index, name in enumerate(names)})

@@ -41,13 +41,23 @@ def build_split(data: DataConfig, split: str) -> SegmentationDataset:
     Raises:
         ValueError: as `build_dataset`; or if the data are read from a pack, and it is of other data.
     """
-    return keep_only(_whole_split(data, split), split, data.only)
+    return keep_only(build_whole(data, split, data.packed), split, data.only)
 
 
-def _whole_split(data: DataConfig, split: str) -> SegmentationDataset:
-    if data.packed is not None:
-        return PackedDataset(data.packed, split, name=data.name, options=data.options)
+def build_whole(data: DataConfig, split: str, packed: str | None = None) -> SegmentationDataset:
+    """All images of a split, whatever `data.only` says; where `data.labelled` is given, some of `train` may lack masks.
+
+    Args:
+        data: section of the configuration.
+        split: `train`, `val` or `test`.
+        packed: folder of a pack that is read instead of the files.
+
+    Raises:
+        ValueError: as `build_split`.
+    """
     try:
+        if packed is not None:
+            return PackedDataset(packed, split, name=data.name, options=data.options)
         return build_dataset(data.name, split, **data.options)
     except MissingMasks as error:
         if split != "train" or data.labelled is None:

@@ -127,6 +127,15 @@ class Config(Section):
         return self.method_names != ["none"]
 
 
+SECTIONS: dict[str, type[Section]] = {
+    "data": DataConfig,
+    "student": NetworkConfig,
+    "teacher": NetworkConfig,
+    "supervised": SupervisedConfig,
+    "train": TrainConfig,
+}
+"""Section → what its keys are, where some of them are used by others alone."""
+
 INSTEAD = {"steps": "epochs", "epochs": "steps", "warmup": "warmup_epochs", "warmup_epochs": "warmup"}
 """Keys of `train` that stand for one another: an override with one of them replaces the other."""
 
@@ -225,8 +234,9 @@ def read_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         ValueError: if there is no such file, or it or an override cannot be read.
     """
     raw = dict(source) if isinstance(source, Mapping) else _read_yaml(find_config(source))
+    given: set[str] = set()
     for override in sorted(overrides, key=lambda text: not text.startswith("eval.protocol=")):  # others change it
-        _set(raw, override)
+        _set(raw, override, given)
     return raw
 
 
@@ -246,7 +256,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _set(raw: dict[str, Any], override: str) -> None:
+def _set(raw: dict[str, Any], override: str, given: set[str]) -> None:
+    """Write an override into a configuration; `given` are the keys that overrides have set before it, and then its."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ValueError(f"override {override!r}: expected key.sub=value")
@@ -279,7 +290,10 @@ def _set(raw: dict[str, Any], override: str) -> None:
     if isinstance(section, list):
         section[int(last)] = value
     else:
-        section[last] = value
+        apart = (known.rpartition(".") for known in given)
+        beside = {own for path, _, own in apart if path == ".".join(parents)}
+        SECTIONS.get("".join(named), Section).replace(section, last, value, keep=beside)
+    given.add(".".join([*parents, last]))
 
 
 def _inside(section: Any, key: str, below: str, what: str) -> Any:

@@ -1,7 +1,7 @@
 """`data:` — which images a run sees, and how."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pydantic
 from pydantic import Field
@@ -11,7 +11,7 @@ from segdistill._types import Size
 from segdistill.data.augmentations import augmentation
 from segdistill.data.groups import check_pattern
 from segdistill.data.sets import SETS
-from segdistill.engine.section import Open, Section
+from segdistill.engine.section import Open, Owner, Section
 
 
 class UnlabelledConfig(Open):
@@ -58,6 +58,17 @@ class AugmentConfig(Section):
 class DataConfig(Open):
     """`data:` — the data set, its images and their augmentation. Other keys are options of the data set `name`."""
 
+    owners: ClassVar[Mapping[str, Owner]] = {
+        "labelled_per_batch": Owner(
+            "labelled", "with data.labelled alone; without it all images have labels", lambda value: value is not None
+        ),
+        "labelled_seed": Owner(
+            "labelled",
+            "of a choice by number or share, and data.labelled is {}; leave it out",
+            lambda value: isinstance(value, int | float),
+        ),
+    }
+
     name: str
     """Name of the data set; `segdistill list data` prints all of them with their options."""
     size: Size | None = None
@@ -100,7 +111,8 @@ class DataConfig(Open):
     (docs/data.md)."""
     packed: str | None = None
     """Folder that `segdistill data pack` has written for these data. Images are read from there, already decoded, and
-    the original files are not needed. The result of the training is the same to the last bit."""
+    the original files are not needed. The result of the training is the same to the last bit. Not with `draft`, which
+    decodes files."""
     groups: str | None = None
     """Which images belong together, such as the frames of one video: a regular expression that is searched for in their
     names. The part in parentheses is the sequence, as in `^([^_]+)_` for CamVid's `0001TP_006690`. A comparison then
@@ -156,6 +168,14 @@ class DataConfig(Open):
             )
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _check_draft(self) -> "DataConfig":
+        if self.draft and self.packed is not None:
+            raise ValueError(
+                "draft: of JPEGs that training decodes, and a pack is decoded already; leave draft or packed out"
+            )
+        return self
+
     @pydantic.field_validator("size", "crop")
     @classmethod
     def _check_size(cls, value: Size | None) -> Size | None:
@@ -176,8 +196,6 @@ class DataConfig(Open):
     @pydantic.model_validator(mode="after")
     def _check_labels_per_batch(self) -> "DataConfig":
         count = self.labelled_per_batch
-        if count is not None and self.labelled is None:
-            raise ValueError("data.labelled_per_batch: with data.labelled alone; without it all images have labels")
         if count is not None and count > self.batch_size:
             raise ValueError(f"data.labelled_per_batch is {count}, of a batch of {self.batch_size} (data.batch_size)")
         return self

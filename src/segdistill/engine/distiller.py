@@ -118,13 +118,20 @@ class Distiller(nn.Module):
                     )
                 own = self.supervised(taps.pop("aux"), target, labelled, align_corners=aligned)
                 terms["aux"] = self.aux_weight * torch.stack(list(own.values())).sum()
+            labels = target
             if self.class_map is not None:  # only the classes that the teacher knows are compared
                 taps, target = self.class_map.select(taps), self.class_map.relabel(target)
             student, teacher = match_maps(taps, teacher)
-            terms |= self.method(student, teacher, target, progress)
+            terms |= self._shared(self.method(student, teacher, target, progress), labels, labelled)
             if critic is not None:
                 terms |= self.method.adversarial_loss(critic, student, teacher)
         return terms, student, teacher
+
+    def _shared(self, terms: dict[str, Tensor], target: Tensor, labelled: Tensor | None) -> dict[str, Tensor]:
+        """The method's terms; those of labelled pixels alone count as much as the micro-batch has labels."""
+        of_labels = self.method.labelled_terms() & terms.keys() if labelled is not None else set()
+        share = self.supervised.share(target, labelled) if of_labels else 1.0
+        return {name: term * share if name in of_labels else term for name, term in terms.items()}
 
 
 BATCH_NORM = "more than 1 value per channel"

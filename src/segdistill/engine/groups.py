@@ -107,7 +107,8 @@ def layer_factors(network: nn.Module, decay: float) -> dict[str, float]:
     """Factor on the learning rate of each of a backbone's parameters: smaller, the farther it is from the head.
 
     Its blocks are counted from the head down: the last one has the factor decay, the one before decay², and what comes
-    before the first block decay^(blocks + 1). What lies between two blocks goes with the later one.
+    before the first block decay^(blocks + 1). What lies between two blocks goes with the later one, what lies behind
+    the last block with that.
 
     Args:
         network: with a backbone.

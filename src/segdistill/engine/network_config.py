@@ -1,12 +1,13 @@
 """`student:` and `teacher:` — a network, where its weights are from, and what is read from it."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pydantic
 from pydantic import Field
 
 from segdistill._options import refuse_unknown
-from segdistill.engine.section import Open, Section
+from segdistill.engine.section import Open, Owner, Section
 from segdistill.models.normalisation import Normalisation
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ class ViewsConfig(Section):
 
 class NetworkConfig(Open):
     """`student:` or `teacher:` — a network. Other keys are options of its family, such as `pretrained` and `aux`."""
+
+    owners: ClassVar[Mapping[str, Owner]] = dict.fromkeys(
+        ("cache_views", "cache_precision", "cache_topk"),
+        Owner("cache", "of a cached teacher; set cache: FOLDER beside it, or leave it out"),
+    )
 
     name: str | None = None
     """Name of the network, `<family>_<backbone>` or `<library>:<name>`; `segdistill list models` prints examples."""
@@ -106,10 +112,6 @@ class NetworkConfig(Open):
         from segdistill.models.build import model_options
 
         line = "unknown key network.{}"
-        given = sorted(key for key in self.model_fields_set if key.startswith("cache_"))
-        defaults = {key: type(self).model_fields[key].default for key in given}
-        if self.cache is None and any(getattr(self, key) != defaults[key] for key in given):
-            raise ValueError(f"{given[0]} is of a cached teacher; set cache: FOLDER beside it, or leave it out")
         if self.name is None:
             refuse_unknown(self.options, NetworkConfig.model_fields, line)
             if self.weights is not None:

@@ -1,11 +1,11 @@
 """How a run begins in its folder: afresh, where it stopped, or not at all since it is finished."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from segdistill.data.dataset import hash_names
 from segdistill.engine.checkpoint import load_checkpoint
 from segdistill.engine.clock import Clock
 from segdistill.engine.config import Config, dump_config, load_config
@@ -26,6 +26,7 @@ from segdistill.engine.runtime import environment
 from segdistill.engine.settings import check_same
 from segdistill.engine.student import read_student
 from segdistill.engine.teacher import teacher_digest
+from segdistill.engine.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from segdistill.engine.training import Training
@@ -84,6 +85,9 @@ def open_run(training: "Training", resume: bool | Literal["auto"], *, override: 
     )
     if training.cfg.shard != "none" and run.world == 1:
         training.recorder.say(f"train.shard={training.cfg.shard} has no effect in a single process")
+    own, given = TrainConfig.model_fields["aux_weight"].default, training.cfg.aux_weight
+    if given not in (0, own) and "aux" not in training.distiller.student.paths:
+        training.recorder.say(f"train.aux_weight={given:g} has no effect: the student has no auxiliary head (tap aux)")
     if training.cfg.warmup > training.cfg.steps:
         told = f"train.warmup={training.cfg.warmup} is more than the {training.cfg.steps} steps of the run"
         training.recorder.say(f"{told}, in which the learning rate never reaches train.lr")
@@ -119,11 +123,7 @@ def _image_digests(training: "Training") -> dict[str, str]:
         kinds["images with labels"] = [names[index] for index in training.labelled]
     if training.unlabelled is not None:
         kinds["images without labels (data.unlabelled)"] = training.unlabelled.names
-    return {kind: _digest(own) for kind, own in kinds.items()}
-
-
-def _digest(names: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
+    return {kind: hash_names(own).hexdigest() for kind, own in kinds.items()}
 
 
 def _write_settings(training: "Training", changed: Changes, *, afresh: bool) -> None:

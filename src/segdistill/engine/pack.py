@@ -24,7 +24,7 @@ from segdistill.data.packed import (
     shard_path,
 )
 from segdistill.data.pairs import FileDataset
-from segdistill.data.sets import build_dataset
+from segdistill.engine.build import build_whole
 from segdistill.engine.data_config import DataConfig
 from segdistill.engine.lock import locked
 from segdistill.engine.run_folder import write_atomically, write_json
@@ -55,6 +55,10 @@ class _Split:
     def facts(self) -> dict[str, Any]:
         """What the pack's index says of the split."""
         return {"images": len(self.dataset), "shards": self.shards, "remarks": list(self.dataset.remarks)}
+
+    def bare(self, items: range) -> list[int]:
+        """Which of some items have no labels, counted from the first of them."""
+        return [index - items.start for index in items if not self.dataset.has_mask(index)]
 
     def bytes(self) -> int:
         """The space that they will take, from a sample of them."""
@@ -94,7 +98,7 @@ def pack_data(
         ValueError: if an item cannot be read, the disk has too little room, or the folder holds a pack of other data.
     """
     folder = Path(out).expanduser()
-    found = [_Split(split, build_dataset(data.name, split, **data.options)) for split in dict.fromkeys(splits)]
+    found = [_Split(split, build_whole(data, split)) for split in dict.fromkeys(splits)]
     with locked(folder):
         pack = _begin(folder, data, found[0].dataset)
         for part in found:
@@ -143,7 +147,8 @@ def _look(folder: Path, pack: dict[str, Any], part: _Split) -> None:
     while (index := shard_path(folder, part.split, part.shards).with_suffix(".json")).is_file():
         shard = read_index(index, "bytes", "names")
         check_length(index.with_suffix(".bin"), shard["bytes"])
-        if shard["names"] != names[part.done : part.done + len(shard["names"])]:
+        here = range(part.done, part.done + len(shard["names"]))
+        if shard["names"] != names[here.start : here.stop] or shard.get("bare", []) != part.bare(here):
             raise ValueError(
                 f"{index} has other images than the data have now; pack them into another folder, or delete {folder}"
             )
@@ -189,7 +194,10 @@ def _write_shard(folder: Path, part: _Split, threads: int, limit: int, tell: Cal
 
     write_atomically(path, write)
     names = part.dataset.names[part.done : part.done + len(sizes)]
+    bare = part.bare(range(part.done, part.done + len(sizes)))
     facts = {"bytes": length, "sha256": digest.hexdigest(), "names": names, "sizes": sizes, "offsets": offsets}
+    if bare:
+        facts["bare"] = bare
     write_json(path.with_suffix(".json"), facts)
     return len(sizes)
 

@@ -1,15 +1,24 @@
 """The section `supervised:` of the configuration."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import pydantic
 from pydantic import Field
 
-from segdistill.engine.section import Section
+from segdistill.engine.section import Owner, Section
+
+OF_CROSS_ENTROPY = "of the cross-entropy, whose weight, ce, is 0; leave it out, or raise ce"
 
 
 class SupervisedConfig(Section):
     """`supervised:` — the losses of student and auxiliary head that use labels, with or without a method."""
+
+    owners: ClassVar[Mapping[str, Owner]] = {
+        "class_weights": Owner("ce", OF_CROSS_ENTROPY),
+        "ohem": Owner("ce", OF_CROSS_ENTROPY),
+        "ohem_min_kept": Owner("ohem", "of hard pixels; set ohem beside it, 0.7 say, or leave it out"),
+    }
 
     ce: float = Field(1.0, ge=0)
     """Weight of the cross-entropy; 0 turns it off. If `jaccard` is 0 as well, the student learns from the teacher
@@ -43,15 +52,6 @@ class SupervisedConfig(Section):
         if not numbers or not any(value):
             raise ValueError(f"expected balanced, or a number for each class, none below 0 and not all 0, got {value}")
         return value
-
-    @pydantic.model_validator(mode="after")
-    def _check_cross_entropy(self) -> "SupervisedConfig":
-        for name in ("class_weights", "ohem"):
-            if self.ce == 0 and getattr(self, name) is not None:
-                raise ValueError(f"{name} is of the cross-entropy, whose weight, ce, is 0; leave it out, or raise ce")
-        if self.ohem is None and self.ohem_min_kept != type(self).model_fields["ohem_min_kept"].default:
-            raise ValueError("ohem_min_kept is of hard pixels; set ohem beside it, 0.7 say, or leave it out")
-        return self
 
 
 def _is_weight(value: Any) -> bool:

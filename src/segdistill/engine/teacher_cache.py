@@ -11,6 +11,7 @@ import torch
 
 from segdistill._version import __version__
 from segdistill.data import SegmentationDataset
+from segdistill.data.dataset import hash_names
 from segdistill.data.sampler import Address, view_loader
 from segdistill.engine.build import build_mixing
 from segdistill.engine.checkpoint import tensor_digest
@@ -216,7 +217,7 @@ def _datasets(training: "Training") -> list[SegmentationDataset]:
 
 
 def _images_digest(dataset: SegmentationDataset, labels: bool) -> str:
-    sha = hashlib.sha256("\n".join(dataset.names).encode("utf-8", "surrogateescape"))
+    sha = hash_names(dataset.names)
     for index in sorted({round(place) for place in np.linspace(0, len(dataset) - 1, SAMPLE)}):
         for part in dataset[index][: 2 if labels else 1]:
             sha.update(part.contiguous().numpy().data)

@@ -1,15 +1,26 @@
 """`train:` — optimisation, precision, what is kept when."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 from pydantic import Field
 
-from segdistill.engine.section import Section
+from segdistill.engine.section import Owner, Section, owned_by
 
 
 class TrainConfig(Section):
     """`train:` — optimiser, learning rate, precision, checkpoints and logging."""
+
+    owners: ClassVar[Mapping[str, Owner]] = {
+        "momentum": owned_by("optimizer", "sgd"),
+        "nesterov": owned_by("optimizer", "sgd"),
+        "betas": owned_by("optimizer", "adamw"),
+        "power": owned_by("schedule", "poly"),
+        "milestones": owned_by("schedule", "step"),
+        "gamma": owned_by("schedule", "step"),
+        "min_lr": owned_by("schedule", "poly", "cosine", "step"),
+    }
 
     steps: int = Field(1000, gt=0)
     """Number of optimiser steps in the whole run; give either `steps` or `epochs`."""
@@ -98,7 +109,8 @@ class TrainConfig(Section):
     log_every: int = Field(10, gt=0)
     """Number of steps between lines of `metrics.jsonl`."""
     gradient_samples: int = Field(20, ge=0)
-    """How often in the whole run the gradient of each single term is measured, for the report; 0 means never."""
+    """How often in the whole run the gradient of each single term is measured, for the report; 0 means never. With
+    `compile` it is not measured."""
     tensorboard: bool = False
     """Whether to write TensorBoard's event files as well (extra `track`)."""
 
@@ -114,18 +126,10 @@ class TrainConfig(Section):
     def _check_rates(self) -> "TrainConfig":
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr is {self.min_lr:g}, above lr, {self.lr:g}; it is where the learning rate ends")
-        if self.schedule == "constant" and self.min_lr:
-            raise ValueError(f"min_lr is {self.min_lr:g}, which a constant schedule never reaches; leave it out")
         if self.milestones != sorted(set(self.milestones)):
             raise ValueError(f"milestones: expected rising shares such as [0.6, 0.8], got {self.milestones}")
-        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
-            raise ValueError("nesterov is of SGD with momentum; set optimizer=sgd and momentum, or leave it out")
-        owners = {"betas": "optimizer=adamw", "milestones": "schedule=step", "gamma": "schedule=step"}
-        for key, owner in owners.items():
-            other, _, needed = owner.partition("=")
-            used, default = getattr(self, other), type(self).model_fields[key].default
-            if used != needed and getattr(self, key) != default:
-                raise ValueError(f"{key}: of {owner} alone, and {other} is {used}; leave it out")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: of SGD with momentum, and momentum is 0; set it, or leave nesterov out")
         return self
 
     @pydantic.model_serializer(mode="wrap")

@@ -75,6 +75,14 @@ class Method(nn.Module):
         """Names of the teacher's taps that this instance reads; if empty, the teacher does not run at all."""
         return self.student_taps()
 
+    def labelled_terms(self) -> set[str]:
+        """Names of the terms that are means over labelled pixels, or over their classes, and 0 where there are none.
+
+        Where `train.accumulate` splits a batch, the engine lets such a term of a micro-batch count as much as that has
+        labels. Else each micro-batch without labels would make the mean over all of them smaller.
+        """
+        return set()
+
     def adapt(self, student: Taps, teacher: Taps) -> None:
         """Make the layers and buffers whose sizes depend on the networks. Called once, before training.
 
@@ -180,6 +188,10 @@ class Composite(Method):
     def teacher_taps(self) -> set[str]:
         """All taps that one of the methods reads."""
         return set().union(*(method.teacher_taps() for _, method in self.each()))
+
+    def labelled_terms(self) -> set[str]:
+        """All such terms of all methods, each named `<method>_<term>`."""
+        return {f"{name}_{term}" for name, method in self.each() for term in method.labelled_terms()}
 
     def adapt(self, student: Taps, teacher: Taps) -> None:
         """Adapt each method."""

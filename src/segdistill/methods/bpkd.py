@@ -53,7 +53,7 @@ class BoundaryPrivileged(Method):
 
     Pixels without a label belong to what lies between, so that images without labels are compared as in `cwd`. In a
     batch without borders the term `edge` is 0. The means are over the batch of all processes; with `train.accumulate`,
-    over a micro-batch.
+    over a micro-batch, whose `edge` counts as much as it has labels.
 
     Args:
         edge_weight: of the term `edge`, a mean over the border's pixels; 50 as in reimplementations of the paper,
@@ -84,6 +84,10 @@ class BoundaryPrivileged(Method):
     def student_taps(self) -> set[str]:
         """`logits`, unless both weights are 0."""
         return {"logits"} if self.edge_weight or self.body_weight else set()
+
+    def labelled_terms(self) -> set[str]:
+        """`edge`, since labels have borders."""
+        return {"edge"}
 
     def forward(self, student: Taps, teacher: Taps, target: Tensor, progress: float) -> dict[str, Tensor]:
         """The terms `edge` and `body`."""

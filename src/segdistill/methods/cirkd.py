@@ -144,8 +144,9 @@ class CrossImageRelations(Method):
     it, up to 16 random pixels and the mean of all (the region), before the memory is used. The student is compared
     with it through a projector (1×1 convolution, batch norm, ReLU, 1×1 convolution) to the teacher's channels. The
     batch is that of all processes, where the authors' memory terms are means over each GPU's own pixels; with
-    `train.accumulate`, images are paired, and means are taken, within each micro-batch. What is drawn for the memory
-    and from it is the same for any number of processes, and differs between micro-batches.
+    `train.accumulate`, images are paired, and means are taken, within each micro-batch; its memory terms, which are
+    means over labelled pixels, count as much as it has labels. What is drawn for the memory and from it is the same for
+    any number of processes, and differs between micro-batches.
 
     Args:
         pixel_weight: of the term `pixel`, the KL divergence on logits; 1 in the paper.
@@ -187,6 +188,10 @@ class CrossImageRelations(Method):
         """`logits` and `features`, each unless all its weights are 0."""
         features = self.mini_batch_weight or any(self.memory_weights.values())
         return {name for name, weight in (("logits", self.pixel_weight), ("features", features)) if weight}
+
+    def labelled_terms(self) -> set[str]:
+        """Those of the memory, with which labelled pixels are compared."""
+        return {"memory_pixel", "memory_region"}
 
     def adapt(self, student: Taps, teacher: Taps) -> None:
         """The projector and the memory, unless their weights are 0."""

@@ -66,6 +66,11 @@ class ChannelWise(Method):
         features_temperature: float = 4.0,
     ):
         super().__init__()
+        if not features_weight and features_temperature != 4.0:
+            raise ValueError(
+                "method cwd, features_temperature: of the term on features, which is off; set features_weight (50 in "
+                "the paper), or leave it out"
+            )
         self.weight = weight
         self.temperature = temperature
         self.features_weight = features_weight

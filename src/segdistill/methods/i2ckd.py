@@ -148,9 +148,9 @@ def prototype_distances(student: Tensor, teacher: Tensor, present: Tensor) -> Pr
 class I2CKD(Method):
     """Triplet loss between class prototypes of the batch, and channel-wise KL divergence between score maps.
 
-    Prototypes are those of the batch of all processes; with `train.accumulate`, of each micro-batch. The student's go
-    through a linear map without bias to the teacher's channels, where these differ: the same as a 1×1 convolution on
-    the map, at C×A cost.
+    Prototypes are those of the batch of all processes; with `train.accumulate`, of each micro-batch, which counts as
+    much as it has labels. The student's go through a linear map without bias to the teacher's channels, where these
+    differ: the same as a 1×1 convolution on the map, at C×A cost.
 
     Args:
         prototype_weight: β, of the triplet term; the paper does not give it, ours is 1.
@@ -192,6 +192,10 @@ class I2CKD(Method):
         """`features` and `logits`, each unless its weight is 0."""
         weights = (("features", self.prototype_weight), ("logits", self.score_weight))
         return {name for name, weight in weights if weight}
+
+    def labelled_terms(self) -> set[str]:
+        """`prototypes`, which are those of labelled pixels."""
+        return {"prototypes"}
 
     def adapt(self, student: Taps, teacher: Taps) -> None:
         """The number of classes, and a linear map from the student's to the teacher's channels where they differ."""

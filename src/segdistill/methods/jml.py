@@ -106,7 +106,7 @@ class JaccardMetric(Method):
 
     It is a mean over the classes that are there: those that a compared pixel has as its label, or as the most probable
     one in the teacher's eyes. Several processes compare the batch of all of them; with `train.accumulate` it is a
-    micro-batch.
+    micro-batch, which counts as much as it has labels if pixels without a label are left out.
 
     Args:
         weight: of the term; 0.75 in the paper, beside 0.25 on the cross-entropy (`supervised.ce`), which is 1 as a
@@ -125,6 +125,10 @@ class JaccardMetric(Method):
     def student_taps(self) -> set[str]:
         """`logits`, unless the weight is 0."""
         return {"logits"} if self.weight else set()
+
+    def labelled_terms(self) -> set[str]:
+        """The term, if pixels without a label are left out."""
+        return {"logits"} if self.labelled_only else set()
 
     @full_precision
     def distance(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:

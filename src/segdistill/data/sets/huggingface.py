@@ -105,6 +105,10 @@ class HuggingFace(SegmentationDataset):
             )
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(ids).long()
 
+    def has_mask(self, index: int) -> bool:
+        """Whether there is a column of masks."""
+        return self.mask is not None
+
     def _place(self, index: int, column: str) -> Path:
         return Path(f"{self.title}, row {index}, column {column}")
 

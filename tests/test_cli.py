@@ -242,11 +242,11 @@ def test_debug_gives_the_traceback(monkeypatch):
 
 @pytest.mark.parametrize(
     ("given", "wanted"),
-    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "1000"}, None)],
+    [({}, cli.SPINS), ({"GOMP_SPINCOUNT": "infinite"}, "infinite"), ({"OMP_WAIT_POLICY": "PASSIVE"}, None)],
 )
-def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(given, wanted):
-    code = "import os, sys; from segdistill import cli; cli.wait_asleep(); "
-    code += "print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)"
+def test_threads_wait_briefly_unless_the_user_says_otherwise(given, wanted):
+    code = "import os, sys; from segdistill import cli; cli.wait_briefly(); "
+    code += "print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     others = {name: value for name, value in os.environ.items() if name not in cli.WAITING}
     done = subprocess.run([sys.executable, "-c", code], env=others | given, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(wanted), "False"]  # torch reads it once, as it is loaded

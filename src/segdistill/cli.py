@@ -14,8 +14,11 @@ from segdistill.commands import compare, data, deploy, evaluate, look, train
 from segdistill.engine.faults import known_fault
 from segdistill.show.bars import speaking
 
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""Variables by which a user says how OpenMP's threads wait."""
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+"""Variables by which a user says how the threads of PyTorch's builds for Linux wait for each other."""
+
+SPINS = "2000"
+"""How often they look before they sleep, some microseconds; by default it is a millisecond."""
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
@@ -53,7 +56,7 @@ def segdistill(
 def main() -> None:
     """Entry point: a mistake is one line and exit code 2, Ctrl-C 130; `--debug` anywhere gives the traceback."""
     tolerate_any_encoding()
-    wait_asleep()
+    wait_briefly()
     completion.mend_words()
     completion.mend_scripts()
     arguments = sys.argv[1:]
@@ -79,14 +82,14 @@ def main() -> None:
         fail(error.format_message())  # a mistake in the arguments
 
 
-def wait_asleep() -> None:
-    """Let PyTorch's threads sleep while they wait for each other, unless the user says otherwise; before it is loaded.
+def wait_briefly() -> None:
+    """Let PyTorch's threads sleep soon while they wait for each other, unless the user says otherwise.
 
-    By default they spin, and where other processes want the cores, they take them from the very thread that they
-    wait for (`benchmarks/waiting.py`).
+    By default they spin long, and where other processes want the cores, they take them from the very thread that they
+    wait for (`benchmarks/waiting.py`). It has to be said before PyTorch is loaded.
     """
     if not any(name in os.environ for name in WAITING):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def _arguments(given: list[str]) -> list[str]:

@@ -9,6 +9,8 @@ from segdistill.comparison.grid import compare
 from segdistill.comparison.plan import load_plan
 from segdistill.comparison.table import cells, figures
 from segdistill.report import write_report
+from segdistill.report.comparison import draw_comparison
+from segdistill.report.figures import Album
 from test_compare import TINY
 
 GRID = ["methods=[none,kd]", "seeds=2", "lengths=[40,80]"]
@@ -76,6 +78,18 @@ def test_each_length_has_its_own_baseline_and_the_figure_joins_them(tmp_path):
     words = re.search('test mIoU against the length[^"<]*kd at 80[^"<]*', page)
     miou = next(row["miou"] for row in result["rows"] if (row["length"], row["method"]) == (80, "kd"))
     assert f"kd at 80 {100 * miou:.1f} % at 80" in words.group(0)
+
+
+def test_a_method_that_val_says_nothing_of_is_left_out_of_its_figure(tmp_path):
+    plan = finished(tmp_path / "grid", *GRID, lift=lift)
+    result = gathered(plan)
+    for line in (*result["rows"], *result["runs"]):
+        if line["method"] == "kd":
+            line["val_miou"] = None
+    drawn = draw_comparison(Album(tmp_path, "svg"), result, plan.out).drawings
+    (val,) = (drawing.svg for drawing in drawn if drawing.name == "compare_lengths_val")
+    assert "none at 80" in val
+    assert "kd at 80" not in val
 
 
 def test_it_runs(tmp_path):

@@ -50,7 +50,7 @@ def cells(result: Comparison) -> tuple[list[str], list[list[str]]]:
     header = [*places.values(), "method", score, *_differences(result), "gap closed", *COSTS]
     lines = []
     for data, teacher in result["teachers"].items():
-        at = {"data": data, "student": teacher["network"]}
+        at = _teacher_place(data, teacher)
         unknown = ["–"] * (len(header) - len(places) - 4)
         lines.append([*(at.get(key, "–") for key in places), "teacher", _percent(teacher["miou"]), *unknown])
         lines[-1] += [_scaled(teacher["params"], 1e6, 2), _scaled(teacher["flops"], 1e9, 1)]
@@ -91,7 +91,7 @@ def further_cells(result: Comparison, metric: str | None = None) -> tuple[list[s
     header = [*places.values(), "method", *(line["title"] + ARROWS[line["better"]] for line in told)]
     lines = []
     for data, teacher in result["teachers"].items():
-        at = {"data": data, "student": teacher["network"]}
+        at = _teacher_place(data, teacher)
         means = [{"mean": teacher["metrics"][line["metric"]][line["key"]]} for line in told]
         own = [_figure(*pair, result["confidence"]) for pair in zip(told, means, strict=True)]
         lines.append([*(at.get(key, "–") for key in places), "teacher", *own])
@@ -138,7 +138,7 @@ def figures(result: Comparison) -> list[list[Any]]:
     ranges = [name for name in ranges if not name.endswith(tuple(f"bootstrap_{key}" for key in seeds))]
     table: list[list[Any]] = [[*PLACES, "method", "seeds", *plain, *ranges, *costs, "errors"]]
     for data, teacher in result["teachers"].items():
-        at = {"data": data, "student": teacher["network"]}
+        at = _teacher_place(data, teacher)
         row = [*map(at.get, PLACES), "teacher", "", *(teacher.get(key) for key in plain)]
         table.append([*row, *([None] * len(ranges)), *(teacher.get(key) for key in costs), ""])
     for row in result["rows"]:
@@ -190,6 +190,11 @@ def latex(result: Comparison) -> str:
 
     others = [line for title, told in _others(result).items() for line in ("", f"% {title}:", *table(*told))]
     return "\n".join([*(f"% {note}" for note in notes(result)), *table(*cells(result)), *others]) + "\n"
+
+
+def _teacher_place(data: str, teacher: Mapping[str, Any]) -> dict[str, str]:
+    """The entries of `PLACES` that a teacher has; it belongs to no share of labels and to no length."""
+    return {"data": data, "student": teacher["network"]}
 
 
 def _places(result: Comparison) -> dict[str, str]:

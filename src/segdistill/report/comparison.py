@@ -184,21 +184,23 @@ class _Painter:
 
     def lengths(self, split: str, rows: list[Row], place: str, end: str) -> Drawing | None:
         """MIoU over the steps of whole trainings, on a split."""
-        lengths = sorted({row["length"] for row in rows if row.get("length")})
+        own = split == self.result["split"]  # the teacher's figures are of this one alone
+        rows = [row for row in rows if row.get("length") and (own or row["val_miou"] is not None)]
+        lengths = sorted({row["length"] for row in rows})
         if len(lengths) < 2:
             return None
-        if split != self.result["split"]:
+        if not own:
             rows = [{**row, **self._on_val(row)} for row in rows]
         at = {length: float(length) for length in lengths}
         told = f"{split} mIoU against the length of the training, %{place}"
-        teacher = split == self.result["split"]  # its figures are of this one
-        name = f"lengths_{split}"
-        return self._along(name, end, told, rows, "length", at, "steps of the training", scaled=True, teacher=teacher)
+        name, unit = f"lengths_{split}", "steps of the training"
+        return self._along(name, end, told, rows, "length", at, unit, scaled=True, teacher=own)
 
     def _on_val(self, row: Row) -> dict[str, Any]:
         """A row's figures on the validation split."""
-        own = [run for run in self.result["runs"] if all(run.get(key) == row[key] for key in (*PLACES, "method"))]
-        mean, deviation = mean_and_deviation([run["val_miou"] for run in own if run["status"] == "done"])
+        own = [run for run in self.result["runs"] if all(run.get(key) == row.get(key) for key in (*PLACES, "method"))]
+        known = [run["val_miou"] for run in own if run["status"] == "done" and run["val_miou"] is not None]
+        mean, deviation = mean_and_deviation(known)
         return {"miou": mean, "miou_deviation": deviation}
 
     def _along(

@@ -25,8 +25,9 @@ def test_labels_are_a_dimension_of_the_grid():
     assert [run.config.data.labelled for run in plan.runs[:6:2]] == [0.25, 0.5, 1.0]
     assert plan.runs[0].folder.name == "synthetic_labelled=25pc_pspnet_resnet18_quarter_none_seed0"
     assert len(plan.rows()) == 6
-    named = load_plan(SOURCE, ["methods=[none]", "seeds=1", "labelled=[3, '*a']"], "o")
-    assert [(run.labelled, run.config.data.labelled) for run in named.runs] == [("3", 3), ("*a", "*a")]
+    named = load_plan(SOURCE, ["methods=[none]", "seeds=1", "labelled=[3, '*a', ['a*', 'b*']]"], "o")
+    given = [(run.labelled, run.config.data.labelled) for run in named.runs]
+    assert given == [("3", 3), ("*a", "*a"), ("a* b*", ["a*", "b*"])]
     assert load_plan(SOURCE, ["methods=[none]", "data.labelled=3"], "o").runs[0].labelled is None
     with pytest.raises(ValueError, match=r"labelled: expected numbers of images, .*, got \[0\.5, True\]"):
         load_plan(SOURCE, ["methods=[none]", "labelled=[0.5, true]"], "o")
@@ -64,6 +65,7 @@ def test_it_runs(tmp_path):
     source = {**TINY, "data": {**TINY["data"], "images": 8}}
     result = compare(source, ["methods=[none,kd]", "seeds=1", "labelled=[0.5,1.0]"], out=tmp_path, say=lambda _: None)
     assert [row["errors"] for row in result["rows"]] == [[]] * 4
+    assert [(row["labelled"], row["labelled_images"]) for row in result["rows"][::2]] == [("50 %", 4), ("100 %", 8)]
     assert (tmp_path / "teacher/eval_test.json").is_file()  # its data are those of the runs, but for the labels
     scores = {run["labelled"]: run["miou"] for run in result["runs"] if run["method"] == "none"}
     assert scores["50 %"] != scores["100 %"]

@@ -24,6 +24,7 @@ class Cell:
         length: steps, where the grid has trainings of several lengths; else None.
         metrics: by which it is evaluated beside the mean IoU.
         guide: the configuration whose teacher it is compared with by a metric; None where none of them needs one.
+        labelled_images: how many training images have labels; None until the data have been looked at.
     """
 
     data: str
@@ -36,6 +37,7 @@ class Cell:
     length: int | None = None
     metrics: tuple[str, ...] = ()
     guide: Config | None = None
+    labelled_images: int | None = None
 
     @property
     def place(self) -> Place:

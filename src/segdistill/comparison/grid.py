@@ -183,23 +183,32 @@ def _checked(plan: Plan) -> Plan:
     Raises:
         ValueError: as `_check_splits`.
     """
-    images = _check_splits(plan)
-    runs = tuple(replace(run, config=in_steps(run.config, images[run.data])) for run in plan.runs)
+    images, labelled = _check_splits(plan)
+    runs = tuple(
+        replace(run, config=in_steps(run.config, images[run.data]), labelled_images=labelled[run.data, run.labelled])
+        for run in plan.runs
+    )
     return replace(plan, runs=runs, teachers={folder: in_steps(config) for folder, config in plan.teachers.items()})
 
 
-def _check_splits(plan: Plan) -> dict[str, int]:
-    """Refuse data without the splits that are needed; returns the number of training images of each data set."""
-    split, images = plan.options.split, {}
+def _check_splits(plan: Plan) -> tuple[dict[str, int], dict[tuple[str, str | None], int]]:
+    """Refuse data without the splits that are needed.
+
+    Returns:
+        The number of training images of each data set, and of those that have labels, of each share of them.
+    """
+    split, images, having = plan.options.split, {}, {}
     with searched_once():
-        for (name, _), config in {(run.data, run.labelled): run.config for run in plan.runs}.items():
-            images[name] = len(build_training(config.data, distils=True)[0])
+        for (name, share), config in {(run.data, run.labelled): run.config for run in plan.runs}.items():
+            training, labelled = build_training(config.data, distils=True)
+            images[name] = len(training)
+            having[name, share] = len(training if labelled is None else labelled)
             try:
                 quick_check(build_split(config.data, split))
             except ValueError as error:
                 hint = "; split=val compares on the validation split" if split == "test" else ""
                 raise ValueError(f"{error}{hint}") from None
-    return images
+    return images, having
 
 
 def _share_threads(plan: Plan, executor: Executor) -> Plan:

@@ -23,9 +23,10 @@ class GridConfig(Section):
     widths: list[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=1)
     """Compares one student at several widths, instead of several `students`: factors on its channels, as in
     `student.width`."""
-    labelled: list[int | float | str] | None = Field(None, min_length=1)
-    """Compares several labelled shares: a list of values of `data.labelled`, such as `[0.125, 0.25, 1.0]`. Each share
-    has its own baseline; a teacher that the comparison trains uses all labels."""
+    labelled: list[int | float | str | list[str]] | None = Field(None, min_length=1)
+    """Compares several labelled shares: a list of values of `data.labelled`, such as `[0.125, 0.25, 1.0]` or
+    `["0001TP*", ["0001TP*", "0006R0*"], "*"]`. Each share has its own baseline; a teacher that the comparison trains
+    uses all labels."""
     lengths: list[Annotated[int, Field(gt=0)]] | None = Field(None, min_length=1)
     """Compares trainings of several lengths: a list of values of `train.steps`, such as `[800, 1600, 3200]`. Each
     length has its own baseline and a whole schedule: warm-up and the number of validations keep their shares of the

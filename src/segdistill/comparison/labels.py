@@ -56,16 +56,18 @@ def method_label(method: Sequence[Mapping[str, Any]]) -> str:
     return "+".join(parts)
 
 
-def share_label(share: int | float | str) -> str:
+def share_label(share: int | float | str | Sequence[str]) -> str:
     """How many images have labels, as tables name it.
 
     Args:
         share: a value of `data.labelled`.
 
-    >>> share_label(0.125), share_label(46), share_label("0001TP*")
-    ('12.5 %', '46', '0001TP*')
+    >>> share_label(0.125), share_label(46), share_label("0001TP*"), share_label(["0001TP*", "0006R0*"])
+    ('12.5 %', '46', '0001TP*', '0001TP* 0006R0*')
     """
-    return f"{100 * share:g} %" if isinstance(share, float) else str(share)
+    if isinstance(share, float):
+        return f"{100 * share:g} %"
+    return str(share) if isinstance(share, int | str) else " ".join(share)
 
 
 def entry_labels(section: str, entries: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -67,12 +67,14 @@ def gather(
     options = plan.options
     reader = _Reader(plan)
     runs = {run.folder: reader.entry(run, failed.get(run.folder.name)) for run in plan.runs}
-    members = {key: [runs[cell.folder] for cell in cells] for key, cells in plan.rows().items()}
+    cells = plan.rows()
+    members = {key: [runs[cell.folder] for cell in own] for key, own in cells.items()}
     told = describe_metrics(plan.runs[0].metrics)
     rows = []
     baseline, against = plan.baseline, plan.against
     for (place, method), entries in members.items():
         row: dict[str, Any] = {**dict(zip(PLACES, place, strict=True)), "method": method}
+        row["labelled_images"] = cells[place, method][0].labelled_images
         row |= {"baseline": method == baseline, **_summary(entries)}
         base = [] if row["baseline"] else members.get((place, baseline), [])
         alike = row["baseline"] or against in (None, method)  # the one is held against the other already

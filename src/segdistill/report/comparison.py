@@ -169,16 +169,13 @@ class _Painter:
         return self._draw("steps", end, f"val mIoU against steps, %{place}", ends, paint, teacher=False)
 
     def labels(self, rows: list[Row], place: str, end: str) -> Drawing | None:
-        """MIoU over the share of images with labels."""
-        shares = list(dict.fromkeys(row["labelled"] for row in rows))
-        if len(shares) < 2 or None in shares:
+        """MIoU over the number of images with labels."""
+        counts = {row["labelled"]: row.get("labelled_images") for row in rows}
+        if len(counts) < 2 or None in counts:
             return None
-        numbers = [label_number(share) for share in shares]
-        scaled = None not in numbers and len({unit for _, unit in filter(None, numbers)}) == 1
-        at = {
-            share: (found[0] if scaled and found else float(n))
-            for n, (share, found) in enumerate(zip(shares, numbers, strict=True))
-        }
+        known = {share: float(count) for share, count in counts.items() if count is not None}
+        scaled = len(known) == len(counts)  # a table of an older version does not say how many they are
+        at = known if scaled else {share: float(n) for n, share in enumerate(counts)}
         told = f"{self.result['split']} mIoU against labels, %{place}"
         return self._along("labels", end, told, rows, "labelled", at, "images with labels", scaled=scaled)
 
@@ -225,7 +222,9 @@ class _Painter:
                 self._bars(axes, [(at[row[key]], row) for row in own], **style)
             if scaled and max(at.values()) > 3 * min(at.values()) > 0:
                 axes.set_xscale("log")
-            axes.set_xticks(list(at.values()), [brief(str(value), 14) for value in at])
+            axes.set_xticks(
+                list(at.values()), [_tick(str(value), place if scaled else None) for value, place in at.items()]
+            )
             axes.minorticks_off()
             axes.set_xlabel(unit)
 
@@ -319,17 +318,7 @@ def mean_band(curves: Sequence[Sequence[Sequence[float]]]) -> list[tuple[float, 
     return [(step, mean, sd or 0.0) for step in steps for mean, sd in [mean_and_deviation([c[step] for c in known])]]
 
 
-def label_number(share: str) -> tuple[float, str] | None:
-    """A share of labels as a number with its unit, from its label in tables; None of a list or a pattern.
-
-    Args:
-        share: such as `12.5 %` or `46`.
-
-    >>> label_number("12.5 %"), label_number("46"), label_number("0001TP*")
-    ((12.5, '%'), (46.0, ''), None)
-    """
-    value, _, unit = share.partition(" ")
-    try:
-        return float(value), unit
-    except ValueError:
-        return None
+def _tick(value: str, place: float | None) -> str:
+    """What stands below a tick: the value, and the number at which it lies if that is another."""
+    name = brief(value, 14)
+    return name if place is None or value == f"{place:.0f}" else f"{name}\n{place:.0f}"

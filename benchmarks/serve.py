@@ -73,7 +73,7 @@ def soak(requests: int, clients: int, size: tuple[int, int]) -> dict[str, Any]:
         network = build_model(NETWORK, num_classes=3)
         file = Path(folder) / "student.safetensors"
         save_student(file, network, make_card(network, ["a", "b", "c"], [(0, 0, 0), (255, 0, 0), (0, 0, 255)]))
-        command = [sys.executable, "-m", "segdistill.cli", "serve", str(file), "--port", "0", "--device", "cpu"]
+        command = [sys.executable, "-m", "segdistill", "serve", str(file), "--port", "0", "--device", "cpu"]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             assert server.stdout is not None

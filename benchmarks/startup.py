@@ -18,12 +18,12 @@ from _measure import RESULTS, machine
 TORCH = ["-c", "import torch"]
 COMMANDS = {
     "import segdistill": (["-c", "import segdistill"], 0.1),
-    "segdistill --help": (["-m", "segdistill.cli", "--help"], None),
-    "segdistill --version": (["-m", "segdistill.cli", "--version"], None),
-    "segdistill distill --help": (["-m", "segdistill.cli", "distill", "--help"], None),
-    "segdistill list config": (["-m", "segdistill.cli", "list", "config"], None),
-    "segdistill list methods": (["-m", "segdistill.cli", "list", "methods"], 1.25),
-    "a mistake in a key": (["-m", "segdistill.cli", "train", "camvid/student_cpu", "train.stepz=1"], None),
+    "segdistill --help": (["-m", "segdistill", "--help"], None),
+    "segdistill --version": (["-m", "segdistill", "--version"], None),
+    "segdistill distill --help": (["-m", "segdistill", "distill", "--help"], None),
+    "segdistill list config": (["-m", "segdistill", "list", "config"], None),
+    "segdistill list methods": (["-m", "segdistill", "list", "methods"], 1.25),
+    "a mistake in a key": (["-m", "segdistill", "train", "camvid/student_cpu", "train.stepz=1"], None),
 }
 """Name → arguments of Python, and the ratio that is aimed at."""
 

@@ -34,7 +34,7 @@ def main() -> None:
     for command in COMMANDS:
         words = shlex.split(command.replace("\\\n", " "))
         if words[1] != "serve":
-            subprocess.run([sys.executable, "-m", "segdistill.cli", *words[1:]], cwd=ROOT, check=True)
+            subprocess.run([sys.executable, "-m", "segdistill", *words[1:]], cwd=ROOT, check=True)
     page = OUT / "report/index.html"
     page.write_text(page.read_text("utf-8").replace(f"{ROOT}/", ""), "utf-8")
     shutil.copy(RUNS / "formats.png", OUT / "formats.png")
@@ -145,7 +145,7 @@ def photograph_page(words: list[str], scene: int) -> None:
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         raise SystemExit("the page of `segdistill serve` needs Chromium: apt-get install chromium")
-    command = [sys.executable, "-m", "segdistill.cli", *words]
+    command = [sys.executable, "-m", "segdistill", *words]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         said = ""

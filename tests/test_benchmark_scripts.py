@@ -66,7 +66,7 @@ def test_students_on_worse_images(tmp_path):
     grid = {**section, "methods": ["none", "kd"], "seeds": 2, "split": "val", "teacher": {"config": section}}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
     runs = tmp_path / "runs"
-    done = run(sys.executable, "-m", "segdistill.cli", "compare", str(tmp_path / "grid.yaml"), "--out", str(runs))
+    done = run(sys.executable, "-m", "segdistill", "compare", str(tmp_path / "grid.yaml"), "--out", str(runs))
     assert done.returncode == 0, done.stderr
     out, sheet = tmp_path / "worse.json", tmp_path / "sheet.png"
     command = ("benchmarks/out_of_domain.py", str(runs), "--split", "val", "--out", str(out), "--sheet", str(sheet))

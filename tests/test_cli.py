@@ -271,7 +271,7 @@ def test_data_check_lists_problems_and_fails(tmp_path, segdistill):
 def test_a_terminated_run_goes_on_where_it_stopped(tmp_path):
     config = tmp_path / "tiny.yaml"
     config.write_text(TINY.replace("steps: 2", "steps: 100000, threads: 1").replace("workers: 0", "workers: 1"))
-    command = [sys.executable, "-m", "segdistill.cli", "train", str(config), "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "segdistill", "train", str(config), "--out", str(tmp_path / "run")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     metrics = tmp_path / "run/metrics.jsonl"
     wait_until(lambda: metrics.is_file() and metrics.read_text().count("\n") > 2, process)

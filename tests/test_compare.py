@@ -266,7 +266,7 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
 def test_a_terminated_grid_saves_its_run_and_goes_on(tmp_path):
     config = tmp_path / "grid.yaml"
     config.write_text(yaml.safe_dump({**ALONE, "methods": ["none"], "train": {**TINY["train"], "save_every": 0}}))
-    command = [sys.executable, "-m", "segdistill.cli", "compare", str(config), "seeds=1", "train.steps=100000"]
+    command = [sys.executable, "-m", "segdistill", "compare", str(config), "seeds=1", "train.steps=100000"]
     process = subprocess.Popen([*command, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)
     folder = tmp_path / "out/synthetic_pspnet_resnet18_quarter_none_seed0"
     metrics = folder / "metrics.jsonl"

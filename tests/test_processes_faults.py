@@ -131,7 +131,7 @@ def processes_of(out):
 def torchrun(config, out, *options, kill=None):
     """A run of two processes, one of which is killed after three steps if named: its exit code, and what it says."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *options]
-    command += ["-m", "segdistill.cli", "train", config, "train.steps=40", "--out", out, "--resume", "auto"]
+    command += ["-m", "segdistill", "train", config, "train.steps=40", "--out", out, "--resume", "auto"]
     run = subprocess.Popen(
         [str(word) for word in command], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )

@@ -295,7 +295,7 @@ def test_a_machine_is_lost_and_the_table_is_the_same(tmp_path):
     machines = [cluster.add_node(num_cpus=1) for _ in range(2)]
     held = []
     try:
-        command = [sys.executable, "-m", "segdistill.cli", "compare", str(grid), "--out", str(out)]
+        command = [sys.executable, "-m", "segdistill", "compare", str(grid), "--out", str(out)]
         command += ["--executor", "ray", "--address", cluster.address, "--gpus", "0"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         held += hold(folders, 2, process)

@@ -573,7 +573,7 @@ def test_data_that_are_not_there_are_no_samples(whole, tmp_path):
 
 
 def begin(*arguments):
-    command = [sys.executable, "-m", "segdistill.cli", "serve", *map(str, arguments)]
+    command = [sys.executable, "-m", "segdistill", "serve", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 

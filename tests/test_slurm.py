@@ -61,7 +61,7 @@ SCONTROL = """#!/bin/sh
 [ "$1" = requeue ] && echo "$2" >> "{home}/requeued$2"
 """
 SEGDISTILL = """#!/bin/sh
-exec {python} -m segdistill.cli "$@"
+exec {python} -m segdistill "$@"
 """
 
 

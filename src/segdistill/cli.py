@@ -107,7 +107,3 @@ def fail(message: str, status: int = 2) -> None:
         who = f", process {os.environ.get('RANK', '0')} of {world}" if world > 1 else ""
         print(f"segdistill{who}: {one_line(message)}", file=sys.stderr, flush=True)
     sys.exit(status)
-
-
-if __name__ == "__main__":
-    main()

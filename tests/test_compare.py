@@ -344,4 +344,10 @@ def test_what_is_wrong_with_all_runs_is_said_before_the_first(tmp_path):
     data = f"data={{name: folder, root: {tmp_path}, classes: [a, b], val_fraction: 0.5}}"
     with pytest.raises(ValueError, match=r"no split 'test'.*; split=val compares on the validation split"):
         compare(TINY, [*GRID, data], out=tmp_path / "c")
+    for changes, line in (
+        (["methods=[none]", "data.groups=^(zzz)_"], r"data\.groups: '\^\(zzz\)_' is not in"),
+        (["methods=[none, {name: bpkd, kernel_size: 4}]"], r"method bpkd\(kernel_size=4\): .*4"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            compare(TINY, changes, out=tmp_path / "c")
     assert not (tmp_path / "c").exists()

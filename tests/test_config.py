@@ -91,6 +91,12 @@ def test_lists_of_methods():
         ("data.crop=[0, 32]", "data.crop: expected [height, width] in pixels, got [0, 32]"),
         ("data.size=[32, -4]", "data.size: expected [height, width] in pixels, got [32, -4]"),
         ("train.optimizer=adam", "train.optimizer: Input should be 'sgd' or 'adamw', got 'adam'"),
+        ("train.steps=true", "train.steps: expected a number, got true"),  # and not 1
+        ("data.augment={cutmix: on}", "data.augment.cutmix: expected a number, got true"),
+        ("data.images=true", "data.images: expected a number, got true"),
+        ("method={name: mimic, weight: [yes]}", "method mimic, weight: expected a number, got true"),
+        ("train.betas=[0.9,false]", "train.betas: expected a number, got false"),
+        ("train.momentum=1", "train.momentum: Input should be less than 1, got 1"),
         ("steps", "expected key.sub=value"),
         ("data.name.x=1", "which has no keys"),
     ],

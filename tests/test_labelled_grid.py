@@ -4,11 +4,14 @@ import json
 import re
 
 import pytest
+import torch
 
 from comparisons import SOURCE, finished, gathered
+from conftest import write_image
 from segdistill.comparison.grid import compare
 from segdistill.comparison.plan import load_plan
 from segdistill.comparison.table import cells
+from segdistill.engine.evaluate import evaluate_run
 from segdistill.report import write_report
 from test_compare import TINY
 
@@ -39,8 +42,21 @@ def test_a_teacher_that_is_trained_first_has_all_labels(tmp_path):
     source = {**SOURCE, "teacher": {"config": {"student": {"name": "deeplabv3_resnet18"}, "train": {"steps": 3}}}}
     plan = load_plan(source, [*GRID, "data.labelled_per_batch=2"], tmp_path)
     (config,) = plan.teachers.values()
-    assert (config.data.labelled, config.data.labelled_per_batch) == (None, None)
+    assert (config.data.labelled, config.data.labelled_per_batch) == ("masks", None)
     assert {run.config.data.labelled_per_batch for run in plan.runs} == {2}
+
+
+@pytest.mark.parametrize("teachers", [1, 2])
+@pytest.mark.parametrize(
+    ("seen", "own"),
+    [("data.cat_max_ratio=0.75", True), ("data.augment.classmix=0.5", True), ("data.flip=false", False)],
+)
+def test_where_labels_decide_what_is_seen_each_share_has_its_cache(teachers, seen, own):
+    section = [{"checkpoint": "runs/teacher", "cache": "c"}, {"checkpoint": "runs/other"}][:teachers]
+    plan = load_plan({**SOURCE, "teacher": section}, [*GRID, seen], "o")
+    caches = {run.labelled: run.config.cached_teacher.cache for run in plan.runs if run.config.distils}
+    assert caches == {share: f"c/labelled={share[:-2]}pc" if own else "c" for share in ("25 %", "50 %", "100 %")}
+    assert {len(run.config.teachers) for run in plan.runs if run.config.distils} == {teachers}
 
 
 def test_each_share_has_its_own_baseline(tmp_path):
@@ -59,6 +75,23 @@ def test_each_share_has_its_own_baseline(tmp_path):
     titles = re.findall("<figcaption>(.*?)</figcaption>", section)
     assert "test mIoU against labels, %" in titles
     assert "val mIoU against steps, %: 25 % labels" in titles
+
+
+def test_it_runs_where_images_have_no_masks(tmp_path):
+    for split, count, masks in (("train", 6, 4), ("val", 2, 2), ("test", 2, 2)):
+        for number in range(count):
+            image = torch.randint(0, 256, (32, 32, 3), generator=torch.Generator().manual_seed(number)).byte().numpy()
+            write_image(tmp_path / f"images/{split}/{number}.png", image)
+            if number < masks:
+                write_image(tmp_path / f"masks/{split}/{number}.png", (image[..., 0] > 127).astype("uint8"))
+    data = {"name": "folder", "root": str(tmp_path), "classes": ["a", "b"], "crop": [32, 32], "batch_size": 2}
+    source = {**TINY, "data": {**data, "workers": 0, "cat_max_ratio": 0.9}}
+    source["teacher"] = {**source["teacher"], "cache": str(tmp_path / "cache")}
+    result = compare(source, ["methods=[none,kd]", "seeds=1", "labelled=[2,4]"], out=tmp_path / "o", say=lambda _: None)
+    assert [row["errors"] for row in result["rows"]] == [[]] * 4
+    assert [row["labelled_images"] for row in result["rows"]] == [2, 2, 4, 4]
+    run = next(tmp_path.glob("o/*labelled=2_*_kd_seed0"))
+    assert evaluate_run(run, split="train", device="cpu")["images"] == 4
 
 
 def test_it_runs(tmp_path):

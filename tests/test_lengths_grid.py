@@ -8,6 +8,7 @@ from comparisons import SOURCE, finished, gathered
 from segdistill.comparison.grid import compare
 from segdistill.comparison.plan import load_plan
 from segdistill.comparison.table import cells, figures
+from segdistill.engine.epochs import in_steps
 from segdistill.report import write_report
 from segdistill.report.comparison import draw_comparison
 from segdistill.report.figures import Album
@@ -28,6 +29,8 @@ def test_each_length_has_a_whole_schedule():
     assert plan.runs[2].folder.name == "synthetic_steps=80_pspnet_resnet18_quarter_none_seed0"
     assert len(plan.rows()) == 4
     assert load_plan(SOURCE, ["methods=[none]"], "o").runs[0].length is None
+    by_epochs = load_plan(SOURCE, [*GRID, "train.warmup_epochs=0.5"], "o").runs[::2][:2]
+    assert [in_steps(run.config, 80).train.warmup for run in by_epochs] == [5, 10]
 
 
 def test_labels_and_lengths_cross():

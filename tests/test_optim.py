@@ -297,7 +297,9 @@ def test_epochs_run_again_as_they_are():
     assert (train.steps, train.epochs, train.warmup, train.warmup_epochs) == (10, None, 5, None)
     assert load_config(yaml.safe_load(dump_config(in_steps(again)))).train == train
     some = load_config(BASE, ["train.epochs=4", "data.labelled=2"])
-    assert in_steps(some).train.steps == 2  # alone, the student sees no other images
+    assert (
+        in_steps(some).train.steps == 10
+    )  # those without labels count, too: alone and distilled, it trains equally long
     usual = load_config(BASE)
     assert in_steps(usual, 10) is usual
 

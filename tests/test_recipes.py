@@ -102,6 +102,8 @@ def smaller(name, files):
     changes = list(SIZES) if name in TRAINED else ["data.workers=0"]
     if "size" in raw["data"]:
         changes.append("data.size=[48,48]")
+    if "labelled_per_batch" in raw["data"]:
+        changes.append("data.labelled_per_batch=1")
     if "unlabelled" in raw["data"]:
         changes.append("data.unlabelled.batch_size=1")
     if "pretrained" in raw["student"]:

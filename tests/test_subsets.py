@@ -15,7 +15,7 @@ from segdistill.data import build_dataset
 from segdistill.data.check import quick_check
 from segdistill.data.dataset import SegmentationDataset, hash_names
 from segdistill.data.sampler import train_loader
-from segdistill.data.subsets import PartlyLabelled, Subset, choose_labelled, keep_only, match_names
+from segdistill.data.subsets import PartlyLabelled, Subset, choose_labelled, keep_labelled, keep_only, match_names
 from segdistill.data.transforms import TrainTransform
 from segdistill.engine.build import build_split, build_training
 from segdistill.engine.config import load_config
@@ -134,6 +134,11 @@ def test_no_masks_at_all_and_empty_lists(tmp_path):
         ({"labelled_seed": 2}, "data: labelled_seed: of a choice by number or share, and data.labelled is null"),
         ({"labelled_seed": 2, "labelled": "a*"}, "data: labelled_seed: of a choice by number or share, and data.l"),
         ({"labelled": 3, "labelled_per_batch": 9}, "data.labelled_per_batch is 9, of a batch of 8 (data.batch_size)"),
+        (
+            {"labelled": 3, "labelled_per_batch": 8},
+            "8, of a batch of 8 (data.batch_size): no image without labels would",
+        ),
+        ({"labelled": 3, "labelled_per_batch": True}, "data.labelled_per_batch: expected a number, got true"),
         ({"only": {"trian": "a*"}}, "data.only.trian"),
     ],
 )
@@ -310,6 +315,12 @@ def test_a_folder_in_which_some_images_have_masks(folder):
     alone, labels = build_training(data, distils=False)
     assert labels is None
     assert alone.names == ["train/0", "train/1", "train/2"]
+    scored = keep_labelled(build_split(data, "train"))
+    assert scored.names == ["train/0", "train/1", "train/2"]
+    assert quick_check(scored, sample=6) == []
+    assert keep_labelled(alone) is alone
+    bare = Subset(build_split(data, "train"), [3, 4])
+    assert keep_labelled(bare) is bare  # which is refused by who wants labels
     without = load_config({"data": options, "student": {"name": "pspnet_resnet18"}}).data
     with pytest.raises(ValueError, match=r"3.png has no mask; expected .* \(and 2 more"):
         build_training(without, distils=True)
@@ -368,6 +379,14 @@ def test_alone_the_student_trains_on_what_has_labels(teacher, tmp_path):
     assert some == only
 
 
+def test_an_epoch_is_as_long_alone_as_distilled(teacher, tmp_path, capfd):
+    for method in ("none", "kd"):
+        made = some_labels(teacher, method, labelled_per_batch=None)
+        assert distill(made, ["train.epochs=0.5"], out=tmp_path / method)["steps"] == 2  # 8 images, 2 at a time
+        others = "; a student alone learns nothing from the others" if method == "none" else ""
+        assert f"data, train: 3 of 8 images have labels{others}\n" in capfd.readouterr().err
+
+
 def test_a_run_that_was_interrupted_goes_on_to_the_bit(teacher, tmp_path, monkeypatch):
     distill(some_labels(teacher), out=tmp_path / "whole")
     with at_step(monkeypatch, 2, interrupt), pytest.raises(KeyboardInterrupt):
@@ -408,10 +427,11 @@ def test_a_cache_is_good_for_any_choice_of_labels(teacher, tmp_path, capfd):
         assert ("0 of 8 views are there" in told) == (number == 0), told
 
 
-def test_where_crops_follow_the_labels_a_cache_is_of_one_choice(teacher, tmp_path):
+@pytest.mark.parametrize("seen", [{"cat_max_ratio": 0.9}, {"augment": {"classmix": 0.5}}])
+def test_where_labels_decide_what_is_seen_a_cache_is_of_one_choice(teacher, tmp_path, seen):
     section = {"checkpoint": teacher, "cache": str(tmp_path / "cache")}
     for number, (labelled, line) in enumerate(((3, None), (4, "was filled with data.labelled="))):
-        given = config(method="kd", teacher=section, data={"labelled": labelled, "cat_max_ratio": 0.9, "batch_size": 2})
+        given = config(method="kd", teacher=section, data={"labelled": labelled, "batch_size": 2, **seen})
         if line is None:
             distill(given, out=tmp_path / f"run{number}")
         else:

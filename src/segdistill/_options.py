@@ -3,9 +3,35 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pydantic
+
+
+class Checked(pydantic.BaseModel):
+    """What a configuration gives: `true`, which is also what YAML makes of `on` and `yes`, is no number."""
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _refuse_flags_for_numbers(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        given = next((part for part in (value if isinstance(value, list) else [value]) if isinstance(part, bool)), None)
+        if given is not None:
+            wanted = _parts(cls.model_fields[str(info.field_name)].annotation)
+            if not wanted & {bool, Any, object, True, False} and wanted & {int, float}:
+                raise ValueError(f"expected a number, got {str(given).lower()}")
+        return value
+
+
+def _parts(annotation: Any) -> set[Any]:
+    """All that an annotation is made of."""
+    inner = get_args(annotation)
+    return {annotation} if not inner else set().union(*map(_parts, inner))
+
+
+class Options(Checked):
+    """Options of an entry; others are refused."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
 def options_model(callable_: Callable[..., Any], skip: tuple[str, ...] = ()) -> type[pydantic.BaseModel]:
@@ -23,8 +49,7 @@ def options_model(callable_: Callable[..., Any], skip: tuple[str, ...] = ()) -> 
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[name] = (hints.get(name, Any), default)
-    config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-    return pydantic.create_model(callable_.__name__, __config__=config, **fields)
+    return pydantic.create_model(callable_.__name__, __base__=Options, **fields)
 
 
 def closest(name: str, known: Iterable[str]) -> str:

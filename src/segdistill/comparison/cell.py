@@ -63,7 +63,9 @@ class Cell:
             steps: how many.
         """
         train, share = self.config.train, steps / self.config.train.steps
-        changes = {"steps": steps, "warmup": round(train.warmup * share)}
+        changes: dict[str, float] = {"steps": steps, "warmup": round(train.warmup * share)}
+        if train.warmup_epochs is not None:
+            changes["warmup_epochs"] = train.warmup_epochs * share
         if train.eval_every:
             changes["eval_every"] = -(-steps // max(1, round(train.steps / train.eval_every)))
         return replace(self, config=self.config.model_copy(update={"train": train.model_copy(update=changes)}))

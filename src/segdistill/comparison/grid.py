@@ -18,6 +18,7 @@ from segdistill.comparison.table import write_tables
 from segdistill.comparison.watch import Watch
 from segdistill.comparison.work import evaluate_teacher, measure, train_and_evaluate
 from segdistill.data.check import quick_check
+from segdistill.data.groups import sequences
 from segdistill.data.walk import searched_once
 from segdistill.engine.build import build_split, build_training
 from segdistill.engine.config import Config, load_config
@@ -28,6 +29,7 @@ from segdistill.engine.run_folder import CONFIG, SUMMARY, stored_json, write_jso
 from segdistill.engine.runtime import environment
 from segdistill.engine.settings import check_same, settings_digest
 from segdistill.engine.teacher import teacher_digest
+from segdistill.methods import build_method
 from segdistill.metrics._catalogue import need_teacher
 
 PLAN = "plan.json"
@@ -183,6 +185,11 @@ def _checked(plan: Plan) -> Plan:
     Raises:
         ValueError: as `_check_splits`.
     """
+    for label, method in {run.method: run.config.method for run in plan.runs}.items():
+        try:
+            build_method(method)
+        except ValueError as error:
+            raise ValueError(f"method {label}: {error}") from None
     images, labelled = _check_splits(plan)
     runs = tuple(
         replace(run, config=in_steps(run.config, images[run.data]), labelled_images=labelled[run.data, run.labelled])
@@ -204,10 +211,13 @@ def _check_splits(plan: Plan) -> tuple[dict[str, int], dict[tuple[str, str | Non
             images[name] = len(training)
             having[name, share] = len(training if labelled is None else labelled)
             try:
-                quick_check(build_split(config.data, split))
+                dataset = build_split(config.data, split)
+                quick_check(dataset)
             except ValueError as error:
                 hint = "; split=val compares on the validation split" if split == "test" else ""
                 raise ValueError(f"{error}{hint}") from None
+            if config.data.groups is not None:
+                sequences(dataset.names, config.data.groups)
     return images, having
 
 

@@ -119,6 +119,8 @@ def load_plan(
     cells: list[Cell] = []
     for data_label, data in zip(data_labels, datas, strict=True):
         all_labels = {k: v for k, v in data.items() if not (options.labelled and k in LABELS)}
+        if options.labelled:
+            all_labels["labelled"] = "masks"  # there may be images without
         teacher = _teacher(raw.get("teacher"), all_labels, data_label if len(datas) > 1 else "", out, teachers)
         parts = {**raw, "teacher": teacher}
         for share, length, (student_label, student) in places:
@@ -127,6 +129,7 @@ def load_plan(
                 DataConfig.replace(part, "labelled", shares[share])
             for label, method in by_label:
                 config = _cell_config({**parts, "data": part, "student": student, "method": method}, label)
+                config = config if share is None else _with_own_cache(config, share)
                 cell = Cell(data_label, student_label, label, 0, config, out, share, length)
                 cells.append(cell if length is None else _of_length(cell, length))
     runs = [_run(cell, seed, out) for seed in options.seeds for cell in cells]
@@ -151,6 +154,16 @@ def _cell_config(whole: Mapping[str, Any], label: str) -> Config:
     if config.teacher is None:
         raise ValueError(f"method {label} needs a teacher; set teacher.checkpoint=RUN or teacher.config=FILE")
     return config
+
+
+def _with_own_cache(config: Config, share: str) -> Config:
+    """A run of a share of labels, with a teacher's cache of its own where labels decide what is seen of an image."""
+    section = config.cached_teacher
+    if section is None or not config.data.seen_by_labels:
+        return config
+    own = section.model_copy(update={"cache": f"{section.cache}/labelled={slug(share)}"})
+    teacher = [own, *config.teachers[1:]] if isinstance(config.teacher, list) else own
+    return config.model_copy(update={"teacher": teacher})
 
 
 def _take_list(raw: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[Any] | None]:

@@ -81,6 +81,16 @@ class PartlyLabelled(Subset):
         return index in self.labelled
 
 
+def keep_labelled(dataset: SegmentationDataset) -> SegmentationDataset:
+    """The items that have masks; the data set itself where all have one, or none.
+
+    Args:
+        dataset: images, of which some may lack a mask.
+    """
+    having = [index for index in range(len(dataset)) if dataset.has_mask(index)]
+    return Subset(dataset, having) if 0 < len(having) < len(dataset) else dataset
+
+
 def keep_only(dataset: SegmentationDataset, split: str, only: Only | None) -> SegmentationDataset:
     """The items of a split whose names fit one of its patterns; all of them where there is none for it.
 

@@ -136,8 +136,8 @@ class DataConfig(Open):
     mask. The other training images count as images without labels: all terms that need no labels use them. A student
     without a teacher cannot learn from them and trains on the labelled images only."""
     labelled_per_batch: int | None = Field(None, gt=0)
-    """How many of the `batch_size` images of a batch have labels. If left out, batches are drawn at random from all
-    images: with 46 labelled images of 367, one in eight has labels on average."""
+    """How many of the `batch_size` images of a batch have labels, at least one less than all. If left out, batches are
+    drawn at random from all images: with 46 labelled images of 367, one in eight has labels on average."""
     labelled_seed: int = Field(0, ge=0)
     """Seed for the random choice of `labelled` by number or share. A smaller choice is always contained in a larger one
     with the same seed."""
@@ -196,8 +196,11 @@ class DataConfig(Open):
     @pydantic.model_validator(mode="after")
     def _check_labels_per_batch(self) -> "DataConfig":
         count = self.labelled_per_batch
-        if count is not None and count > self.batch_size:
-            raise ValueError(f"data.labelled_per_batch is {count}, of a batch of {self.batch_size} (data.batch_size)")
+        if count is not None and count >= self.batch_size:
+            raise ValueError(
+                f"data.labelled_per_batch is {count}, of a batch of {self.batch_size} (data.batch_size): no image "
+                "without labels would be seen; data.only leaves such images out"
+            )
         return self
 
     @property
@@ -214,6 +217,11 @@ class DataConfig(Open):
     def groups_choose(self) -> bool:
         """Whether the data set makes its splits of whole sequences, so that `groups` says what is trained on."""
         return "groups" in SETS.options(self.name).model_fields
+
+    @property
+    def seen_by_labels(self) -> bool:
+        """Whether labels decide what is seen of an image: how it is cropped, or what of it is pasted into others."""
+        return self.cat_max_ratio is not None or (self.augment is not None and self.augment.classmix > 0)
 
     @property
     def images_per_step(self) -> int:

@@ -2,7 +2,7 @@
 
 import math
 
-from segdistill.engine.build import build_training
+from segdistill.engine.build import build_split
 from segdistill.engine.config import Config
 
 
@@ -11,9 +11,10 @@ def in_steps(config: Config, images: int | None = None) -> Config:
 
     Args:
         config: where `train.epochs` and `train.warmup_epochs` may be given.
-        images: that are trained on, those of `data.unlabelled` aside. An epoch is images/batch_size steps; a batch may
-            straddle two epochs, and the last one is filled up. None: the data set is opened to count them, if that is
-            needed.
+        images: of the training split, with and without labels, those of `data.unlabelled` aside. An epoch is
+            images/batch_size steps, for a student alone as for a distilled one, so that both train equally long; a
+            batch may straddle two epochs, and the last one is filled up. None: the data set is opened to count them,
+            if that is needed.
 
     Returns:
         The configuration as it is where both are left out, else with `train.steps` and `train.warmup` in their place.
@@ -25,7 +26,7 @@ def in_steps(config: Config, images: int | None = None) -> Config:
     if train.epochs is None and train.warmup_epochs is None:
         return config
     if images is None:
-        images = len(build_training(config.data, distils=config.distils)[0])
+        images = len(build_split(config.data, "train"))
     epoch = images / config.data.batch_size
     changes: dict[str, int | None] = {"epochs": None, "warmup_epochs": None}
     if train.epochs is not None:

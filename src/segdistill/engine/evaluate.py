@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,13 +13,14 @@ from segdistill._types import Size, Told
 from segdistill.data import SegmentationDataset
 from segdistill.data.check import quick_check
 from segdistill.data.sampler import eval_loader
+from segdistill.data.subsets import keep_labelled
 from segdistill.engine.build import build_split
 from segdistill.engine.config import Config, is_config, load_config
 from segdistill.engine.modes import evaluating
 from segdistill.engine.protocol import PLAIN, Protocol, infer_ids
 from segdistill.engine.run_folder import CONFIG
 from segdistill.engine.runtime import Runtime, runtime
-from segdistill.engine.scoring import Scoring, check_metrics
+from segdistill.engine.scoring import Scoring, check_count, check_metrics
 from segdistill.engine.student import load_student, read_card, student_path
 from segdistill.engine.teacher import build_trained, check_order, tell_range
 from segdistill.metrics import confusion_matrix, image_counts, scores
@@ -61,7 +63,8 @@ def evaluate(
         image, (images,3,C), and `metrics`, what each one's `compute` gives; `size` and `protocol`, as they were.
 
     Raises:
-        ValueError: if the model's number of classes is not the data set's, or a metric is unknown or needs a teacher.
+        ValueError: if the number of classes of the model, or of the teacher that a metric needs, is not the data set's;
+            or if a metric is unknown or needs a teacher.
     """
     scoring = Scoring(metrics, dataset.classes, protocol, teacher)
     network = model if isinstance(model, nn.Module) else load_student(model)
@@ -71,12 +74,8 @@ def evaluate(
     counts = confusion_matrix(len(dataset.classes)).to(run.device)
     by_image = torch.zeros(len(dataset) if per_image else 0, 3, len(dataset.classes), dtype=torch.long)
     seen = 0
+    check = partial(check_count, classes=dataset.classes, whose="the model")
     batches = eval_loader(dataset, workers=workers, size=size, batch_size=batch_size, rank=run.rank, world=run.world)
-
-    def check(count: int) -> None:
-        if count != len(dataset.classes):
-            known = f"{len(dataset.classes)} ({', '.join(dataset.classes)})"
-            raise ValueError(f"the model has {count} classes, the data set {known}")
 
     with evaluating(network), scoring.on(run), torch.no_grad():
         for images, target in batches:
@@ -119,8 +118,9 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate a trained student in float32 on the data that its run names, or a network with weights as it is.
 
-    The protocol is that of the section `eval:` of the configuration whose data are used. What is conspicuous about the
-    data, such as another number of images than the published one, is printed.
+    The protocol is that of the section `eval:` of the configuration whose data are used. Training images that have no
+    mask (`data.labelled`) are left out. What is conspicuous about the data, such as another number of images than the
+    published one, is printed.
 
     Args:
         model: run folder or `student.safetensors`; or a configuration, a YAML file, whose student (else teacher) has
@@ -141,13 +141,14 @@ def evaluate_run(
 
     Raises:
         ValueError: if there is no configuration, the data or the model are not there, or the split has no labels; if a
-            metric is unknown, or there is no teacher for one that needs it.
+            metric is unknown, or there is no teacher for one that needs it; if the model or that teacher has another
+            number of classes than the data, or another order of them.
     """
     if is_config(model):
         own = named = load_config(model, overrides)
         seen = named if config is None else load_config(config)
         data = seen.data
-        dataset = build_split(data, split)
+        dataset = keep_labelled(build_split(data, split))
         trained = build_trained(named, dataset.classes)
         network: nn.Module = trained
         label = f"{trained.role} of {model}"
@@ -159,7 +160,7 @@ def evaluate_run(
         seen = load_config(config if config is not None else folder, overrides)
         own = load_config(folder) if (folder / CONFIG).is_file() else seen
         data = seen.data
-        dataset = build_split(data, split)
+        dataset = keep_labelled(build_split(data, split))
         check_order(card["classes"], dataset.classes, str(model))
         tell_range(card, dataset, str(model))
         network = load_student(model, allow_code=allow_code)

@@ -177,7 +177,7 @@ def forecast(
                 "seconds_per_step": step_time,
                 "seconds_per_image": image_time,
                 **_whole(
-                    in_steps(config, len(training.train_set)),
+                    in_steps(config),
                     step_time,
                     image_time * len(training.val_set),
                     cold + cold_image,

@@ -4,7 +4,9 @@ from collections.abc import Callable, Container, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import pydantic
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from segdistill._options import Checked
 
 
 class Owner(NamedTuple):
@@ -28,7 +30,7 @@ def owned_by(key: str, *values: str) -> Owner:
     return Owner(key, line, lambda value: value in values)
 
 
-class Section(BaseModel):
+class Section(Checked):
     """A section of the configuration; the docstring under a key is its entry in the reference."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)

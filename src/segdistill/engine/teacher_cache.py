@@ -196,8 +196,7 @@ def _facts(training: "Training", store: TapStore) -> dict[str, Any]:
     ]
     states = [one.network.state_dict() for one in members(teacher)]
     weights = states[0] if len(states) == 1 else {str(number): state for number, state in enumerate(states)}
-    augment = config.data.augment  # labels may say what is seen
-    labels = config.data.cat_max_ratio is not None or (augment is not None and augment.classmix > 0)
+    labels = config.data.seen_by_labels
     if labels and training.labelled is not None:
         settings["data.labelled"] = hashlib.sha256(str(training.labelled).encode()).hexdigest()[:16]
     digests = {name: _images_digest(d, labels) for name, d in zip(DIGESTS[1:], _datasets(training), strict=False)}

@@ -26,12 +26,12 @@ class TrainConfig(Section):
     """Number of optimiser steps in the whole run; give either `steps` or `epochs`."""
     epochs: float | None = Field(None, gt=0)
     """Number of passes over the training images, instead of `steps`; the run converts it into steps of
-    `data.batch_size` images."""
+    `data.batch_size` images. Images without labels count, too."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """`sgd` with momentum, as in the papers, or `adamw`. On CUDA the fused version is used."""
     lr: float = Field(0.01, gt=0)
     """Learning rate at the start, after the warm-up."""
-    momentum: float = Field(0.9, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of SGD."""
     nesterov: bool = False
     """Whether SGD uses Nesterov momentum."""
@@ -55,7 +55,7 @@ class TrainConfig(Section):
     follows the same schedule."""
     power: float = Field(0.9, ge=0)
     """Exponent of the polynomial schedule: the learning rate is `min_lr + (lr − min_lr) · (1 − step/steps)^power`."""
-    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.6, 0.8])
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.6, 0.8], min_length=1)
     """For the schedule `step`: shares of the training after which the learning rate is multiplied by `gamma`."""
     gamma: float = Field(0.1, gt=0, le=1)
     """For the schedule `step`: factor on the learning rate at each of `milestones`."""

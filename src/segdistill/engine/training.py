@@ -74,7 +74,7 @@ class Training:
         with searched_once():
             self.train_set, self.labelled = build.build_training(config.data, distils=config.distils)
             self.val_set = build.build_split(config.data, "val")
-        config = in_steps(config, len(self.train_set))
+            config = in_steps(config)
         cfg = config.train
         self.config, self.cfg, self.run, self.folder = config, cfg, run, folder
         checked = self.train_set if self.labelled is None else Subset(self.train_set, self.labelled)
@@ -82,9 +82,11 @@ class Training:
             for line in quick_check(dataset):
                 if run.main:
                     print(f"data, {split}: {line}", file=sys.stderr, flush=True)
-        if self.labelled is not None and run.main:
-            count = f"{len(self.labelled)} of {len(self.train_set)} images have labels"
-            print(f"data, train: {count}", file=sys.stderr, flush=True)
+        if config.data.labelled is not None and run.main:
+            whole = self.train_set.dataset if isinstance(self.train_set, Subset) else self.train_set
+            others = "" if config.distils else "; a student alone learns nothing from the others"
+            line = f"{len(checked)} of {len(whole)} images have labels{others}"
+            print(f"data, train: {line}", file=sys.stderr, flush=True)
         mixed = config.data.augment is not None and config.data.augment.classmix > 0  # which brings labels into them
         if config.data.unlabelled is not None and not config.distils and not mixed and run.main:
             line = "method none learns nothing from these images, but batch norm sees them; leave them out"

@@ -8,6 +8,7 @@ import string
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from conftest import REPOSITORY
@@ -20,9 +21,10 @@ from segdistill.data import build_dataset
 FACTS = {
     "images": 400, "labelled": 400, "labelled_share": 1.0, "labelled_per_batch": 0, "labels_in_a_batch": 8.0,
     "unlabelled": 100, "batch_size": 8, "steps": 10_000, "epochs": 200.0, "student_params": 1, "teacher_params": 9,
-    "student_pretrained": False, "shared_taps": "features", "classes_taught": 1.0, "teacher_miou_train": 0.8,
-    "teacher_error_train": 0.1, "teacher_sure": 0.5, "teacher_entropy": 0.1, "teacher_miou": 0.7, "teacher_error": 0.1,
-    "teacher_drop": 0.1, "baseline_miou": 0.5, "gap": 0.2, "looked_at": 32,
+    "student_pretrained": False, "shared_taps": "features, low1, low2", "taught_taps": 0, "untaught_taps": 3,
+    "classes_taught": 1.0, "teacher_miou_train": 0.8, "teacher_error_train": 0.1, "teacher_sure": 0.5,
+    "teacher_entropy": 0.1, "teacher_miou": 0.7, "teacher_error": 0.1, "teacher_drop": 0.1, "baseline_miou": 0.5,
+    "gap": 0.2, "looked_at": 32,
 }  # fmt: skip
 
 CASES = {
@@ -39,6 +41,10 @@ CASES = {
         {"teacher_sure": 0.95, "teacher_error_train": 0.03},
     ),
     "teacher-memorised": ({"teacher_drop": 0.25}, {"teacher_drop": 0.24}),
+    "teacher-memorised-and-behind": (
+        {"teacher_drop": 0.25, "gap": -0.001},
+        {"teacher_drop": 0.24, "gap": -0.001},
+    ),
     "teacher-wrong": ({"teacher_error_train": 0.2}, {"teacher_error_train": 0.19}),
     "from-scratch": ({}, {"student_pretrained": True}),
     "short": ({"epochs": 59.0}, {"epochs": 60.0}),
@@ -69,7 +75,7 @@ def test_every_rule_has_a_case_and_names_facts_that_there_are():
         named = {
             field for text in (rule.say, rule.because) for _, field, _, _ in string.Formatter().parse(text) if field
         }
-        assert named | set(rule.when) <= set(FACTS), rule.name
+        assert named | set(rule.when) | set(rule.unless) <= set(FACTS), rule.name
         assert rule.source
 
 
@@ -80,6 +86,41 @@ def test_what_is_not_known_speaks_for_nothing_and_breaks_no_sentence(name):
         assert not rule.holds(FACTS | CASES[name][0] | {fact: None})
     told = rule.advice(dict.fromkeys(FACTS))
     assert "{" not in told["say"] + told["because"] or name == "from-scratch"
+
+
+@pytest.mark.parametrize(("gap", "speaks"), [(-0.001, False), (0.0, True), (None, True)])
+@pytest.mark.parametrize("name", [rule.name for rule in load_rules() if rule.unless])
+def test_a_rule_that_speaks_for_the_teacher_is_silent_of_one_that_is_behind(name, gap, speaks):
+    facts = FACTS | CASES[name][0] | {"gap": gap}
+    assert (name in [found["rule"] for found in advise(facts)]) == speaks
+
+
+@pytest.mark.parametrize("labels", [{"labelled_share": 0.2}, {"labelled_share": 1.0, "unlabelled": 0}])
+def test_nothing_is_said_for_a_teacher_that_is_not_to_be_learned_from(labels):
+    worst = FACTS | labels | {"labels_in_a_batch": 1.6, "teacher_sure": 0.96, "teacher_drop": 0.3, "epochs": 40.0}
+    for error in (0.02, 0.3):
+        told = {found["rule"]: found["say"] for found in advise(worst | {"gap": -0.05, "teacher_error_train": error})}
+        assert told.keys() <= {
+            "teacher-not-ahead", "no-labels-per-batch", "teacher-memorised-and-behind", "teacher-wrong", "short"
+        }  # fmt: skip
+        assert told["teacher-not-ahead"].startswith("Do not distil from this teacher as it is")
+        assert "train it on" not in " ".join(told.values())  # which is not what one that memorised needs
+        assert "teacher-not-ahead" not in [found["rule"] for found in advise(worst | {"gap": None})]
+
+
+@pytest.mark.parametrize(
+    ("facts", "speaks"),
+    [
+        ({"epochs": 30.0}, True),
+        ({"epochs": 29.9}, False),
+        ({"taught_taps": 1, "untaught_taps": 1}, True),
+        ({"taught_taps": 2, "untaught_taps": 1}, False),  # several teach already
+        ({"taught_taps": 1, "untaught_taps": 0}, False),
+        ({"shared_taps": "none", "untaught_taps": 0}, False),
+    ],
+)
+def test_features_are_advised_where_there_are_some_that_do_not_teach_yet(facts, speaks):
+    assert ("from-scratch" in [found["rule"] for found in advise(FACTS | facts)]) == speaks
 
 
 @pytest.mark.parametrize(
@@ -195,6 +236,47 @@ def test_facts_of_data_and_networks(teacher):
     assert look(given, images=1)["facts"]["labels_in_a_batch"] == 2.0
 
 
+class Plain(nn.Module):
+    """A network that has no map in common with others but the one that is named."""
+
+    def __init__(self, *names):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 4, 3, 4, 1), nn.Conv2d(4, 11, 1)
+        self.taps = {"logits": "head", **dict.fromkeys(names, "body")}
+
+    def forward(self, images):
+        return self.head(self.body(images))
+
+
+@pytest.mark.parametrize(
+    ("method", "names", "shared", "taught", "untaught"),
+    [
+        ("kd", None, "features, low1, low2", 0, 3),
+        (["kd", "mimic"], None, "features, low1, low2", 1, 2),
+        ("fakd", None, "features, low1, low2", 0, 3),
+        ([{"name": "mimic", "taps": ["low1", "low2"]}], None, "features, low1, low2", 2, 1),
+        ("kd", ["low2"], "low2", 0, 1),
+        ("kd", ["deep"], "none", 0, 0),
+    ],
+    ids=str,
+)
+def test_the_advised_method_is_one_that_these_networks_can_have(teacher, method, names, shared, taught, untaught):
+    given = config(method=method, teacher={"checkpoint": teacher}, train={"steps": 400})
+    network = None
+    if names is not None:
+        given["student"], network = {}, Plain(*names)
+    facts = look(given, student=network, images=1)["facts"]
+    assert [facts[name] for name in ("shared_taps", "taught_taps", "untaught_taps")] == [shared, taught, untaught]
+    found = {line["rule"]: line["say"] for line in advise(facts | {"student_pretrained": False})}
+    assert ("from-scratch" in found) == (taught < 2 and untaught > 0)
+    if "from-scratch" in found:
+        advised = yaml.safe_load(found["from-scratch"].split("method=")[1].removesuffix("."))
+        assert advised[1]["taps"] == shared.split(", ")
+        again = look({**given, "method": advised}, student=network, images=1)["facts"]
+        assert (again["taught_taps"], again["untaught_taps"]) == (len(advised[1]["taps"]), 0)
+        assert "from-scratch" not in [line["rule"] for line in advise(again | {"student_pretrained": False})]
+
+
 def test_the_baseline_is_held_against_the_teacher(teacher):
     given = config(method="kd", teacher={"checkpoint": teacher})
     for protocol in ({}, {"absent": "zero", "flip": True}):  # the same for both, whatever the run is evaluated by
@@ -233,8 +315,6 @@ def test_a_teacher_of_other_classes_is_scored_on_those_that_it_knows(teacher):
 
 
 def test_at_the_terminal(teacher, tmp_path, segdistill):
-    import yaml
-
     path = tmp_path / "my.yaml"
     path.write_text(yaml.safe_dump(config(method="kd", teacher={"checkpoint": teacher})))
     status, out, _ = segdistill("advise", path, "--images", "2", "--json", tmp_path / "facts.json")
@@ -255,8 +335,6 @@ def test_at_the_terminal(teacher, tmp_path, segdistill):
     ],
 )
 def test_nothing_to_ask(changes, line, teacher, tmp_path, segdistill):
-    import yaml
-
     path = tmp_path / "my.yaml"
     path.write_text(yaml.safe_dump(config(method="kd", teacher={"checkpoint": teacher})))
     status, _, err = segdistill("advise", path, *changes)

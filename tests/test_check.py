@@ -363,3 +363,27 @@ def test_what_is_conspicuous_is_said_before_training(tmp_path, segdistill, comma
         assert status == 2
         assert line in err
         assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "line"),
+    [
+        ([], 0, "test: no split 'test'"),
+        (["data.only={val: val/d}"], 0, "test: no split 'test'"),
+        (["data.only={test: 'f*'}"], 2, "test: no split 'test'"),
+        (["data.only={test: 'x*'}"], 2, "test: data.only.test: 'x*' fits none of the 2 names"),
+    ],
+)
+def test_a_test_split_that_patterns_are_given_for_has_to_be_usable(tmp_path, segdistill, changes, status, line):
+    options = splits(tmp_path)
+    (tmp_path / "images/val/d.bmp").unlink()  # the copy of an image of train
+    (tmp_path / "masks/val/d.png").unlink()
+    write(tmp_path / "images/val/d.png", np.zeros((4, 6, 3)))
+    write(tmp_path / "masks/val/d.png", np.zeros((4, 6)))
+    if "no split" in line:
+        shutil.rmtree(tmp_path / "images" / "test")
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({"data": {"name": "folder", **options}, **NETWORKS}))
+    found, out, _ = segdistill("data", "check", path, *changes, "--workers", 0)
+    assert line in " ".join(out.split())
+    assert found == status, out

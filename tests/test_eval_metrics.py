@@ -6,8 +6,19 @@ import re
 import pytest
 
 from conftest import REPOSITORY
+from segdistill.engine.student import make_card, save_student
 from segdistill.metrics import list_metrics, metric_class
-from test_report import write_run
+from segdistill.models import build_model
+from test_report import NAMES, write_run
+
+OTHERS = {
+    "many": [f"thing {number}" for number in range(20)],
+    "few": NAMES[:5],
+    "longer": ["nothing", *NAMES],
+    "shuffled": NAMES[::-1],
+    "renamed": [f"my {name}" for name in NAMES],
+}
+"""Classes of networks that are no teachers of these data, but for the last one, whose names may mean the same."""
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +28,10 @@ def runs(tmp_path_factory):
     write_run(root / "none", student=2)
     write_run(root / "cwd", "cwd", teacher=teacher, student=3)
     write_run(root / "lost", "cwd", teacher=root / "gone", student=3)
+    write_run(root / "foreign", "cwd", teacher=root / "many.safetensors", student=3)
+    for name, classes in OTHERS.items():
+        network = build_model("pspnet_resnet18_quarter", num_classes=len(classes), output_stride=16)
+        save_student(root / f"{name}.safetensors", network, make_card(network, classes, [(0, 0, 0)] * len(classes)))
     return root
 
 
@@ -50,6 +65,12 @@ def test_a_few_are_chosen_and_a_teacher_is_named(runs, segdistill):
     assert found["agreement"]["corrected"] == 0.0
 
 
+def test_a_teachers_names_may_be_others(runs, segdistill):
+    given = ("--metric", "agreement", "--teacher", runs / "renamed.safetensors", "--json", runs / "renamed.json")
+    assert segdistill("eval", runs / "none", *given)[0] == 0
+    assert json.loads((runs / "renamed.json").read_text())["metrics"].keys() == {"agreement"}
+
+
 def test_by_default_nothing_is_added(runs, segdistill):
     code, out, _ = segdistill("eval", runs / "none", "--json", runs / "plain.json")
     assert code == 0
@@ -67,11 +88,22 @@ def test_by_default_nothing_is_added(runs, segdistill):
         ),
         (["none", "--metric", "agreement", "--teacher", "nowhere"], "nowhere"),
         (["lost", "--metric", "all"], "gone"),
+        *(
+            (["none", "--metric", "agreement", "--teacher", f"{name}.safetensors"], f"{name}.safetensors{line}")
+            for name, line in {
+                "many": " has 20 classes, the data set 11 (sky, building, ",
+                "few": " has 5 classes, the data set 11 (sky, building, ",
+                "longer": " has 12 classes, the data set 11 (sky, building, ",
+                "shuffled": f": class 0 of the network is {NAMES[-1]}, which is class 10 of the data; class_map: ",
+            }.items()
+        ),
+        (["foreign", "--metric", "all"], "many.safetensors has 20 classes"),
     ],
     ids=str,
 )
 def test_mistakes_are_one_line(runs, segdistill, arguments, message):
-    code, _, error = segdistill("eval", runs / arguments[0], *arguments[1:])
+    given = [runs / argument if argument.endswith(".safetensors") else argument for argument in arguments[1:]]
+    code, _, error = segdistill("eval", runs / arguments[0], *given)
     assert code == 2
     assert message in error
     assert len(error.strip().splitlines()) == 1

@@ -1,8 +1,11 @@
 """Sequences: how they are told from names, kept together in splits, and found in two of them."""
 
 import doctest
+import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from segdistill import load_config
@@ -122,8 +125,68 @@ def test_check_names_what_is_in_two_splits(folder):
     apart = check_splits("folder", {**folder, "groups": FRAME}, groups=FRAME)
     assert apart["val"].remarks[-1].startswith("1 sequence: 3 of s")
     assert not any("as well" in line for line in apart["val"].remarks)
-    odd = check_splits("folder", folder, groups="^(x)_")
-    assert odd["train"].startswith("data.groups: '^(x)_' is not in 's")
+
+
+ODD = {
+    "train": ("^(s[123])_", "s0_0"),
+    "val": ("^(s[023])_", "s1_3"),
+    "test": ("^(s[012])_", "s3_10"),
+}
+"""Split → a pattern that fits all names but some of that split, and the first of those."""
+
+
+@pytest.fixture
+def three(folder):
+    """Splits of the sequences s0 and s2, s1, s3; val and test have a copy of an image of train, all a torn mask."""
+    root = Path(folder["root"])
+    lists = {"train": ("s0", "s2"), "val": ("s1",), "test": ("s3",)}
+    for split, own in lists.items():
+        names = sorted(file.stem for file in (root / "images").iterdir() if file.stem.split("_")[0] in own)
+        (root / f"{split}.txt").write_text("\n".join(names))
+    for name in ("s0_1", "s1_4", "s3_9"):
+        (root / "masks" / f"{name}.png").write_bytes(b"torn")
+    for one, other in (("s0_2", "s1_5"), ("s2_8", "s3_11")):
+        shutil.copy(root / "images" / f"{one}.png", root / "images" / f"{other}.png")
+    return {"root": str(root), "classes": ["a", "b"]}
+
+
+@pytest.mark.parametrize("split", ODD)
+def test_a_pattern_that_does_not_fit_is_a_problem_beside_the_others(three, split):
+    pattern, name = ODD[split]
+    fits, odd = (check_splits("folder", three, groups=one) for one in (FRAME, pattern))
+    line = f"data.groups: {pattern!r} is not in {name!r}, so that its sequence is not known"
+    for one in ODD:
+        assert odd[one].problems == ([line] if one == split else []) + fits[one].problems
+        assert (odd[one].sizes, odd[one].share) == (fits[one].sizes, fits[one].share)
+        assert len(fits[one].problems) == (1 if one == "train" else 2)
+    assert "occurs in train and in val" in odd["val"].problems[-1]
+    assert "occurs in train and in test" in odd["test"].problems[-1]
+    assert not any("sequence" in remark for remark in odd[split].remarks)
+    other = next(one for one in ODD if one != split)
+    assert any("sequence" in remark for remark in odd[other].remarks)
+
+
+def test_a_pattern_that_fits_nothing_is_a_problem_of_each_split(folder):
+    found = check_splits("folder", folder, groups="^(x)_")
+    for split in ("train", "val"):
+        assert [problem[:32] for problem in found[split].problems] == ["data.groups: '^(x)_' is not in '"]
+        assert found[split].images in (3, 9)
+
+
+@pytest.mark.parametrize("split", ODD)
+def test_the_exit_status_says_that_a_pattern_does_not_fit(three, split, segdistill, tmp_path):
+    for file in (Path(three["root"]) / "masks").iterdir():
+        Image.new("L", (4, 4), 1).save(file)
+    for number, file in enumerate((Path(three["root"]) / "images").iterdir()):
+        Image.new("RGB", (4, 4), 10 + number).save(file)
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({"data": {"name": "folder", **three}, "student": {"name": "pspnet_resnet18"}}))
+    assert segdistill("data", "check", path, f"data.groups={FRAME}", "--workers", 0)[0] == 0
+    pattern, name = ODD[split]
+    status, out, _ = segdistill("data", "check", path, f"data.groups={pattern}", "--workers", 0)
+    assert status == 2
+    assert f"problem: data.groups: {pattern!r} is not in {name!r}" in " ".join(out.split())
+    assert out.count("of 4×4") == 3
 
 
 def test_lines_on_shared_sequences():

@@ -508,6 +508,17 @@ def test_an_evaluation_gives_them_beside_what_it_gives_anyway(dataset, protocol)
     assert further["agreement"]["teacher_accuracy"] == evaluate(teacher, dataset, protocol=protocol)["pixel_accuracy"]
 
 
+@pytest.mark.parametrize("protocol", VIEWS.values(), ids=VIEWS)
+@pytest.mark.parametrize("count", [10, 150])
+def test_a_teacher_of_another_number_of_classes_is_refused_where_it_is_needed(dataset, count, protocol):
+    model, teacher = Slope(len(dataset.classes), 0), Slope(count, 1)
+    with pytest.raises(ValueError, match=rf"^the teacher has {count} classes, the data set 11 \(sky, "):
+        evaluate(model, dataset, protocol=protocol, metrics=["sizes", "agreement"], teacher=teacher)
+    assert evaluate(model, dataset, protocol=protocol, metrics=["sizes"], teacher=teacher)["metrics"].keys() == {
+        "sizes"
+    }
+
+
 def test_large_images_are_seen_in_bands(dataset, monkeypatch):
     from segdistill.engine import protocol
 

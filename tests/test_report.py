@@ -204,10 +204,10 @@ def test_a_baseline_of_another_schedule_is_told(tmp_path):
 
 
 def change(folder, **sections):
-    """Change sections of a run's configuration."""
+    """Change sections of a run's configuration; what is no mapping is another section instead."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
     for name, values in sections.items():
-        config[name] = config.get(name, {}) | values
+        config[name] = {**(config.get(name) or {}), **values} if isinstance(values, dict) else values
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
 
@@ -328,6 +328,71 @@ def test_several_teachers_are_shown_as_their_mean(tmp_path):
     (kd / "config.yaml").write_text(yaml.safe_dump({**config, "teacher": ["a"]}))
     with pytest.raises(ValueError, match=r"teacher.*a mapping or a list of mappings"):
         read_study([kd])
+
+
+FEATURES_ALONE = {
+    "mimic": [{"name": "mimic"}],
+    "at": ["at"],
+    "local": "local",
+    "two": [{"name": "mimic", "taps": ["low1", "features"]}, {"name": "at"}],
+    "a term without weight": [{"name": "kd", "weight": 0.0}, {"name": "mimic"}],
+}
+"""Methods that read nothing of a teacher that is averaged."""
+
+
+@pytest.mark.parametrize("method", FEATURES_ALONE.values(), ids=FEATURES_ALONE)
+def test_methods_that_read_features_alone_learned_from_the_first_teacher(tmp_path, method):
+    kd, a, b = taught_by_two(tmp_path)
+    change(kd, method=method)
+    study = read_study([tmp_path])
+    assert [group.first.name for group in study.groups] == ["kd"]  # the other network is none of the students
+    assert (study.teacher.first.name, study.members) == ("a", [])
+    assert study.teacher.result("miou").mean == read_run(a).result["miou"]
+    beginning = (
+        f"{study.focus.label} did not learn from the mean of 3 networks or views: its methods read neither logits nor "
+        "output, and all else is the first network's."
+    )
+    told = f" The teacher on this page is that network alone, {a.resolve()}, which sees each image once."
+    assert study.notes == [beginning + told]
+    assert (read_study([kd], teacher=b).notes, read_study([kd], teacher=b).teacher.first.name) == ([], "b")
+    shutil.rmtree(a)
+    study = read_study([tmp_path])
+    assert (study.notes, study.teacher) == ([beginning], None)  # not the second network, of which it saw nothing
+
+
+def test_one_teachers_views_are_not_seen_by_features(tmp_path):
+    a = write_run(tmp_path / "a", level=0.5)
+    kd = write_run(tmp_path / "kd", "kd", level=0.3)
+    for method, members in (("kd", 1), ("mimic", 0), (["mimic", "kd"], 1), ("a method of another place", 1)):
+        change(kd, method=method, teacher={"checkpoint": str(a), "views": {"flip": True}})
+        study = read_study([tmp_path])
+        assert len(study.members) == members
+        assert (" did not learn from the mean of 2 " in study.notes[0]) == (not members)
+
+
+def test_what_two_students_learned_from_one_list_may_differ(tmp_path):
+    kd, a, b = taught_by_two(tmp_path)
+    change(shutil.copytree(kd, tmp_path / "mimic"), method="mimic")
+    study = read_study([tmp_path])
+    assert study.notes[0] == (
+        f"The runs have 2 teachers; shown is that of {study.focus.label}, {a.resolve()}, {b.resolve()}."
+    )
+
+
+def test_the_page_has_the_figures_of_the_first_teacher_where_the_mean_was_not_seen(tmp_path):
+    kd, a, _ = taught_by_two(tmp_path, a=1, b=2, kd=3)
+    change(kd, method="mimic")
+    text = write_report([tmp_path], images=1, say=lambda _: None).read_text(encoding="utf-8")
+    row = text.split('<tr class="teacher">')[1].split("</tr>")[0]
+    assert f"<b>{100 * read_run(a).result['miou']:.2f}</b>" in row
+    assert "the mean of" not in row
+    assert "did not learn from the mean of 3 networks or views" in text
+    study = read_study([tmp_path])
+    with inference.survey(study, "cpu", lambda _: None) as found:
+        image, _, predicted = found.predict(0)
+        with torch.no_grad():
+            ids = infer_ids(load_student(a), image[None], found.protocol)[0]
+        assert torch.equal(predicted["teacher"], ids)
 
 
 def test_of_several_teachers_that_are_not_all_there_the_first_one_is_shown(tmp_path):

@@ -225,6 +225,15 @@ def test_a_run_with_two_teachers_resumes_to_the_bit(taught, tmp_path, monkeypatc
     assert [section.views is not None for section in loaded.teachers] == [True, False]
 
 
+@pytest.mark.parametrize(("method", "told"), [("mimic", True), ("kd", False), (["mimic", "kd"], False)])
+def test_teachers_that_teach_nothing_are_told(taught, tmp_path, capfd, method, told):
+    distill(taught(method), ["train.steps=1"], out=tmp_path / "run")
+    line = (
+        "teacher: the methods read features alone, which are those of the first network, of the image as it is; leave"
+    )
+    assert (line in capfd.readouterr().err) == told
+
+
 def test_a_run_goes_on_with_no_other_teachers(taught, runs, tmp_path):
     distill(taught(), out=tmp_path / "run")
     moved = str(shutil.copytree(runs / "b", tmp_path / "moved"))

@@ -24,10 +24,13 @@ from segdistill.engine.student import load_student
 from segdistill.engine.teacher import check_order, observe
 from segdistill.functional import IGNORE
 from segdistill.metrics import confusion_matrix, scores
-from segdistill.taps import Tapped, resize_logits
+from segdistill.taps import GIVEN, UNDROPPED, Tapped, resize_logits
 
 SURE = 0.99
 """Probability of its best class from which a teacher counts as sure of a pixel."""
+
+NO_FEATURES = {"aux", "logits", UNDROPPED, *GIVEN}
+"""Taps that are no feature maps which a student could be taught."""
 
 
 def look(
@@ -128,13 +131,16 @@ def _of_data(training: Rehearsal, labelled: int) -> dict[str, Fact]:
 def _of_networks(training: Rehearsal) -> dict[str, Fact]:
     teacher, section = training.teacher, training.config.student
     assert teacher is not None
-    shared = sorted(set(training.distiller.student.paths) & set(teacher.paths) - {"aux", "logits"})
+    shared = set(training.distiller.student.paths) & set(teacher.paths) - NO_FEATURES
+    taught = training.method.teacher_taps() - NO_FEATURES
     whole, known = len(training.train_set.classes), teacher.class_map
     return {
         "student_params": sum(p.numel() for p in training.network.parameters()),
         "teacher_params": sum(p.numel() for p in teacher.network.parameters()),
         "student_pretrained": _is_pretrained(section),
-        "shared_taps": ", ".join(shared) or "none",
+        "shared_taps": ", ".join(sorted(shared)) or "none",
+        "taught_taps": len(taught),
+        "untaught_taps": len(shared - taught),
         "classes_taught": 1.0 if known is None else len(known.known) / whole,
     }
 

@@ -54,6 +54,8 @@ class Rule(BaseModel):
     """By which the rule is known."""
     when: dict[str, Condition]
     """Fact → condition; all of them must hold."""
+    unless: dict[str, Condition] = Field(default_factory=dict)
+    """Fact → condition; none of them may hold."""
     say: str
     """What to do or to expect."""
     because: str
@@ -64,12 +66,13 @@ class Rule(BaseModel):
     """Whether the rule speaks only where no other does."""
 
     def holds(self, facts: Mapping[str, Fact]) -> bool:
-        """Whether all conditions hold.
+        """Whether all conditions of `when` hold, and none of `unless`.
 
         Args:
             facts: by name.
         """
-        return all(condition.holds(facts.get(name)) for name, condition in self.when.items())
+        met = all(condition.holds(facts.get(name)) for name, condition in self.when.items())
+        return met and not any(condition.holds(facts.get(name)) for name, condition in self.unless.items())
 
     def advice(self, facts: Mapping[str, Fact]) -> dict[str, str]:
         """The rule's texts with the facts in them: `rule`, `say`, `because`, `source`.

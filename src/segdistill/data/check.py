@@ -286,8 +286,11 @@ def _check_split(
     else:
         report.problems = problems + report.problems
     if shared is not None:
-        shared.add(split, dataset.names)
-        report.remarks += shared.lines(split)
+        try:
+            shared.add(split, dataset.names)
+            report.remarks += shared.lines(split)
+        except ValueError as error:  # the pattern does not fit: what was found of the images counts all the same
+            report.problems.insert(0, str(error))
     return report
 
 
@@ -332,7 +335,8 @@ def check_splits(
 ) -> dict[str, DatasetReport | str]:
     """Check all splits of a data set, each by itself and against the others; why a split is not there, in its place.
 
-    An image of train that occurs in val or test as well is a problem of the latter, whose figures it makes too good.
+    An image of train that occurs in val or test as well is a problem of the latter, whose figures it makes too good. A
+    name of which `groups` does not tell the sequence is a problem of its split.
 
     Args:
         name: as in `list_datasets()`.

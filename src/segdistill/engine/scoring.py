@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class Scoring:
 
     def __init__(self, names: Sequence[str], classes: Sequence[str], protocol: Protocol, teacher: nn.Module | None):
         self.metrics = {name: build_metric(name, classes) for name in dict.fromkeys(names)}
+        self.classes = list(classes)
         self.protocol = protocol
         needing = [name for name, metric in self.metrics.items() if metric.needs_teacher]
         if needing and teacher is None:
@@ -75,8 +77,12 @@ class Scoring:
             prediction: class ids (N,H,W).
             target: (N,H,W) labels.
             images: (N,3,H,W) of the batch, for the teacher.
+
+        Raises:
+            ValueError: if the teacher's number of classes is not the data set's.
         """
-        teacher = None if self.teacher is None else infer_ids(self.teacher, images, self.protocol)
+        check = partial(check_count, classes=self.classes, whose="the teacher")
+        teacher = None if self.teacher is None else infer_ids(self.teacher, images, self.protocol, check=check)
         for metric in self.metrics.values():
             if metric.reads == "ids":
                 metric.update(prediction, target, teacher=teacher if metric.needs_teacher else None)
@@ -93,6 +99,21 @@ class Scoring:
         return {name: metric.compute() for name, metric in self.metrics.items()}
 
 
+def check_count(count: int, classes: Sequence[str], whose: str) -> None:
+    """Refuse a network whose number of classes is not the data set's.
+
+    Args:
+        count: of the network's classes.
+        classes: names of the data set's.
+        whose: what the network is, for the message.
+
+    Raises:
+        ValueError: if the numbers differ.
+    """
+    if count != len(classes):
+        raise ValueError(f"{whose} has {count} classes, the data set {len(classes)} ({', '.join(classes)})")
+
+
 def check_metrics(
     names: Sequence[str], config: Config, teacher: str | Path | Config | None, classes: Sequence[str]
 ) -> tuple[list[str], nn.Module | None]:
@@ -105,7 +126,8 @@ def check_metrics(
         classes: names of the data set's.
 
     Raises:
-        ValueError: if a metric is unknown, or there is no teacher for one that needs it, or it knows other classes.
+        ValueError: if a metric is unknown, or there is no teacher for one that needs it, or it has another number of
+            classes or another order of them.
     """
     chosen = choose_metrics(names)
     needing = need_teacher(chosen)
@@ -114,7 +136,9 @@ def check_metrics(
     if isinstance(teacher, Config):
         config = teacher
     elif teacher is not None:
-        check_order(read_card(teacher)["classes"], classes, str(teacher))
+        own = read_card(teacher)["classes"]
+        check_count(len(own), classes, f"the teacher {teacher}")
+        check_order(own, classes, str(teacher))
         return chosen, load_student(teacher)
     if config.distils and config.teacher is not None:
         tapped = build_teacher(config, classes)

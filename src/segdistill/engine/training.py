@@ -38,7 +38,7 @@ from segdistill.engine.student import load_student, make_card, save_student
 from segdistill.engine.sync_batchnorm import synchronise
 from segdistill.engine.teacher import build_teacher, tell_range
 from segdistill.engine.teacher_cache import Cache, cached_taps, fill, open_cache
-from segdistill.engine.teacher_views import members
+from segdistill.engine.teacher_views import AVERAGED, Ensemble, members
 from segdistill.methods import build_method
 from segdistill.models.stats import model_stats
 from segdistill.taps import Taps
@@ -117,6 +117,9 @@ class Training:
         self.method = self.distiller.method
         self.unlabelled = build.build_unlabelled(config.data)
         run.behind = self._behind()
+        if isinstance(self.teacher, Ensemble) and self.method.teacher_taps().isdisjoint(AVERAGED) and run.main:
+            line = "the methods read features alone, which are those of the first network, of the image as it is"
+            print(f"teacher: {line}; leave the other networks and views out", file=sys.stderr, flush=True)
         self.cached = cached_taps(config, self.method.teacher_taps())
         self.network = tapped.network
         self.critic = self.method.make_critic()

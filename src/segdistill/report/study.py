@@ -16,7 +16,7 @@ from segdistill.report.collect import (
     read_run,
     shared_classes,
 )
-from segdistill.report.teachers import as_one, find_teachers, told_apart
+from segdistill.report.teachers import as_one, find_teachers, learned_from, told_apart
 
 COLOURS = ("#1f77c9", "#d9590c", "#0f9d76", "#b5539c", "#d99a00", "#3fa7d6", "#7a5bd0", "#8a6d3b")
 """Of the students, told apart by colour-blind eyes too (after Okabe and Ito, 2008)."""
@@ -181,8 +181,8 @@ def read_study(
     """
     read = {folder.resolve(): read_run(folder) for path in runs for folder in find_runs(path)}
     named_teachers = [find_teachers(run) for run in read.values()] if teacher is None else [[Path(teacher).resolve()]]
-    looks = [run.looks for run in read.values()] if teacher is None else [1]
-    teachers = {(*folders, look) for folders, look in zip(named_teachers, looks, strict=True) if folders}
+    learned = [learned_from(run) for run in read.values()] if teacher is None else [(named_teachers[0], 1)]
+    teachers = {(*folders, looks) for folders, looks in learned if folders}
     for folder in {folder for folders in named_teachers for folder in folders}:  # a teacher is not one of the students
         if len(read) > 1:
             read.pop(folder, None)
@@ -197,9 +197,9 @@ def read_study(
     _paint(groups)
     study = Study(groups, given=given)
     first = study.focus.first
-    shown = [Path(teacher)] if teacher is not None else find_teachers(first)
+    shown, looks = ([Path(teacher)], 1) if teacher is not None else learned_from(first)
     guide = [read_run(folder) for path in shown for folder in find_runs(path)]
-    several = teacher is None and first.looks > 1 and len(guide) == len(first.teachers)
+    several = looks > 1 and len(guide) == len(first.teachers)
     if guide:
         own = [as_one(first, guide)] if several else guide if teacher is not None else guide[:1]
         study.teacher = Group("teacher", own, "teacher", TEACHER)
@@ -211,14 +211,22 @@ def read_study(
         notes.append(f"The runs have {len(teachers)} teachers; shown is that of {study.focus.label}, {told}.")
     if several:
         notes.append(
-            f"{study.focus.label} learned from the mean of {first.looks} networks or views. The teacher on this page "
-            f"is that mean.{told_apart(first, guide)}"
+            f"{study.focus.label} learned from the mean of {looks} networks or views. The teacher on this page is that "
+            f"mean.{told_apart(first, guide)}"
         )
-    elif teacher is None and guide and first.looks > 1:
+    elif guide and looks > 1:
         notes.append(
-            f"{study.focus.label} learned from the mean of {first.looks} networks or views, of which not all are "
-            f"there; the teacher's figures and pictures are those of {shown[0]} alone, which sees each image once."
+            f"{study.focus.label} learned from the mean of {looks} networks or views, of which not all are there; the "
+            f"teacher's figures and pictures are those of {shown[0]} alone, which sees each image once."
         )
+    elif teacher is None and first.looks > 1 and looks == 1:
+        line = (
+            f"{study.focus.label} did not learn from the mean of {first.looks} networks or views: its methods read "
+            "neither logits nor output, and all else is the first network's."
+        )
+        if guide:
+            line += f" The teacher on this page is that network alone, {shown[0]}, which sees each image once."
+        notes.append(line)
     notes += _not_comparable([*read.values(), *named])
     unequal = {key: group.label for group in groups for key in study.unequal(group)}
     if unequal:

@@ -1,6 +1,7 @@
 """Where a run's teachers are; and a teacher that is the mean of several networks or views, as one."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from segdistill.engine.config import load_config
 from segdistill.engine.teacher import Mapped, build_teacher
+from segdistill.engine.teacher_views import AVERAGED
+from segdistill.methods import build_method
 from segdistill.metrics import scores
 from segdistill.models.stats import model_stats
 from segdistill.report.collect import Run, is_run, number, views
@@ -35,6 +38,29 @@ def find_teachers(run: Run) -> list[Path]:
     """
     found = (find_teacher(run, named) for named in run.teachers)
     return [folder for folder in found if folder is not None]
+
+
+def learned_from(run: Run) -> tuple[list[Path], int]:
+    """What a run's methods read of its teachers: the mean of all of them, or the first network alone.
+
+    Args:
+        run: of a student.
+
+    Returns:
+        Folders of the teachers that it learned from, of those that are there, and how many probabilities are averaged.
+    """
+    if run.looks < 2 or _reads_mean(run):
+        return find_teachers(run), run.looks
+    named = run.sections[0].get("checkpoint")
+    folder = find_teacher(run, str(named)) if named else None
+    return [] if folder is None else [folder], 1
+
+
+def _reads_mean(run: Run) -> bool:
+    """Whether the methods read a tap that is averaged; of methods that are not known here, yes."""
+    with suppress(ValueError):
+        return not build_method(run.config.get("method") or []).teacher_taps().isdisjoint(AVERAGED)
+    return True
 
 
 def as_one(run: Run, members: Sequence[Run]) -> Run:

@@ -76,14 +76,15 @@ def check(
     if sheet is not None:
         written.append(f"drawn in {sheet}" if picture else f"{sheet}: not drawn, as no image can be read")
     bad = False
+    needed = {"train", "val", *(data.only or {})}  # a test split that patterns are given for has to be there, too
     if data.packed is not None:
         console.print(f"images of the pack {data.packed}", markup=False)
     for split, report in found.items():
         if isinstance(report, str):
-            bad |= split != "test"
+            bad |= split in needed
             alike = [other for other in found if found[other] == report]
             if split == alike[0]:  # what all splits lack is said once
-                console.print(f"{', '.join(alike)}: {report}", style="yellow" if alike == ["test"] else "red")
+                console.print(f"{', '.join(alike)}: {report}", style="red" if needed & set(alike) else "yellow")
             continue
         console.print(split, style="bold")
         for line in report.lines():

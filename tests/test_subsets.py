@@ -387,6 +387,11 @@ def test_an_epoch_is_as_long_alone_as_distilled(teacher, tmp_path, capfd):
         assert f"data, train: 3 of 8 images have labels{others}\n" in capfd.readouterr().err
 
 
+def test_where_all_have_labels_no_others_are_told_of(teacher, tmp_path, capfd):
+    distill(some_labels(teacher, "none", labelled="masks", labelled_per_batch=None), out=tmp_path / "run")
+    assert "data, train: 8 of 8 images have labels\n" in capfd.readouterr().err
+
+
 def test_a_run_that_was_interrupted_goes_on_to_the_bit(teacher, tmp_path, monkeypatch):
     distill(some_labels(teacher), out=tmp_path / "whole")
     with at_step(monkeypatch, 2, interrupt), pytest.raises(KeyboardInterrupt):

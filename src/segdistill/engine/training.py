@@ -84,7 +84,8 @@ class Training:
                     print(f"data, {split}: {line}", file=sys.stderr, flush=True)
         if config.data.labelled is not None and run.main:
             whole = self.train_set.dataset if isinstance(self.train_set, Subset) else self.train_set
-            others = "" if config.distils else "; a student alone learns nothing from the others"
+            bare = len(checked) < len(whole)
+            others = "; a student alone learns nothing from the others" if bare and not config.distils else ""
             line = f"{len(checked)} of {len(whole)} images have labels{others}"
             print(f"data, train: {line}", file=sys.stderr, flush=True)
         mixed = config.data.augment is not None and config.data.augment.classmix > 0  # which brings labels into them

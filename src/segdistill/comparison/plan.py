@@ -118,9 +118,9 @@ def load_plan(
     teachers: dict[Path, Config] = {}
     cells: list[Cell] = []
     for data_label, data in zip(data_labels, datas, strict=True):
-        all_labels = {k: v for k, v in data.items() if not (options.labelled and k in LABELS)}
-        if options.labelled:
-            all_labels["labelled"] = "masks"  # there may be images without
+        all_labels = data
+        if options.labelled:  # all that there are: some images may have no mask
+            all_labels = {k: v for k, v in data.items() if k not in LABELS} | {"labelled": "masks"}
         teacher = _teacher(raw.get("teacher"), all_labels, data_label if len(datas) > 1 else "", out, teachers)
         parts = {**raw, "teacher": teacher}
         for share, length, (student_label, student) in places:

@@ -81,13 +81,22 @@ class PartlyLabelled(Subset):
         return index in self.labelled
 
 
+def masked(dataset: SegmentationDataset) -> list[int]:
+    """The items that have masks, by position.
+
+    Args:
+        dataset: images, of which some may lack a mask.
+    """
+    return [index for index in range(len(dataset)) if dataset.has_mask(index)]
+
+
 def keep_labelled(dataset: SegmentationDataset) -> SegmentationDataset:
     """The items that have masks; the data set itself where all have one, or none.
 
     Args:
         dataset: images, of which some may lack a mask.
     """
-    having = [index for index in range(len(dataset)) if dataset.has_mask(index)]
+    having = masked(dataset)
     return Subset(dataset, having) if 0 < len(having) < len(dataset) else dataset
 
 
@@ -154,7 +163,7 @@ def choose_labelled(
         ValueError: if there are not so many, a name or pattern fits nothing, or a chosen image has no mask.
     """
     names = dataset.names
-    able = [index for index in range(len(names)) if dataset.has_mask(index)]
+    able = masked(dataset)
     if labelled == MASKS:
         if not able:
             raise ValueError("data.labelled=masks: none of the training images has a mask")

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from segdistill.data import SegmentationDataset
 from segdistill.data.loading import Loader
+from segdistill.data.subsets import masked
 from segdistill.engine.faults import TrainingStopped
 from segdistill.functional import IGNORE
 
@@ -84,7 +85,7 @@ def balance(training: "Training") -> None:
     if bool(weights.any()):
         return
     run, dataset = training.run, training.train_set
-    labelled = [index for index in range(len(dataset)) if dataset.has_mask(index)]
+    labelled = masked(dataset)
     training.recorder.say(f"supervised.class_weights: counting the labels of {len(labelled)} training images")
     workers = training.config.data.workers
     counts = torch.zeros(len(dataset.classes), dtype=torch.int64)

@@ -74,7 +74,9 @@ class Training:
         with searched_once():
             self.train_set, self.labelled = build.build_training(config.data, distils=config.distils)
             self.val_set = build.build_split(config.data, "val")
-            config = in_steps(config)
+        some = config.data.labelled is not None
+        whole = self.train_set.dataset if some and isinstance(self.train_set, Subset) else self.train_set
+        config = in_steps(config, len(whole))
         cfg = config.train
         self.config, self.cfg, self.run, self.folder = config, cfg, run, folder
         checked = self.train_set if self.labelled is None else Subset(self.train_set, self.labelled)
@@ -82,8 +84,7 @@ class Training:
             for line in quick_check(dataset):
                 if run.main:
                     print(f"data, {split}: {line}", file=sys.stderr, flush=True)
-        if config.data.labelled is not None and run.main:
-            whole = self.train_set.dataset if isinstance(self.train_set, Subset) else self.train_set
+        if some and run.main:
             bare = len(checked) < len(whole)
             others = "; a student alone learns nothing from the others" if bare and not config.distils else ""
             line = f"{len(checked)} of {len(whole)} images have labels{others}"
